@@ -1,0 +1,47 @@
+"""What every check of a user's input shares: when values may be looked at, how things are named."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import (
+    _get_current_dispatch_mode,  # pyright: ignore[reportPrivateUsage]
+)
+
+Option = TypeVar("Option")
+
+
+def values_readable(*tensors: Tensor) -> bool:
+    """Whether a check may depend on the values of ``tensors``.
+
+    It may not where the call is being traced, compiled, batched or counted: there the check would
+    fail (a batched value is many values) or leave its own operations in the result. Shapes can
+    always be checked.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    return _get_current_dispatch_mode() is None and not any(map(_transformed, tensors))
+
+
+def _transformed(tensor: Tensor) -> bool:
+    return bool(torch._C._functorch.is_functorch_wrapped_tensor(tensor))  # pyright: ignore
+
+
+def all_finite(values: Tensor) -> bool:
+    """Whether no element is NaN or infinite; one reduction where all is well."""
+    return bool(values.sum().isfinite()) or bool(values.isfinite().all())
+
+
+def shape_of(tensor: Tensor) -> str:
+    """The shape as people write it: ``(64, 784)``."""
+    return str(tuple(tensor.shape))
+
+
+def one_of(name: str, given: Option, options: tuple[Option, ...]) -> Option:
+    """``given``, if it is one of the options; else a ValueError that names them."""
+    if given not in options:
+        known = ", ".join(repr(option) for option in options)
+        raise ValueError(f"{name} must be one of {known}; given {given!r}")
+    return given

@@ -1,0 +1,395 @@
+"""How a network is seen: a chain of stages, each one synapse and what follows it.
+
+    a_{l-1} → synapse → z_l → elementwise modules → h_l → reshaping modules → a_l
+
+    a_{l-1}  presynaptic activity, what enters the synapse
+    z_l      pre-activation, W_l a_{l-1} + b_l
+    h_l      activity: z_l after the elementwise modules that follow it directly
+    a_l      h_l after all that remains up to the next synapse
+
+What stands before the first synapse prepares the input. Only this file knows that a model is an
+``nn.Sequential``; rules see stages in order, and the activities that a pass records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional
+from torch.nn.grad import (
+    conv1d_weight,  # pyright: ignore[reportUnknownVariableType]
+    conv2d_weight,  # pyright: ignore[reportUnknownVariableType]
+)
+from torch.nn.parameter import is_lazy
+
+from forwardly import dropout
+from forwardly._typing import Float, Int
+from forwardly.checks import shape_of
+
+Synapse = nn.Linear | nn.Conv1d | nn.Conv2d
+SYNAPSES = (nn.Linear, nn.Conv1d, nn.Conv2d)
+DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm)
+ACTIVATIONS = (
+    *(nn.CELU, nn.ELU, nn.GELU, nn.Hardshrink, nn.Hardsigmoid, nn.Hardswish, nn.Hardtanh),
+    *(nn.Identity, nn.LeakyReLU, nn.LogSigmoid, nn.Mish, nn.PReLU, nn.ReLU, nn.ReLU6, nn.SELU),
+    *(nn.SiLU, nn.Sigmoid, nn.Softplus, nn.Softshrink, nn.Softsign, nn.Tanh, nn.Tanhshrink),
+    nn.Threshold,
+)
+ELEMENTWISE = (*ACTIVATIONS, *NORMS, *DROPOUTS)
+POOLS = (
+    *(nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d, nn.AvgPool2d),
+    *(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d),
+)
+RESHAPES = (nn.Flatten, nn.Unflatten)
+SUPPORTED = (*SYNAPSES, *ELEMENTWISE, *POOLS, *RESHAPES)
+
+
+class Part(NamedTuple):
+    """A module that is not a synapse, with its dotted name in the model."""
+
+    name: str
+    module: nn.Module
+
+
+class Activity(NamedTuple):
+    """What one pass records at one stage; the letters of the module docstring."""
+
+    pre: Tensor  # a_{l-1}
+    z: Tensor
+    h: Tensor
+    a: Tensor
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One synapse and what follows it up to the next one."""
+
+    name: str
+    synapse: Synapse
+    elementwise: tuple[Part, ...]
+    reshaping: tuple[Part, ...]
+    trained: frozenset[str]  # those of "weight" and "bias" that required a gradient when read
+
+    def synapse_update(self, post: Tensor, pre: Tensor) -> dict[str, Tensor]:
+        """Mean over the batch of post ⊗ pre for the weight, and of post for the bias.
+
+        For a convolution post ⊗ pre is their correlation, summed over the output's positions (as
+        it is over any dimension between the first and the last of a linear layer's activity).
+
+        Args:
+            post: a factor for each postsynaptic unit, of z's shape.
+            pre: the presynaptic activity.
+
+        Returns:
+            Updates of the weight's and the bias's shapes, by the model's parameter names. Frozen
+            parameters have none.
+        """
+        updates: dict[str, Tensor] = {}
+        n = post.shape[0]
+        if "weight" in self.trained:
+            updates[f"{self.name}.weight"] = self._correlation(post, pre) / n
+        if "bias" in self.trained:
+            positions = [i for i in range(post.dim()) if i != self._unit_dimension(post)]
+            updates[f"{self.name}.bias"] = post.sum(positions) / n
+        return updates
+
+    def _unit_dimension(self, z: Tensor) -> int:
+        return z.dim() - 1 if isinstance(self.synapse, nn.Linear) else 1
+
+    def _correlation(self, post: Tensor, pre: Tensor) -> Tensor:
+        synapse = self.synapse
+        if isinstance(synapse, nn.Linear):
+            return post.flatten(0, -2).T @ pre.flatten(0, -2)
+        padding: str | tuple[int, ...] = synapse.padding
+        if synapse.padding_mode != "zeros" or isinstance(padding, str):
+            sides = synapse._reversed_padding_repeated_twice  # pyright: ignore[reportPrivateUsage]
+            mode = "constant" if synapse.padding_mode == "zeros" else synapse.padding_mode
+            pre = functional.pad(pre, sides, mode=mode)
+            padding = (0,) * len(synapse.kernel_size)
+        correlate = cast(
+            Callable[..., Tensor],
+            conv1d_weight if isinstance(synapse, nn.Conv1d) else conv2d_weight,
+        )
+        options = (synapse.stride, padding, synapse.dilation, synapse.groups)
+        return correlate(pre, synapse.weight.shape, post, *options)
+
+
+class Step:
+    """What all passes of one training step share.
+
+    The first pass through a dropout draws its mask, which later passes use again; the first pass
+    through a batch normalisation gives its new running statistics, found in ``statistics`` by
+    buffer name. Nothing of the model is changed.
+    """
+
+    def __init__(self, network: Network, noise: Int[Tensor, "2"] | None) -> None:
+        self._network = network
+        self._noise = noise
+        self._masks: dict[str, Tensor] = {}
+        self.statistics: dict[str, Tensor] = {}
+
+    def prepare(self, x: Tensor, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
+        """a₀: the input after what stands before the first synapse."""
+        a_0 = self._through(self._network.preparation, x, parameters)
+        self._network.check_prepared(a_0)
+        return a_0
+
+    def activities(
+        self, a_0: Tensor, parameters: Mapping[str, Tensor] | None = None
+    ) -> Iterator[Activity]:
+        """One forward pass from ``a_0``, a stage at a time; what is not kept is freed.
+
+        Args:
+            a_0: the prepared (perhaps perturbed) input.
+            parameters: tensors to use in place of the model's own, by parameter name.
+        """
+        pre = a_0
+        for stage in self._network.stages:
+            _check_presynaptic(stage, pre)
+            z = _call(Part(stage.name, stage.synapse), pre, parameters)
+            h = self._through(stage.elementwise, z, parameters)
+            a = self._through(stage.reshaping, h, parameters)
+            yield Activity(pre, z, h, a)
+            pre = a
+
+    def _through(
+        self, parts: tuple[Part, ...], a: Tensor, parameters: Mapping[str, Tensor] | None
+    ) -> Tensor:
+        for part in parts:
+            if isinstance(part.module, DROPOUTS):
+                a = self._drop(part.name, part.module, a)
+            elif isinstance(part.module, nn.BatchNorm1d | nn.BatchNorm2d):
+                a = self._batch_norm(part.name, part.module, a, parameters)
+            else:
+                a = _call(part, a, parameters)
+        return a
+
+    def _drop(
+        self, name: str, module: nn.Dropout | nn.Dropout1d | nn.Dropout2d, a: Tensor
+    ) -> Tensor:
+        if not module.training or module.p == 0 or self._noise is None:
+            return a
+        if name not in self._masks:
+            # Dropout1d and 2d drop whole channels.
+            whole = isinstance(module, nn.Dropout)
+            shape = a.shape if whole else (*a.shape[:2], *(1 for _ in a.shape[2:]))
+            which = self._network.dropouts.index(name)
+            self._masks[name] = dropout.mask(self._noise, which, tuple(shape), module.p, a)
+        return a * self._masks[name]
+
+    def _batch_norm(
+        self,
+        name: str,
+        module: nn.BatchNorm1d | nn.BatchNorm2d,
+        a: Tensor,
+        parameters: Mapping[str, Tensor] | None,
+    ) -> Tensor:
+        """The module's forward pass, but with the new running statistics beside, not inside it."""
+        own = parameters or {}
+        weight = own.get(f"{name}.weight", module.weight)
+        bias = own.get(f"{name}.bias", module.bias)
+        mean, variance = module.running_mean, module.running_var
+        if mean is not None and variance is not None:
+            if not module.training:
+                return functional.batch_norm(a, mean, variance, weight, bias, eps=module.eps)
+            if f"{name}.running_mean" not in self.statistics:
+                self._record_statistics(name, module, a, mean, variance)
+        return functional.batch_norm(a, None, None, weight, bias, training=True, eps=module.eps)
+
+    def _record_statistics(
+        self,
+        name: str,
+        module: nn.BatchNorm1d | nn.BatchNorm2d,
+        a: Tensor,
+        mean: Tensor,
+        variance: Tensor,
+    ) -> None:
+        count = cast(Tensor, module.num_batches_tracked) + 1
+        weight = 1 / count.to(a.dtype) if module.momentum is None else module.momentum
+        dims = [i for i in range(a.dim()) if i != 1]
+        self.statistics[f"{name}.num_batches_tracked"] = count
+        self.statistics[f"{name}.running_mean"] = mean + weight * (a.mean(dims) - mean)
+        self.statistics[f"{name}.running_var"] = variance + weight * (a.var(dims) - variance)
+
+
+class Network:
+    """An ``nn.Sequential`` (nested ones too) read as stages.
+
+    Args:
+        model: the model; it is kept, not copied.
+
+    Raises:
+        TypeError: if the model or a module in it is not supported.
+        ValueError: if the model has no weights, or uses one layer twice.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        parts = list(_parts(model))
+        positions = [i for i, part in enumerate(parts) if isinstance(part.module, SYNAPSES)]
+        if not positions:
+            raise ValueError(
+                "the model has no weights to learn: it needs at least one nn.Linear, nn.Conv1d or "
+                f"nn.Conv2d; given {model}"
+            )
+        self.preparation: tuple[Part, ...] = tuple(parts[: positions[0]])
+        self.stages: tuple[Stage, ...] = tuple(
+            _stage(parts[start:stop])
+            for start, stop in zip(positions, [*positions[1:], len(parts)], strict=True)
+        )
+        self.dropouts: tuple[str, ...] = tuple(
+            part.name for part in parts if isinstance(part.module, DROPOUTS)
+        )
+        self._check_no_sharing()
+        self._check_output_stage()
+
+    def step(self, noise: Int[Tensor, "2"] | None = None) -> Step:
+        """Begin a training step; ``noise`` is the (seed, step number) of its dropout masks."""
+        return Step(self, noise)
+
+    def sizes(self, input_shape: tuple[int, ...] | None = None) -> tuple[int, ...]:
+        """Numbers of units d, …, k of a₀, a₁, …, a_L for one sample.
+
+        Args:
+            input_shape: the shape of x without the batch; needed only if the first synapse is a
+                convolution, whose input may have any size.
+
+        Raises:
+            ValueError: if it is needed and missing, or does not fit the network.
+        """
+        first = self.stages[0].synapse
+        step = self.step()
+        with torch.no_grad():
+            # Two samples, as batch normalisation in training mode refuses one.
+            if input_shape is not None:
+                a_0 = step.prepare(first.weight.new_zeros(2, *input_shape))
+            elif isinstance(first, nn.Linear):
+                a_0 = first.weight.new_zeros(2, first.in_features)
+            else:
+                raise ValueError(
+                    f"the first synapse is a convolution, {first}, whose input may have any size: "
+                    "pass input_shape, the shape of x without the batch, e.g. (3, 32, 32)"
+                )
+            return (a_0[0].numel(), *(layer.a[0].numel() for layer in step.activities(a_0)))
+
+    def check_prepared(self, a_0: Tensor) -> None:
+        """Refuse an input of a dtype that the weights do not take."""
+        weight = self.stages[0].synapse.weight
+        if a_0.dtype != weight.dtype:
+            raise TypeError(
+                f"the input is {a_0.dtype}, the model's weights are {weight.dtype}: convert one, "
+                f"e.g. x.to({weight.dtype}) or rule.to({a_0.dtype})"
+            )
+
+    def _check_no_sharing(self) -> None:
+        owner: dict[int, str] = {}
+        for stage in self.stages:
+            other = owner.setdefault(id(stage.synapse.weight), stage.name)
+            if other != stage.name:
+                raise ValueError(
+                    f"the synapses {other!r} and {stage.name!r} share one weight, which a local "
+                    "update cannot serve: give each layer weights of its own"
+                )
+
+    def _check_output_stage(self) -> None:
+        for part in self.stages[-1].reshaping:
+            if not isinstance(part.module, RESHAPES):
+                raise TypeError(
+                    f"module {part.name!r}, {part.module}, follows the last synapse, whose units "
+                    "must be the model's outputs, one error each: only elementwise modules, "
+                    "nn.Flatten and nn.Unflatten may follow it. End the model with nn.Linear"
+                )
+
+
+def _parts(model: nn.Module) -> Iterator[Part]:
+    if not _is_sequential(model):
+        raise TypeError(
+            f"the model must be an nn.Sequential; given {type(model).__name__}. "
+            "Wrap its layers: nn.Sequential(nn.Flatten(), nn.Linear(...), ...)"
+        )
+    named = cast(Iterator[tuple[str, nn.Module]], model.named_modules(remove_duplicate=False))
+    for name, module in named:
+        if _is_sequential(module):
+            continue
+        _check_supported(name, module)
+        yield Part(name, module)
+
+
+def _is_sequential(module: nn.Module) -> bool:
+    return isinstance(module, nn.Sequential) and not _overrides_forward(module, nn.Sequential)
+
+
+def _overrides_forward(module: nn.Module, kind: type[nn.Module]) -> bool:
+    return type(module).forward is not kind.forward
+
+
+def _check_supported(name: str, module: nn.Module) -> None:
+    if not isinstance(module, SUPPORTED):
+        names = ", ".join(kind.__name__ for kind in SUPPORTED)
+        raise TypeError(
+            f"module {name!r}, {module}, is not supported. Supported are nested nn.Sequential of: "
+            f"{names}"
+        )
+    if any(is_lazy(parameter) for parameter in module.parameters()):
+        raise ValueError(
+            f"module {name!r}, {module}, has no sizes yet: run the model once on a batch"
+        )
+    for kind in SYNAPSES:
+        if isinstance(module, kind) and _overrides_forward(module, kind):
+            raise TypeError(
+                f"module {name!r}, a {type(module).__name__}, changes the forward pass of "
+                f"nn.{kind.__name__}, so its local update is not known: use nn.{kind.__name__}"
+            )
+    if getattr(module, "return_indices", False):
+        raise ValueError(f"module {name!r}, {module}: return_indices=True is not supported")
+
+
+def _stage(parts: list[Part]) -> Stage:
+    synapse = cast(Synapse, parts[0].module)
+    following = parts[1:]
+    split = next(
+        (i for i, part in enumerate(following) if not isinstance(part.module, ELEMENTWISE)),
+        len(following),
+    )
+    return Stage(
+        name=parts[0].name,
+        synapse=synapse,
+        elementwise=tuple(following[:split]),
+        reshaping=tuple(following[split:]),
+        trained=frozenset(
+            name
+            for name, parameter in synapse.named_parameters()
+            if name in ("weight", "bias") and parameter.requires_grad
+        ),
+    )
+
+
+def _call(part: Part, a: Tensor, parameters: Mapping[str, Tensor] | None) -> Tensor:
+    if getattr(part.module, "inplace", False):
+        a = a.clone()  # nobody's recorded activity may be overwritten
+    if not parameters:
+        return part.module(a)
+    own = ((name, f"{part.name}.{name}") for name, _ in part.module.named_parameters())
+    replaced = {name: parameters[full] for name, full in own if full in parameters}
+    return functional_call(part.module, replaced, (a,))
+
+
+def _check_presynaptic(stage: Stage, pre: Float[Tensor, "..."]) -> None:
+    synapse = stage.synapse
+    if isinstance(synapse, nn.Linear):
+        fits = pre.dim() >= 2 and pre.shape[-1] == synapse.in_features
+        expected = f"(samples, {synapse.in_features})"
+    else:
+        positions = len(synapse.kernel_size)
+        fits = pre.dim() == 2 + positions and pre.shape[1] == synapse.in_channels
+        expected = f"(samples, {synapse.in_channels}, {', '.join('hw'[2 - positions :])})"
+    if not fits:
+        raise ValueError(
+            f"synapse {stage.name!r}, {synapse}, needs an input of shape {expected}; "
+            f"what reaches it is {shape_of(pre)}. Check the shape of x and the layers before it"
+        )

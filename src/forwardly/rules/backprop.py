@@ -1,0 +1,89 @@
+"""Backpropagation: the reference that every rule is compared with.
+
+Rumelhart, Hinton & Williams, "Learning representations by back-propagating errors", Nature 323,
+1986. Computed by torch's automatic differentiation, for all parameters.
+
+    Δθ = ∂/∂θ of the loss of a sample, averaged over the batch
+
+Shapes
+    x (n, …); e (n, k).
+
+Deviations
+    The derivative starts from the output error e of ``forwardly.losses``, as that of the other
+    rules does. So with ``nn.MSELoss`` it is the gradient of ½‖output − target‖² of a sample, which
+    is k/2 times the gradient of what the module reports.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast, final
+
+import torch
+from torch import Tensor, nn
+from torch.func import vjp
+
+from forwardly.network import Step
+from forwardly.rule import Credit, Paper, Rule
+
+
+@final
+class Backprop(Rule):
+    """The gradient, by torch autograd (Rumelhart, Hinton & Williams 1986).
+
+    Takes and raises what ``Rule`` does. Trains every parameter of the model, normalisation layers'
+    too. Cannot be passed to ``torch.export``, which does not trace a backward pass.
+    """
+
+    paper = Paper(
+        title="Learning representations by back-propagating errors",
+        authors=("David E. Rumelhart", "Geoffrey E. Hinton", "Ronald J. Williams"),
+        year=1986,
+        venue="Nature",
+        url="https://doi.org/10.1038/323533a0",
+        bibtex="""@article{rumelhart1986backprop,
+  title = {Learning representations by back-propagating errors},
+  author = {Rumelhart, David E. and Hinton, Geoffrey E. and Williams, Ronald J.},
+  journal = {Nature},
+  volume = {323},
+  pages = {533--536},
+  year = {1986},
+  doi = {10.1038/323533a0}
+}""",
+    )
+    uses_autograd = True
+    trains = "all"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: nn.Module,
+        *,
+        error: Callable[[Tensor, Tensor], Tensor] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(model, loss, error=error, generator=generator)
+        self._trained = {name for name, p in model.named_parameters() if p.requires_grad}
+
+    def assign(self, x: Tensor, target: Tensor, step: Step) -> Credit:
+        """One forward pass, and the vector–Jacobian product of the parameters with e / n."""
+
+        if torch.compiler.is_exporting():
+            raise NotImplementedError(
+                "torch.export cannot trace a backward pass, so Backprop cannot be exported; rules "
+                "with uses_autograd = False can"
+            )
+
+        def forward(parameters: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+            *_, last = step.activities(step.prepare(x, parameters), parameters)
+            return last.a, step.statistics
+
+        parameters = {name: p for name, p in self.model.named_parameters() if name in self._trained}
+        output, pull_back, statistics = cast(
+            tuple[Tensor, Callable[[Tensor], tuple[dict[str, Tensor]]], dict[str, Tensor]],
+            vjp(forward, parameters, has_aux=True),
+        )
+        step.statistics.update(statistics)  # in place of those that the transform has wrapped
+        e = self.error(output, target)
+        (updates,) = pull_back((e / x.shape[0]).reshape(output.shape))
+        return Credit(updates, output, self.loss_value(output, target), e)

@@ -1,0 +1,148 @@
+"""PEPITA: Present the Error to Perturb the Input To modulate Activity.
+
+Dellaferrera & Kreiman, "Error-driven Input Modulation: Solving the Credit Assignment Problem
+without a Backward Pass", ICML 2022, arXiv 2201.11665, Algorithm 1.
+
+    clean pass       a₀ = x           h_l    for l = 1 … L    e = error of the output
+    modulated pass   a₀ᵉʳʳ = x + F e  h_lᵉʳʳ for l = 1 … L    same weights and dropout masks
+    hidden, l < L    ΔW_l = (h_l − h_lᵉʳʳ) (a_{l−1}ᵉʳʳ)ᵀ
+    output           ΔW_L = e (a_{L−1}ᵉʳʳ)ᵀ
+
+Updates are averaged over the batch and subtracted. No derivative of an activation appears anywhere.
+
+Shapes
+    x (n, …) with d numbers a sample; e (n, k); F (d, k); h_l as z_l, the output of synapse l.
+
+Deviations
+    Sources disagree on three points, which are options; the defaults follow the paper.
+    ``output_error``: the paper (and its authors' convolutional code) update the output layer with
+    the error of the clean pass; the authors' NumPy code, from which the published fully connected
+    results come, with that of the modulated pass. ``presynaptic``: the paper remarks that the clean
+    a_{l−1} serves as well. ``sign``: with −1 the input is x − F e, as in the code of Srinivasan et
+    al. (2023, arXiv 2302.05440); the formulas stay as they are. A convolution's update is summed
+    over the positions of its output; the authors' code divides by their number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, final
+
+import torch
+from torch import Tensor, nn
+
+from forwardly import feedback
+from forwardly.checks import one_of, shape_of
+from forwardly.network import Step
+from forwardly.rule import Credit, Paper, Rule
+
+
+@final
+class PEPITA(Rule):
+    """Two forward passes, the second on input plus error (Dellaferrera & Kreiman 2022).
+
+    Args:
+        model: see ``Rule``. Only synapses may have parameters that require a gradient.
+        loss: see ``Rule``.
+        projection: how F is drawn, or F itself, of shape (d, k).
+        output_error: whether the output layer learns from the error of the first (clean) or the
+            second (modulated) pass.
+        presynaptic: whether updates take a_{l−1} of the modulated or of the clean pass.
+        sign: +1 for x + F e, −1 for x − F e.
+        input_shape: shape of x without the batch; needed only if the first synapse is a
+            convolution.
+        error: see ``Rule``.
+        generator: where F is drawn from; torch's global generator if None.
+
+    Raises:
+        TypeError: if a module or the loss is not supported.
+        ValueError: if an option or the shape of F does not fit; see also ``Rule``.
+    """
+
+    paper = Paper(
+        title="Error-driven Input Modulation: Solving the Credit Assignment Problem "
+        "without a Backward Pass",
+        authors=("Giorgia Dellaferrera", "Gabriel Kreiman"),
+        year=2022,
+        venue="International Conference on Machine Learning",
+        url="https://arxiv.org/abs/2201.11665",
+        bibtex="""@inproceedings{dellaferrera2022pepita,
+  title = {Error-driven Input Modulation: Solving the Credit Assignment Problem
+           without a Backward Pass},
+  author = {Dellaferrera, Giorgia and Kreiman, Gabriel},
+  booktitle = {Proceedings of the 39th International Conference on Machine Learning},
+  series = {Proceedings of Machine Learning Research},
+  volume = {162},
+  pages = {4937--4955},
+  year = {2022}
+}""",
+    )
+    uses_autograd = False
+    trains = "synapses"
+    F: Tensor
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: nn.Module,
+        *,
+        projection: feedback.Initialiser | Tensor = feedback.uniform(0.05),
+        output_error: Literal["first", "second"] = "first",
+        presynaptic: Literal["modulated", "clean"] = "modulated",
+        sign: Literal[1, -1] = 1,
+        input_shape: tuple[int, ...] | None = None,
+        error: Callable[[Tensor, Tensor], Tensor] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(model, loss, error=error, generator=generator)
+        self.output_error = one_of("output_error", output_error, ("first", "second"))
+        self.presynaptic = one_of("presynaptic", presynaptic, ("modulated", "clean"))
+        self.sign = one_of("sign", sign, (1, -1))
+        sizes = self.network.sizes(input_shape)
+        factors = _factors(projection, sizes, generator)
+        weight = self.network.stages[0].synapse.weight
+        self.register_buffer("F", feedback.chain(factors).to(weight))
+        if len(factors) > 1:
+            for layer, factor in enumerate(factors, start=1):
+                self.register_buffer(f"F_{layer}", factor.to(weight))
+
+    def assign(self, x: Tensor, target: Tensor, step: Step) -> Credit:
+        """The two passes and the updates of the module docstring."""
+        a_0 = step.prepare(x)
+        if a_0[0].numel() != self.F.shape[0]:
+            raise ValueError(
+                f"F is {shape_of(self.F)}, for inputs of {self.F.shape[0]} numbers; what enters "
+                f"the first synapse is {shape_of(a_0)}. Pass input_shape, the shape of x without "
+                "the batch"
+            )
+        clean = list(step.activities(a_0))
+        output = clean[-1].a
+        e = self.error(output, target)
+
+        a_0_err = a_0 + self.sign * (e @ self.F.T).reshape(a_0.shape)
+        modulated = list(step.activities(a_0_err))
+        e_output = e if self.output_error == "first" else self.error(modulated[-1].a, target)
+
+        posts = [first.h - second.h for first, second in zip(clean, modulated, strict=True)]
+        posts[-1] = e_output.reshape(clean[-1].z.shape)
+        pres = [layer.pre for layer in (modulated if self.presynaptic == "modulated" else clean)]
+        updates: dict[str, Tensor] = {}
+        for stage, post, pre in zip(self.network.stages, posts, pres, strict=True):
+            updates |= stage.synapse_update(post, pre)
+        return Credit(updates, output, self.loss_value(output, target), e)
+
+
+def _factors(
+    projection: feedback.Initialiser | Tensor,
+    sizes: tuple[int, ...],
+    generator: torch.Generator | None,
+) -> tuple[Tensor, ...]:
+    d, k = sizes[0], sizes[-1]
+    if not isinstance(projection, Tensor):
+        return projection(sizes, generator)
+    if projection.shape != (d, k) or not projection.is_floating_point():
+        raise ValueError(
+            f"F must be a floating-point tensor of shape (d, k) = ({d}, {k}), for {d} inputs and "
+            f"{k} outputs; given is {projection.dtype} of shape {shape_of(projection)}"
+        )
+    return (projection.detach().clone(),)

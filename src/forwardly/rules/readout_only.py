@@ -1,0 +1,56 @@
+"""Readout only: the control. Hidden layers stay as they were drawn; the last synapse learns.
+
+The delta rule of Widrow & Hoff, "Adaptive switching circuits", IRE WESCON Convention Record, 1960,
+on random features. What a hidden layer's learning is worth is the distance to this.
+
+    hidden, l < L    no update
+    output           ΔW_L = e a_{L−1}ᵀ
+
+Shapes
+    x (n, …); e (n, k); a_{L−1} what enters the last synapse.
+
+Deviations
+    None. Hidden parameters have no entry in ``Credit.updates`` (zeros would let an optimizer's
+    weight decay move them).
+"""
+
+from __future__ import annotations
+
+from typing import final
+
+from torch import Tensor
+
+from forwardly.network import Step
+from forwardly.rule import Credit, Paper, Rule
+
+
+@final
+class ReadoutOnly(Rule):
+    """Only the last synapse learns, by the delta rule (Widrow & Hoff 1960).
+
+    Takes and raises what ``Rule`` does.
+    """
+
+    paper = Paper(
+        title="Adaptive switching circuits",
+        authors=("Bernard Widrow", "Marcian E. Hoff"),
+        year=1960,
+        venue="IRE WESCON Convention Record",
+        url="https://isl.stanford.edu/~widrow/papers/c1960adaptiveswitching.pdf",
+        bibtex="""@inproceedings{widrow1960adaptive,
+  title = {Adaptive switching circuits},
+  author = {Widrow, Bernard and Hoff, Marcian E.},
+  booktitle = {1960 IRE WESCON Convention Record, Part 4},
+  pages = {96--104},
+  year = {1960}
+}""",
+    )
+    uses_autograd = False
+    trains = "readout"
+
+    def assign(self, x: Tensor, target: Tensor, step: Step) -> Credit:
+        """One forward pass and the delta rule on what enters the last synapse."""
+        *_, last = step.activities(step.prepare(x))
+        e = self.error(last.a, target)
+        updates = self.network.stages[-1].synapse_update(e.reshape(last.z.shape), last.pre)
+        return Credit(updates, last.a, self.loss_value(last.a, target), e)
