@@ -119,7 +119,7 @@ class PEPITA(Rule):
         output = clean[-1].a
         e = self.error(output, target)
 
-        a_0_err = a_0 + self.sign * (e @ self.F.T).reshape(a_0.shape)
+        a_0_err = torch.add(a_0, (e @ self.F.T).reshape(a_0.shape), alpha=self.sign)
         modulated = list(step.activities(a_0_err))
         e_output = e if self.output_error == "first" else self.error(modulated[-1].a, target)
 

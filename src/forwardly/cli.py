@@ -1,0 +1,216 @@
+"""The command ``forwardly``."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Literal
+
+import cyclopts
+import numpy as np
+import torch
+from cyclopts import Parameter
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from forwardly import __version__
+from forwardly.errors import UsageError
+from forwardly.experiments import arrays as task_arrays
+from forwardly.experiments import results
+from forwardly.experiments.teacher_student import Run, TeacherStudent, draw
+from forwardly.history import History
+
+app = cyclopts.App(
+    name="forwardly",
+    help="Train networks with forward passes only: PEPITA and the rules it is compared with.",
+    version=__version__,
+)
+
+_DEFAULTS = TeacherStudent()
+_SECONDS_BETWEEN_SAVES = 5
+_SEEDS_WORTH_THREADS = 4  # below that, threads cost more than they bring
+_INTERRUPTED = 130  # what shells report of a command that Ctrl-C ended
+
+
+@app.command(name="teacher-student")
+def teacher_student(
+    *,
+    rules: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="")] = (
+        _DEFAULTS.rules
+    ),
+    seeds: int = _DEFAULTS.seeds,
+    epochs: int = _DEFAULTS.epochs,
+    seed: int = _DEFAULTS.seed,
+    hidden: Annotated[tuple[int, ...] | None, Parameter(consume_multiple=True, negative="")] = None,
+    learning_rate: float = _DEFAULTS.learning_rate,
+    dtype: Literal["float64", "float32"] = "float64",
+    log_every: int = _DEFAULTS.log_every,
+    out: Path | None = None,
+    arrays: Path | None = None,
+    threads: int | None = None,
+) -> int:
+    """Learn a small teacher network's outputs: the experiment of the blog post.
+
+    A 16-8-1 student learns 1,000 outputs of a 16-8-1 teacher, full batch, by each rule. Writes the
+    mean absolute errors (MAE) on training and validation set, and figures of them.
+
+    Parameters
+    ----------
+    rules
+        Rules to compare, separated by spaces: backprop, pepita, readout-only.
+    seeds
+        How many seeds to run at once; figure and table then show mean and standard deviation.
+    epochs
+        Full-batch updates.
+    seed
+        The first seed, of teacher, data, student and feedback matrix.
+    hidden
+        Sizes of the student's hidden layers, separated by spaces (default: 8).
+    learning_rate
+        On updates summed over the batch.
+    dtype
+        Precision of the training.
+    log_every
+        Epochs between two measurements of the MAE.
+    out
+        Folder to write to; it must not hold anything yet (default: runs/teacher-student/TIME).
+    arrays
+        An .npz file to start from, with x_train, y_train, x_val, y_val, w1, w2 and F, samples in
+        rows; such as the arrays.npz of an earlier run.
+    threads
+        Processor threads (default: 1 for fewer than 4 seeds, as tiny products get slower with
+        more, else all).
+    """
+    if threads is not None and threads < 1:
+        raise UsageError(f"threads must be at least 1; given {threads}")
+    given = None
+    if arrays is not None:
+        if seeds > 1 or hidden is not None:
+            option = "--seeds" if seeds > 1 else "--hidden"
+            raise UsageError(f"--arrays fixes data and weights, so {option} cannot go with it")
+        given = task_arrays.load(arrays)
+        hidden = tuple(w.shape[1] for w in given.weights[:-1])
+    settings = TeacherStudent(
+        rules=rules,
+        seeds=seeds,
+        seed=seed,
+        epochs=epochs,
+        hidden=_DEFAULTS.hidden if hidden is None else hidden,
+        learning_rate=learning_rate,
+        dtype=dtype,
+        log_every=log_every,
+    )
+    if given is None:
+        tasks = [draw(settings, np.random.default_rng(seed + i)) for i in range(seeds)]
+    else:
+        tasks = [given]
+    folder = results.new_folder(out)
+    results.write_start(folder, settings, tasks[0], arrays)
+    if threads is not None or seeds < _SEEDS_WORTH_THREADS:
+        torch.set_num_threads(threads or 1)
+
+    console = Console()
+    run = Run(settings, tasks)
+    status = "finished"
+    try:
+        _train(run, folder, console)
+    except KeyboardInterrupt:
+        status = "interrupted"
+    figures = results.write_results(folder, run, status)
+    return _report(run, status, [*figures, folder / "metrics.csv"], console)
+
+
+def _train(run: Run, folder: Path, console: Console) -> None:
+    """Train to the end under a progress bar a rule, saving the metrics now and then."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("MAE {task.fields[mae]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        bars = {
+            name: progress.add_task(name, total=run.settings.epochs, mae="…")
+            for name in run.histories
+        }
+        saved = time.monotonic()
+        for name in run.advance():
+            history = run.histories[name]
+            state = "diverged" if not history.alive else "…"
+            if history.alive and history.epochs:
+                train, validation = history.mean_and_sd("train"), history.mean_and_sd("validation")
+                state = f"train {train[0]:.4f}, validation {validation[0]:.4f}"
+            progress.update(bars[name], completed=run.trainings[name].epoch, mae=state)
+            if time.monotonic() - saved > _SECONDS_BETWEEN_SAVES:
+                results.write_metrics(folder, run)
+                saved = time.monotonic()
+
+
+def _report(run: Run, status: str, paths: Sequence[Path], console: Console) -> int:
+    """The closing table, paths and warnings; the exit code."""
+    table = Table()
+    for heading in ("rule", "train MAE", "validation MAE", "seconds"):
+        table.add_column(heading, justify="left" if heading == "rule" else "right")
+    for name, history in run.histories.items():
+        errors = ("–", "–")
+        if history.epochs:
+            errors = tuple(
+                _with_sd(*history.mean_and_sd(which)) for which in ("train", "validation")
+            )
+        table.add_row(name, *errors, f"{history.seconds:.1f}")
+    console.print(table)
+    for path in paths:
+        console.print(str(path), soft_wrap=True, highlight=False)
+    for history in run.histories.values():
+        _warn_of_divergence(history, run.settings, console)
+    if status == "interrupted":
+        epoch = max(training.epoch for training in run.trainings.values())
+        console.print(f"Stopped at epoch {epoch:,}; what was done is written.", style="yellow")
+        return _INTERRUPTED
+    return 0 if all(history.alive for history in run.histories.values()) else 1
+
+
+def _warn_of_divergence(history: History, settings: TeacherStudent, console: Console) -> None:
+    if not history.diverged:
+        return
+    seeds = ", ".join(f"seed {seed} at epoch {at:,}" for seed, at in history.diverged.items())
+    rest = "" if not history.alive else f"; the figures are of the other {len(history.alive)}"
+    console.print(
+        f"{history.rule} diverged (NaN or infinity) with learning rate {settings.learning_rate:g}: "
+        f"{seeds}{rest}. Try a smaller --learning-rate.",
+        style="red",
+        soft_wrap=True,
+    )
+
+
+def _with_sd(mean: float, sd: float | None) -> str:
+    return f"{mean:.4f}" if sd is None else f"{mean:.4f} ± {sd:.4f}"
+
+
+def main() -> None:
+    """Run the command line; a user's mistake gives a message and exit code 2, no traceback."""
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    with suppress(ValueError):  # not in the main thread
+        signal.signal(signal.SIGTERM, stop)
+    try:
+        app(exit_on_error=False, print_error=False)
+    except (UsageError, cyclopts.CycloptsError) as mistake:
+        message = f"error: {mistake}"
+        if isinstance(mistake, cyclopts.UnknownOptionError):
+            options = (argument.name for argument in mistake.argument_collection)
+            message += f" The options are {', '.join(options)}."
+        console = Console(stderr=True)
+        console.print(message, style="red", highlight=False, markup=False, soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(_INTERRUPTED)

@@ -1,0 +1,136 @@
+"""The folder that a teacher–student run leaves behind.
+
+config.json    the settings, and which software
+arrays.npz     what the first seed started from, for ``--arrays``
+metrics.csv    rule, seed, epoch, train_mae, val_mae
+summary.json   final and best errors, seconds, divergences
+mae.png, .svg  the errors over training
+network.svg    the first student that did not diverge, before and after
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import asdict
+from datetime import datetime
+from itertools import chain, count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from forwardly.errors import UsageError
+from forwardly.experiments import arrays
+from forwardly.experiments.teacher_student import Run, Task, TeacherStudent
+from forwardly.files import write
+from forwardly.provenance import provenance
+
+
+def new_folder(out: Path | None) -> Path:
+    """Make the folder ``out``, or one named after the time under ``runs/teacher-student``.
+
+    Raises:
+        UsageError: if ``out`` holds something already, or cannot be made or written to.
+    """
+    try:
+        if out is None:
+            return _timed_folder(Path("runs") / "teacher-student")
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise UsageError(
+                f"{out} exists already, and nothing is overwritten: name another --out"
+            )
+        out.mkdir(parents=True, exist_ok=True)
+        write(
+            out / "config.json", ""
+        )  # shows now, not after training, whether it can be written to
+    except OSError as reason:
+        raise UsageError(
+            f"cannot write to {reason.filename or out}: {reason.strerror}; name another --out"
+        ) from None
+    return out
+
+
+def write_start(folder: Path, settings: TeacherStudent, task: Task, source: Path | None) -> None:
+    """What is known before training."""
+    config: dict[str, Any] = {
+        "experiment": "teacher-student",
+        "settings": asdict(settings),
+        "arrays": None if source is None else str(source),
+        **provenance(),
+    }
+    _write_json(folder / "config.json", config)
+    arrays.save(task, folder / "arrays.npz")
+
+
+def write_metrics(folder: Path, run: Run) -> None:
+    """All that has been logged so far."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(("rule", "seed", "epoch", "train_mae", "val_mae"))
+    table.writerows(chain.from_iterable(history.rows() for history in run.histories.values()))
+    write(folder / "metrics.csv", text.getvalue())
+
+
+def write_results(folder: Path, run: Run, status: str) -> list[Path]:
+    """Metrics, summary and figures of a run that has ended; the paths of the figures.
+
+    Args:
+        folder: where to.
+        run: what to write.
+        status: "finished" or "interrupted".
+    """
+    write_metrics(folder, run)
+    summary: dict[str, Any] = {
+        "status": status,
+        "learning_rate": run.settings.learning_rate,
+        "rules": {name: history.summary() for name, history in run.histories.items()},
+        **provenance(),
+    }
+    _write_json(folder / "summary.json", summary)
+    return _write_figures(folder, run)
+
+
+def _write_figures(folder: Path, run: Run) -> list[Path]:
+    from forwardly import plots  # matplotlib is slow to import, and only needed here
+
+    logged = [history for history in run.histories.values() if history.epochs]
+    paths: list[Path] = []
+    if logged:
+        curves = [
+            plots.Curve(
+                history.rule,
+                np.array(history.epochs),
+                np.stack(history.train, axis=1)[history.shown],
+                np.stack(history.validation, axis=1)[history.shown],
+            )
+            for history in logged
+        ]
+        figure = plots.mae_figure(curves)
+        paths += [folder / "mae.png", folder / "mae.svg"]
+        for path in paths:
+            plots.save(figure, path)
+    drawings = [plots.Drawing("before", run.before)]
+    for name, training in run.trainings.items():
+        drawings.append(plots.Drawing(f"after {name}", training.weights(0)))
+    paths.append(folder / "network.svg")
+    plots.save(plots.network_figure(drawings), paths[-1])
+    return paths
+
+
+def _timed_folder(parent: Path) -> Path:
+    name = datetime.now().astimezone().strftime("%Y-%m-%dT%H-%M-%S")
+    parent.mkdir(parents=True, exist_ok=True)
+    for attempt in count(1):
+        folder = parent / (name if attempt == 1 else f"{name}-{attempt}")
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            continue
+        return folder
+    raise AssertionError("unreachable")
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    write(path, json.dumps(content, indent=2) + "\n")

@@ -1,0 +1,205 @@
+"""The experiment of the blog post "A Biologically-Plausible Learning Rule" (September 2023).
+
+A 16-8-1 teacher network makes the targets of 1,000 training and 500 validation inputs, and a
+student of the same form learns them by full-batch PEPITA. The post plots the mean absolute error
+(MAE) on both sets over 100,000 epochs. Here the control and the reference run beside it.
+
+    teacher      W ~ N(0, 0.5²), no biases, ReLU         inputs   x ~ U[0, 1)
+    student      W ~ U(±0.5)                             F        ~ U(±0.03)
+    an epoch     W ← W − 5·10⁻⁴ · Σ over the samples of the rule's update; then the MAE of both sets
+
+Shapes
+    As in the post, samples are rows: x (n, d), y (n, k), w_l (n_{l−1}, n_l), F (k, d).
+
+Deviations
+    The post is in Julia, whose random numbers are others: the draws are alike in distribution only.
+    ``arrays.load`` continues from the post's own arrays.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from forwardly.errors import UsageError
+from forwardly.full_batch import Batch, FullBatchTraining
+from forwardly.history import History
+from forwardly.rule import Rule
+from forwardly.rules import PEPITA, RULES
+
+Array = NDArray[np.float64]
+
+_MOST_AT_ONCE = 100
+"""Epochs between two looks at the keyboard, the clock and the weights."""
+
+
+@dataclass(frozen=True)
+class TeacherStudent:
+    """The settings; the defaults are the post's.
+
+    Raises:
+        UsageError: if one makes no sense, naming it.
+    """
+
+    rules: tuple[str, ...] = ("pepita", "readout-only", "backprop")
+    seeds: int = 1
+    seed: int = 99
+    epochs: int = 100_000
+    hidden: tuple[int, ...] = (8,)  # of the student
+    learning_rate: float = 5e-4  # on updates summed over the batch
+    dtype: str = "float64"
+    log_every: int = 100
+    inputs: int = 16
+    teacher_hidden: int = 8
+    outputs: int = 1
+    train_samples: int = 1000
+    validation_samples: int = 500
+    teacher_sd: float = 0.5
+    student_bound: float = 0.5
+    feedback_bound: float = 0.03
+
+    def __post_init__(self) -> None:
+        """Refuse settings that make no sense."""
+        unknown = [name for name in self.rules if name not in RULES]
+        if unknown or not self.rules:
+            given = f"unknown rule {unknown[0]!r}" if unknown else "no rule given"
+            raise UsageError(f"{given}; the known rules are {', '.join(RULES)}")
+        if len(set(self.rules)) < len(self.rules):
+            raise UsageError(f"a rule is named twice: {', '.join(self.rules)}")
+        if self.dtype not in ("float64", "float32"):
+            raise UsageError(f"dtype must be float64 or float32; given {self.dtype!r}")
+        for name in ("seeds", "epochs", "log_every"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} must be at least 1; given {getattr(self, name)}")
+        if self.seed < 0:
+            raise UsageError(f"seed must be at least 0; given {self.seed}")
+        if not self.hidden or min(self.hidden) < 1:
+            raise UsageError(
+                f"hidden must be one or more layer sizes of at least 1; given {list(self.hidden)}"
+            )
+        if not 0 < self.learning_rate < float("inf"):
+            raise UsageError(
+                f"learning_rate must be positive and finite; given {self.learning_rate}"
+            )
+
+
+class Task(NamedTuple):
+    """What one seed starts from, laid out as in the post."""
+
+    x_train: Array
+    y_train: Array
+    x_val: Array
+    y_val: Array
+    weights: tuple[Array, ...]  # of the student: w1, w2, …
+    F: Array
+
+
+def draw(settings: TeacherStudent, generator: np.random.Generator) -> Task:
+    """A teacher, its data, a student and a feedback matrix."""
+    d, k = settings.inputs, settings.outputs
+    teacher = [
+        generator.normal(0, settings.teacher_sd, shape)
+        for shape in pairwise((d, settings.teacher_hidden, k))
+    ]
+    x_train = generator.random((settings.train_samples, d))
+    x_val = generator.random((settings.validation_samples, d))
+    bound = settings.student_bound
+    student = tuple(
+        generator.uniform(-bound, bound, shape) for shape in pairwise((d, *settings.hidden, k))
+    )
+    feedback = generator.uniform(-settings.feedback_bound, settings.feedback_bound, (k, d))
+    return Task(x_train, output(teacher, x_train), x_val, output(teacher, x_val), student, feedback)
+
+
+def output(weights: Sequence[Array], x: Array) -> Array:
+    """The output of a ReLU network with a linear readout, (n, k)."""
+    h = x
+    for w in weights[:-1]:
+        h = np.maximum(h @ w, 0)
+    return h @ weights[-1]
+
+
+def training(name: str, tasks: Sequence[Task], settings: TeacherStudent) -> FullBatchTraining:
+    """The rule ``name`` on the students of all tasks at once."""
+    dtype = torch.float64 if settings.dtype == "float64" else torch.float32
+
+    def stack(*arrays: Array) -> Tensor:
+        return torch.as_tensor(np.stack(arrays), dtype=dtype)
+
+    return FullBatchTraining(
+        [_rule(name, task, dtype) for task in tasks],
+        Batch(stack(*(task.x_train for task in tasks)), stack(*(task.y_train for task in tasks))),
+        Batch(stack(*(task.x_val for task in tasks)), stack(*(task.y_val for task in tasks))),
+        # The post sums updates over the samples; a rule averages them.
+        learning_rate=settings.learning_rate * len(tasks[0].x_train),
+    )
+
+
+def _rule(name: str, task: Task, dtype: torch.dtype) -> Rule:
+    layers: list[nn.Module] = []
+    for w in task.weights:
+        layers += [nn.Linear(*w.shape, bias=False, dtype=dtype), nn.ReLU()]
+    model = nn.Sequential(*layers[:-1])
+    with torch.no_grad():
+        for parameter, w in zip(model.parameters(), task.weights, strict=True):
+            parameter.copy_(torch.as_tensor(w.T))
+    kind = RULES[name]
+    if kind is PEPITA:
+        return PEPITA(model, nn.MSELoss(), projection=torch.as_tensor(task.F.T))
+    return kind(model, nn.MSELoss())
+
+
+class Run:
+    """The experiment under way: every rule in turn, some epochs at a time, on the same tasks.
+
+    Args:
+        settings: the experiment's.
+        tasks: a task a seed, from ``settings.seed`` on.
+
+    Attributes:
+        histories: what has been logged, by rule.
+        trainings: where each rule stands.
+        before: the first student's weights before training, (n_l, n_{l−1}) each.
+    """
+
+    def __init__(self, settings: TeacherStudent, tasks: Sequence[Task]) -> None:
+        self.settings = settings
+        seeds = tuple(settings.seed + i for i in range(len(tasks)))
+        self.before: list[Array] = [w.T for w in tasks[0].weights]
+        self.trainings = {name: training(name, tasks, settings) for name in settings.rules}
+        self.histories = {name: History(name, seeds) for name in settings.rules}
+
+    def advance(self) -> Iterator[str]:
+        """Train to the end, yielding the name of each rule that has moved on.
+
+        May be left and called again: what was done stays done.
+        """
+        active = list(self.settings.rules)
+        while active:
+            for name in list(active):
+                if not self._some_epochs(name):
+                    active.remove(name)
+                yield name
+
+    def _some_epochs(self, name: str) -> bool:
+        """Train one rule up to the next epoch to log, or nearer; whether there is more to do."""
+        now, history = self.trainings[name], self.histories[name]
+        every, last = self.settings.log_every, self.settings.epochs
+        to_log = min(every - now.epoch % every, last - now.epoch)
+        start = time.perf_counter()
+        now.advance(min(to_log, _MOST_AT_ONCE))
+        history.seconds += time.perf_counter() - start
+        history.diverged = {history.seeds[i]: epoch for i, epoch in now.diverged.items()}
+        if not history.alive:
+            return False
+        if now.epoch % every == 0 or now.epoch == last:
+            history.log(now.epoch, *now.mae())
+        return now.epoch < last

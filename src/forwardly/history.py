@@ -1,0 +1,104 @@
+"""What is logged of one rule's training: mean absolute errors over epochs, a column a seed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+
+@dataclass
+class History:
+    """Mean absolute errors (MAE) of one rule at the epochs that were logged.
+
+    Attributes:
+        rule: its name.
+        seeds: the seeds, in the order of the columns.
+        epochs: the logged epochs, (E,).
+        train: training MAE, (E,) arrays of (seeds,).
+        validation: validation MAE, likewise.
+        diverged: for each seed that diverged, the epoch at which it did.
+        seconds: spent in training, all seeds together.
+    """
+
+    rule: str
+    seeds: tuple[int, ...]
+    epochs: list[int] = field(default_factory=list[int])
+    train: list[Array] = field(default_factory=list[Array])
+    validation: list[Array] = field(default_factory=list[Array])
+    diverged: dict[int, int] = field(default_factory=dict[int, int])
+    seconds: float = 0.0
+
+    def log(self, epoch: int, train: Array, validation: Array) -> None:
+        """Add a row; (seeds,) each."""
+        self.epochs.append(epoch)
+        self.train.append(train)
+        self.validation.append(validation)
+
+    @property
+    def alive(self) -> list[int]:
+        """The columns of the seeds that have not diverged."""
+        return [i for i, seed in enumerate(self.seeds) if seed not in self.diverged]
+
+    @property
+    def shown(self) -> list[int]:
+        """The columns that means and figures are made of: the living, or all if none is."""
+        return self.alive or list(range(len(self.seeds)))
+
+    def rows(self) -> Iterator[tuple[str, int, int, float, float]]:
+        """(rule, seed, epoch, train MAE, validation MAE) until the end or the divergence."""
+        for column, seed in enumerate(self.seeds):
+            end = self.diverged.get(seed, float("inf"))
+            for epoch, train, validation in zip(
+                self.epochs, self.train, self.validation, strict=True
+            ):
+                if epoch < end:
+                    yield self.rule, seed, epoch, float(train[column]), float(validation[column])
+
+    def mean_and_sd(self, which: str, epoch: int = -1) -> tuple[float, float | None]:
+        """Mean and standard deviation over seeds of a logged row; no deviation of one seed.
+
+        Args:
+            which: "train" or "validation".
+            epoch: which of the logged rows.
+        """
+        values = getattr(self, which)[epoch][self.shown]
+        return float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else None
+
+    def summary(self) -> dict[str, Any]:
+        """Final and best errors, over seeds and of each, as plain data."""
+        if not self.epochs:
+            return {"seconds": self.seconds, "diverged": self.diverged, "epochs": 0}
+        best = int(np.argmin(np.stack(self.validation)[:, self.shown].mean(1)))
+        return {
+            "epochs": self.epochs[-1],
+            "seconds": self.seconds,
+            "final": self._at(len(self.epochs) - 1),
+            "best": self._at(best),
+            "diverged": self.diverged,
+            "seeds": {
+                seed: {
+                    "train_mae": float(self.train[-1][column]),
+                    "val_mae": float(self.validation[-1][column]),
+                    "best_val_mae": float(np.stack(self.validation)[:, column].min()),
+                }
+                for column, seed in enumerate(self.seeds)
+                if seed not in self.diverged
+            },
+        }
+
+    def _at(self, row: int) -> dict[str, float | None]:
+        train, train_sd = self.mean_and_sd("train", row)
+        validation, validation_sd = self.mean_and_sd("validation", row)
+        return {
+            "epoch": self.epochs[row],
+            "train_mae": train,
+            "train_mae_sd": train_sd,
+            "val_mae": validation,
+            "val_mae_sd": validation_sd,
+        }

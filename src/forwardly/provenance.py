@@ -1,0 +1,46 @@
+"""Which software made a result."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+
+def provenance() -> dict[str, Any]:
+    """Versions, and the git revision where the package runs from a checkout."""
+    names = ("forwardly", "torch", "numpy")
+    return {
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in names},
+        },
+        "revision": _git("rev-parse", "HEAD"),
+        "uncommitted_changes": None
+        if (status := _git("status", "--porcelain")) is None
+        else bool(status),
+        "platform": platform.platform(),
+    }
+
+
+def _git(*arguments: str) -> str | None:
+    here = Path(__file__)
+    # An installed copy may lie inside somebody else's repository, which does not track it.
+    tracked = _run("ls-files", "--error-unmatch", here.name)
+    return None if tracked is None else _run(*arguments)
+
+
+def _run(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), *arguments],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
