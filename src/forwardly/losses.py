@@ -11,6 +11,7 @@ averaging over batch and outputs that the loss module does for reporting:
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -30,63 +31,53 @@ def output_error(loss: nn.Module) -> OutputError:
         TypeError: if the loss is not one of those above.
         ValueError: if it has an option that changes the error and is not supported.
     """
-    for kind, make in _ERRORS.items():
-        if isinstance(loss, kind):
-            return make(loss)
-    known = ", ".join(f"nn.{kind.__name__}" for kind in _ERRORS)
+    if isinstance(loss, nn.CrossEntropyLoss):
+        _refuse_options(loss, weight=None, ignore_index=-100)
+        return partial(_softmax_error, loss)
+    if isinstance(loss, nn.BCEWithLogitsLoss):
+        _refuse_options(loss, weight=None, pos_weight=None)
+        return partial(_sigmoid_error, loss)
+    if isinstance(loss, nn.MSELoss):
+        return partial(_squared_error, loss)
     raise TypeError(
-        f"no output error is known for the loss {loss!r}; supported are {known}. "
-        "For any other loss pass error=, a function (output, target) -> error of the output's shape"
+        f"no output error is known for the loss {loss!r}; supported are nn.CrossEntropyLoss, "
+        "nn.MSELoss and nn.BCEWithLogitsLoss. For any other loss pass error=, a function "
+        "(output, target) -> error of the output's shape"
     )
 
 
-def _softmax_error(loss: nn.CrossEntropyLoss) -> OutputError:
-    _refuse_options(loss, weight=None, ignore_index=-100)
+def _softmax_error(
+    loss: nn.CrossEntropyLoss, output: Float[Tensor, "n ..."], target: Tensor
+) -> Float[Tensor, "n k"]:
+    n, k = _two_dimensions(output, loss)
+    if target.shape == (n,) and target.dtype == torch.int64:
+        _check_classes(target, k)
+        t = (target.unsqueeze(1) == torch.arange(k, device=target.device)).to(output.dtype)
+    elif target.shape == output.shape and target.is_floating_point():
+        t = target.to(output.dtype)
+    else:
+        raise _wrong_target(
+            loss, target, f"{n} class indices (int64) or {n} × {k} class probabilities"
+        )
     smoothing = loss.label_smoothing
-
-    def error(output: Float[Tensor, "n k"], target: Tensor) -> Float[Tensor, "n k"]:
-        n, k = _two_dimensions(output, loss)
-        if target.shape == (n,) and target.dtype == torch.int64:
-            _check_classes(target, k)
-            classes = torch.arange(k, device=target.device)
-            t = (target.unsqueeze(1) == classes).to(output.dtype)
-        elif target.shape == output.shape and target.is_floating_point():
-            t = target.to(output.dtype)
-        else:
-            raise _wrong_target(
-                loss, target, f"{n} class indices (int64) or {n} × {k} class probabilities"
-            )
-        return functional.softmax(output, dim=1) - (t * (1 - smoothing) + smoothing / k)
-
-    return error
+    return functional.softmax(output, dim=1) - (t * (1 - smoothing) + smoothing / k)
 
 
-def _sigmoid_error(loss: nn.BCEWithLogitsLoss) -> OutputError:
-    _refuse_options(loss, weight=None, pos_weight=None)
-
-    def error(output: Float[Tensor, "n *k"], target: Tensor) -> Float[Tensor, "n *k"]:
-        if target.shape != output.shape:
-            raise _wrong_target(loss, target, f"probabilities of shape {shape_of(output)}")
-        return functional.sigmoid(output) - target.to(output.dtype)
-
-    return error
+def _sigmoid_error(
+    loss: nn.BCEWithLogitsLoss, output: Float[Tensor, "n *k"], target: Tensor
+) -> Float[Tensor, "n *k"]:
+    if target.shape != output.shape:
+        raise _wrong_target(loss, target, f"probabilities of shape {shape_of(output)}")
+    return functional.sigmoid(output) - target.to(output.dtype)
 
 
-def _squared_error(loss: nn.MSELoss) -> OutputError:
-    def error(output: Float[Tensor, "n *k"], target: Tensor) -> Float[Tensor, "n *k"]:
-        # Torch would broadcast (n,) against (n, 1) to (n, n) and learn nonsense.
-        if target.shape != output.shape:
-            raise _wrong_target(loss, target, f"numbers of the output's shape {shape_of(output)}")
-        return output - target.to(output.dtype)
-
-    return error
-
-
-_ERRORS: dict[type[nn.Module], Callable[..., OutputError]] = {
-    nn.CrossEntropyLoss: _softmax_error,
-    nn.MSELoss: _squared_error,
-    nn.BCEWithLogitsLoss: _sigmoid_error,
-}
+def _squared_error(
+    loss: nn.MSELoss, output: Float[Tensor, "n *k"], target: Tensor
+) -> Float[Tensor, "n *k"]:
+    # Torch would broadcast (n,) against (n, 1) to (n, n) and learn nonsense.
+    if target.shape != output.shape:
+        raise _wrong_target(loss, target, f"numbers of the output's shape {shape_of(output)}")
+    return output - target.to(output.dtype)
 
 
 def _refuse_options(loss: nn.Module, **defaults: object) -> None:

@@ -278,7 +278,8 @@ class Network:
             return (a_0[0].numel(), *(layer.a[0].numel() for layer in step.activities(a_0)))
 
     def check_prepared(self, a_0: Tensor) -> None:
-        """Refuse an input of a dtype that the weights do not take."""
+        """Refuse an input of a shape or dtype that the first synapse does not take."""
+        _check_presynaptic(self.stages[0], a_0)
         weight = self.stages[0].synapse.weight
         if a_0.dtype != weight.dtype:
             raise TypeError(

@@ -1,0 +1,114 @@
+"""A user's mistakes: each is refused with what was given, what was expected and what to do."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import forwardly as fw
+
+
+def _model() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+
+
+def _conv() -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 2))
+
+
+X = torch.ones(5, 4)
+T = torch.zeros(5, dtype=torch.int64)
+NAN = X.clone()
+NAN[3, 1] = math.nan
+
+
+@pytest.mark.parametrize(
+    ("x", "target", "message"),
+    [
+        (X[:0], T[:0], r"not empty; given is \(0, 4\)"),
+        (X[0], T[0], r"a batch of samples.*given is \(4,\)"),
+        (X, T[:4], r"x has 5 samples.*given is \(4,\)"),
+        (X, T[0], r"x has 5 samples.*given is \(\)"),
+        (X, T + 2, "0 to 1, as the model has 2 outputs; the target has 2"),
+        (X, T - 1, "the target has -1"),
+        (NAN, T, "x has a NaN or an infinity, first in sample 3: clean"),
+        (NAN.log(), T, "x has a NaN"),
+        (-X.log().reciprocal(), T, "x has a NaN or an infinity, first in sample 0"),
+        (X[:, :3], T, r"'0', Linear.*\(samples, 4\); what reaches it is \(5, 3\)"),
+        (
+            X.double(),
+            T,
+            r"input is torch.float64.*weights are torch.float32.*x.to\(torch.float32\)",
+        ),
+        (T[:, None].expand(5, 4), T, "input is torch.int64"),
+    ],
+)
+@pytest.mark.parametrize("rule", fw.RULES)
+def test_bad_batches(rule: str, x: Tensor, target: Tensor, message: str) -> None:
+    made = fw.RULES[rule](_model(), nn.CrossEntropyLoss())
+    with pytest.raises((ValueError, TypeError), match=message):
+        made.accumulate(x, target)
+    assert all(p.grad is None for p in made.parameters())
+
+
+def test_large_finite_numbers_are_not_infinite() -> None:
+    """Their sum overflows, which is how infinities are looked for."""
+    fw.ReadoutOnly(_model(), nn.CrossEntropyLoss())(X * 3e38, T)
+
+
+def test_nan_in_a_real_target() -> None:
+    rule = fw.PEPITA(_model(), nn.MSELoss())
+    with pytest.raises(ValueError, match="the target has a NaN or an infinity, first in sample 1"):
+        rule(X, torch.tensor([[0.0, 1], [2, math.inf], [0, 0], [0, 0], [0, 0]]))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"projection": torch.ones(2, 4)}, r"\(d, k\) = \(4, 2\), for 4 inputs.*of shape \(2, 4\)"),
+        ({"projection": torch.ones(4, 2).int()}, "torch.int32 of shape"),
+        ({"output_error": "third"}, "output_error must be one of 'first', 'second'; given 'third'"),
+        ({"presynaptic": 1}, "presynaptic must be one of 'modulated', 'clean'; given 1"),
+        ({"sign": 2}, "sign must be one of 1, -1; given 2"),
+        ({"input_shape": (5,)}, r"needs an input of shape \(samples, 4\); .* is \(2, 5\)"),
+        ({"loss": nn.L1Loss()}, "no output error is known for the loss L1Loss"),
+        ({"loss": nn.MSELoss}, "the loss must be a module such as"),
+        (
+            {"error": lambda y, t: (y - t).mean()},
+            r"one error an output, \(5, 2\); it returned \(\)",
+        ),
+    ],
+)
+def test_bad_options(options: dict[str, object], message: str) -> None:
+    loss = options.pop("loss", nn.MSELoss())
+    with pytest.raises((ValueError, TypeError), match=message):
+        fw.PEPITA(_model(), loss, **options)(X, torch.zeros(5, 2))
+
+
+def test_convolution_needs_the_input_shape() -> None:
+    with pytest.raises(ValueError, match=r"Conv2d\(1, 2.*pass input_shape.*\(3, 32, 32\)"):
+        fw.PEPITA(_conv(), nn.CrossEntropyLoss())
+    rule = fw.PEPITA(_conv(), nn.CrossEntropyLoss(), input_shape=(1, 6, 6))
+    assert rule.F.shape == (36, 2)
+    with pytest.raises(ValueError, match=r"needs an input of shape \(samples, 1, h, w\).*\(5, 4\)"):
+        rule(X, T)
+    with pytest.raises(ValueError, match=r"'3', Linear.*what reaches it is \(5, 50\)"):
+        fw.ReadoutOnly(_conv(), nn.CrossEntropyLoss())(torch.ones(5, 1, 7, 7), T)
+
+
+def test_inputs_with_positions_need_the_input_shape() -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(6, 2))
+    with pytest.raises(ValueError, match=r"needs an input of shape \(samples, 6\)"):
+        fw.PEPITA(model, nn.CrossEntropyLoss())
+    rule = fw.PEPITA(model, nn.CrossEntropyLoss(), input_shape=(2, 4))
+    with pytest.raises(ValueError, match=r"F is \(8, 2\), for inputs of 8 .* is \(5, 3, 4\)"):
+        rule(torch.ones(5, 3, 4), T)
+
+
+def test_another_loss_with_its_error() -> None:
+    rule = fw.PEPITA(_model(), nn.L1Loss(), error=lambda y, t: (y - t).sign())
+    credit = rule(X, torch.zeros(5, 2))
+    assert set(credit.error.unique().tolist()) <= {-1.0, 0.0, 1.0}

@@ -1,0 +1,121 @@
+"""What purity buys: rules can be exported, compiled, traced, batched, copied and pickled."""
+
+from __future__ import annotations
+
+import copy
+import io
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.testing import assert_close
+
+import forwardly as fw
+from laws import build
+from test_laws import FACTORIES
+from zoo import CASES, Case
+
+SOME = [case for case in CASES if case.name in ("dense", "dropout", "conv2d", "batch-norm")]
+FORWARD_ONLY = [name for name, rule in fw.RULES.items() if not rule.uses_autograd]
+
+
+@pytest.mark.parametrize("case", SOME, ids=str)
+@pytest.mark.parametrize("name", FORWARD_ONLY)
+def test_export(name: str, case: Case) -> None:
+    rule, (x, target) = build(FACTORIES[name], case), case.batch()
+    program = torch.export.export(rule, (x, target))
+    assert_close(program.module()(x, target), rule(x, target))
+    # As a graph of plain tensor operations, with the feedback matrix as an input.
+    plain = program.run_decompositions({})
+    operations = [node.target for node in plain.graph.nodes if node.op == "call_function"]
+    assert operations
+    assert not [target for target in operations if "wrap" in str(target)]
+    assert ("F" in plain.graph_signature.buffers) == (name == "pepita")
+
+
+@pytest.mark.parametrize("name", FORWARD_ONLY)
+def test_export_with_any_batch_size(name: str) -> None:
+    case = next(case for case in CASES if case.name == "dropout")
+    rule, (x, target) = build(FACTORIES[name], case), case.batch()
+    batch = torch.export.Dim("batch")
+    program = torch.export.export(rule, (x, target), dynamic_shapes=({0: batch}, {0: batch}))
+    x, target = case.batch(n=11)
+    assert_close(program.module()(x, target), rule(x, target))
+
+
+def test_backprop_cannot_be_exported_but_traced() -> None:
+    case = SOME[0]
+    rule, (x, target) = build(FACTORIES["backprop"], case), case.batch()
+    with pytest.raises(NotImplementedError, match="cannot trace a backward pass"):
+        torch.export.export(rule, (x, target))
+    names = [name for name, _ in rule.named_parameters()]
+
+    def call(x: Tensor, target: Tensor, *parameters: Tensor) -> Tensor:
+        credit = functional_call(rule, dict(zip(names, parameters, strict=True)), (x, target))
+        return credit.updates["0.weight"]
+
+    graph = make_fx(call)(x, target, *(p.detach() for p in rule.parameters()))
+    with torch.no_grad():
+        for parameter in rule.parameters():
+            parameter *= 2  # the graph must not have taken the weights as constants
+    traced = graph(x, target, *(p.detach() for p in rule.parameters()))
+    assert_close(traced, rule(x, target).updates["0.weight"])
+
+
+@pytest.mark.parametrize("case", SOME, ids=str)
+@pytest.mark.parametrize("name", FACTORIES)
+def test_compile_without_a_graph_break(name: str, case: Case) -> None:
+    rule, (x, target) = build(FACTORIES[name], case), case.batch()
+    torch.compiler.reset()
+    compiled = torch.compile(rule, fullgraph=True, backend="aot_eager")
+    assert_close(compiled(x, target), rule(x, target))
+
+
+def test_compile_with_inductor() -> None:
+    """The default backend writes C++."""
+    from torch._inductor import cpp_builder, exc
+
+    try:
+        cpp_builder.get_cpp_compiler()
+    except exc.InvalidCxxCompiler:
+        pytest.skip("no C++ compiler on this machine")
+    case = SOME[0]
+    rule, (x, target) = build(FACTORIES["pepita"], case), case.batch()
+    torch.compiler.reset()
+    assert_close(torch.compile(rule, fullgraph=True)(x, target), rule(x, target))
+
+
+@pytest.mark.parametrize("name", FACTORIES)
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda rule: _pickled(rule)])
+def test_copies(name: str, duplicate: Callable[[fw.Rule], fw.Rule]) -> None:
+    case = next(case for case in CASES if case.name == "dropout")
+    rule, (x, target) = build(FACTORIES[name], case), case.batch()
+    other = duplicate(rule)
+    expected = rule(x, target)
+    with torch.no_grad():
+        for parameter in rule.parameters():
+            parameter.zero_()
+    assert_close(other(x, target), expected, rtol=0, atol=0)
+
+
+def _pickled(rule: fw.Rule) -> fw.Rule:
+    file = io.BytesIO()
+    torch.save(rule, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+def test_feedback_is_state_and_not_a_parameter() -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    rule = fw.PEPITA(model, nn.CrossEntropyLoss(), projection=fw.feedback.product())
+    assert set(rule.state_dict()) - {f"model.{name}" for name in model.state_dict()} == {
+        *("F", "F_1", "F_2"),
+    }
+    assert {name for name, _ in rule.named_parameters()} == {
+        f"model.{name}" for name, _ in model.named_parameters()
+    }
+    assert rule.double().F.dtype == torch.float64
+    assert rule.to("meta").F.device.type == "meta"
