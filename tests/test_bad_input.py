@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 import forwardly as fw
 
+pytestmark = pytest.mark.unchecked
+
 
 def _model() -> nn.Sequential:
     return nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))

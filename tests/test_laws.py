@@ -6,17 +6,14 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import nn
 
 import forwardly as fw
 from laws import LAWS, Factory, build
 from zoo import CASES, Case
 
 
-def pepita(
-    model: nn.Module, loss: nn.Module, generator: torch.Generator, input_shape: tuple[int, ...]
-) -> fw.Rule:
-    return fw.PEPITA(
+def pepita_factory(rule: Callable[..., fw.Rule]) -> Factory:
+    return lambda model, loss, generator, input_shape: rule(
         model,
         loss,
         projection=fw.feedback.uniform(0.5),
@@ -31,7 +28,7 @@ def plain(rule: Callable[..., fw.Rule]) -> Factory:
 
 FACTORIES: dict[str, Factory] = {
     "backprop": plain(fw.Backprop),
-    "pepita": pepita,
+    "pepita": pepita_factory(fw.PEPITA),
     "readout-only": plain(fw.ReadoutOnly),
 }
 

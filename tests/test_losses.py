@@ -9,6 +9,8 @@ from torch.testing import assert_close
 
 from forwardly.losses import output_error
 
+pytestmark = pytest.mark.unchecked
+
 OUTPUT = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 CLASSES = torch.tensor([2, 0, 1, 2])
 PROBABILITIES = OUTPUT.flip(0).softmax(1)

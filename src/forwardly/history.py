@@ -68,7 +68,9 @@ class History:
             epoch: which of the logged rows.
         """
         values = getattr(self, which)[epoch][self.shown]
-        return float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else None
+        with np.errstate(over="ignore", invalid="ignore"):  # a seed about to diverge
+            sd = float(values.std(ddof=1)) if len(values) > 1 else None
+            return float(values.mean()), sd
 
     def summary(self) -> dict[str, Any]:
         """Final and best errors, over seeds and of each, as plain data."""

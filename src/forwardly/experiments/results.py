@@ -104,6 +104,7 @@ def _write_figures(folder: Path, run: Run) -> list[Path]:
                 np.array(history.epochs),
                 np.stack(history.train, axis=1)[history.shown],
                 np.stack(history.validation, axis=1)[history.shown],
+                left_out=len(history.seeds) - len(history.shown),
             )
             for history in logged
         ]
@@ -111,9 +112,13 @@ def _write_figures(folder: Path, run: Run) -> list[Path]:
         paths += [folder / "mae.png", folder / "mae.svg"]
         for path in paths:
             plots.save(figure, path)
-    drawings = [plots.Drawing("before", run.before)]
-    for name, training in run.trainings.items():
-        drawings.append(plots.Drawing(f"after {name}", training.weights(0)))
+    histories = run.histories.values()
+    everywhere = set[int].intersection(*(set(history.alive) for history in histories))
+    which = min(everywhere, default=0)
+    drawings = [plots.Drawing("before", run.before(which))]
+    for name, history in run.histories.items():
+        title = f"after {name}" if which in history.alive else f"{name} diverged"
+        drawings.append(plots.Drawing(title, run.trainings[name].weights(which)))
     paths.append(folder / "network.svg")
     plots.save(plots.network_figure(drawings), paths[-1])
     return paths

@@ -167,15 +167,18 @@ class Run:
     Attributes:
         histories: what has been logged, by rule.
         trainings: where each rule stands.
-        before: the first student's weights before training, (n_l, n_{l−1}) each.
     """
 
     def __init__(self, settings: TeacherStudent, tasks: Sequence[Task]) -> None:
         self.settings = settings
         seeds = tuple(settings.seed + i for i in range(len(tasks)))
-        self.before: list[Array] = [w.T for w in tasks[0].weights]
+        self._tasks = tasks
         self.trainings = {name: training(name, tasks, settings) for name in settings.rules}
         self.histories = {name: History(name, seeds) for name in settings.rules}
+
+    def before(self, which: int = 0) -> list[Array]:
+        """A student's weights before training, (n_l, n_{l−1}) each; which of the seeds, from 0."""
+        return [w.T for w in self._tasks[which].weights]
 
     def advance(self) -> Iterator[str]:
         """Train to the end, yielding the name of each rule that has moved on.

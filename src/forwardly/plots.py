@@ -1,0 +1,266 @@
+"""Figures: errors over training, and a network drawn with its weights.
+
+Figures are made without pyplot: no global state, no display.
+"""
+
+# matplotlib's own annotations leave keyword arguments untyped.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, LogFormatter, NullFormatter
+from numpy.typing import NDArray
+
+from forwardly.files import write
+
+Array = NDArray[np.float64]
+
+# Okabe & Ito's colours, which colour-blind readers can tell apart.
+_RULE_COLOURS = {"pepita": "#D55E00", "readout-only": "#999999", "backprop": "#0072B2"}
+_OTHER_COLOURS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#B8A800")
+_POSITIVE, _NEGATIVE = "#0072B2", "#D55E00"
+_DASHES = (0, (4, 2))
+_LARGEST_ERROR = 1e30  # larger ones, on the way to infinity, would squeeze all else together
+_MOST_UNITS = 24
+
+
+class Curve(NamedTuple):
+    """Mean absolute error of one rule over training.
+
+    Attributes:
+        rule: its name on the command line.
+        epochs: the epochs measured, (E,).
+        train: error on the training set, (seeds, E).
+        validation: error on the validation set, (seeds, E).
+        left_out: seeds that diverged and are not in it.
+    """
+
+    rule: str
+    epochs: NDArray[np.int64]
+    train: Array
+    validation: Array
+    left_out: int = 0
+
+
+class Drawing(NamedTuple):
+    """One panel of a network drawing: a title, and each layer's weights (n_l, n_{l−1})."""
+
+    title: str
+    weights: Sequence[Array]
+
+
+def rule_colour(rule: str) -> str:
+    """A colour that the rule has in every figure."""
+    return _RULE_COLOURS.get(rule, _OTHER_COLOURS[sum(rule.encode()) % len(_OTHER_COLOURS)])
+
+
+def mae_figure(curves: Sequence[Curve], *, title: str = "") -> Figure:
+    """Training (solid) and validation (dashed) errors over epochs.
+
+    With several seeds the lines are means, and a band spans one standard deviation either way of
+    the validation error.
+    """
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for curve in curves:
+        _draw_errors(axes, curve, curve.train, "-")
+        _draw_errors(axes, curve, curve.validation, _DASHES)
+        _draw_spread(axes, curve)
+    _scale_errors(axes, curves)
+    axes.set_xlabel("Epoch (full-batch updates)")
+    axes.set_ylabel("Mean absolute error")
+    axes.set_title(title)
+    axes.xaxis.set_major_formatter(FuncFormatter(_thousands))
+    axes.grid(color="#E6E6E6", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    _add_legend(figure, curves)
+    return figure
+
+
+def network_figure(drawings: Sequence[Drawing], *, title: str = "") -> Figure:
+    """Networks side by side as neurons and synapses, on one scale of weights."""
+    columns = min(len(drawings), 4)
+    rows = -(-len(drawings) // columns)
+    figure = Figure(figsize=(3.0 * columns, 4.4 * rows + 0.4), layout="constrained")
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    finite = [np.abs(w[np.isfinite(w)]) for drawing in drawings for w in drawing.weights]
+    largest = max((float(w.max()) for w in finite if w.size), default=1.0) or 1.0
+    for axes in panels:
+        axes.axis("off")
+    for axes, drawing in zip(panels, drawings, strict=False):
+        _draw_network(axes, drawing, largest)
+    figure.legend(
+        handles=[
+            Line2D([], [], color=_POSITIVE, linewidth=2.5, label="positive weight"),
+            Line2D([], [], color=_NEGATIVE, linewidth=2.5, label="negative weight"),
+            Line2D([], [], color="none", label=f"width ∝ |weight|, at most {largest:.2g}"),
+        ],
+        loc="outside lower center",
+        ncols=3,
+        frameon=False,
+        fontsize=9,
+    )
+    if title:
+        figure.suptitle(title)
+    return figure
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure, whole or not at all, in the format of the path's suffix.
+
+    The same figure gives the same bytes: no date, no random identifiers.
+    """
+    content = io.BytesIO()
+    kind = path.suffix.removeprefix(".")
+    with rc_context({"svg.hashsalt": "forwardly"}):
+        metadata = {"Date": None} if kind == "svg" else {}
+        figure.savefig(content, format=kind, dpi=200, metadata=metadata)
+    write(path, content.getvalue())
+
+
+def _drawable(values: Array) -> NDArray[np.bool_]:
+    """Epochs at which all seeds' errors can be drawn, (E,)."""
+    return np.all(np.nan_to_num(values, nan=np.inf) < _LARGEST_ERROR, axis=0)
+
+
+def _draw_errors(
+    axes: Axes, curve: Curve, values: Array, style: Literal["-"] | tuple[int, tuple[int, int]]
+) -> None:
+    shown = _drawable(values)
+    axes.plot(
+        curve.epochs[shown],
+        values[:, shown].mean(0),
+        color=rule_colour(curve.rule),
+        linestyle=style,
+        linewidth=1.4,
+        marker="o" if shown.sum() == 1 else "",
+        zorder=3,
+    )
+
+
+def _draw_spread(axes: Axes, curve: Curve) -> None:
+    shown = _drawable(curve.validation)
+    values = curve.validation[:, shown]
+    if len(values) < 2:
+        return
+    mean, sd = values.mean(0), values.std(0, ddof=1)
+    # Errors are positive; where the band would not be, it ends at the smallest of them.
+    low = np.maximum(mean - sd, values.min(0))
+    axes.fill_between(
+        curve.epochs[shown],
+        low,
+        mean + sd,
+        color=rule_colour(curve.rule),
+        alpha=0.15,
+        linewidth=0,
+        zorder=2,
+    )
+
+
+def _add_legend(figure: Figure, curves: Sequence[Curve]) -> None:
+    handles: list[Artist] = []
+    for curve in curves:
+        label = curve.rule
+        if curve.left_out:
+            label += f" ({len(curve.train)} of {len(curve.train) + curve.left_out} seeds)"
+        handles.append(Line2D([], [], color=rule_colour(curve.rule), linewidth=2.2, label=label))
+    grey = "#444444"
+    handles += [
+        Line2D([], [], color=grey, linewidth=1.2, label="training"),
+        Line2D([], [], color=grey, linewidth=1.2, label="validation", linestyle=_DASHES),
+    ]
+    seeds = max((len(curve.train) for curve in curves), default=1)
+    if seeds > 1:
+        label = f"mean ± sd of {seeds} seeds"
+        handles.append(Patch(color=grey, alpha=0.15, linewidth=0, label=label))
+    columns = len(handles) if len(handles) < 6 else 3
+    figure.legend(
+        handles=handles, loc="outside upper center", ncols=columns, frameon=False, fontsize=9
+    )
+
+
+def _scale_errors(axes: Axes, curves: Sequence[Curve]) -> None:
+    shown = [
+        values[:, _drawable(values)].mean(0)
+        for curve in curves
+        for values in (curve.train, curve.validation)
+    ]
+    values = np.concatenate(shown) if shown else np.ones(1)
+    values = values[values > 0]
+    if values.size and values.max() > 3 * values.min():
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(LogFormatter(labelOnlyBase=False))
+        if values.max() > 100 * values.min():
+            axes.yaxis.set_minor_formatter(NullFormatter())
+        else:
+            axes.yaxis.set_minor_formatter(FuncFormatter(_some_minor))
+            axes.yaxis.set_major_formatter(FuncFormatter(_plain))
+    else:
+        axes.set_ylim(bottom=0)
+
+
+def _thousands(value: float, _: int) -> str:
+    return f"{value:,.0f}"
+
+
+def _plain(value: float, _: int) -> str:
+    return f"{value:g}"
+
+
+def _some_minor(value: float, _: int) -> str:
+    """Labels at 2 and 5 times a power of ten."""
+    return f"{value:g}" if f"{value:e}"[0] in "25" else ""
+
+
+def _draw_network(axes: Axes, drawing: Drawing, largest: float) -> None:
+    sizes = [drawing.weights[0].shape[1], *(len(w) for w in drawing.weights)]
+    places = [_places(layer, min(size, _MOST_UNITS)) for layer, size in enumerate(sizes)]
+    for layer, w in enumerate(drawing.weights):
+        before, after = places[layer], places[layer + 1]
+        shown = w[: len(after), : len(before)]
+        strength = np.where(np.isfinite(shown), np.abs(shown), 0) / largest
+        # Strong synapses last, so that weak ones do not hide them.
+        order = np.argsort(strength, axis=None)
+        posts, pres = np.unravel_index(order, shown.shape)
+        lines = np.stack([before[pres], after[posts]], axis=1)
+        colours = np.where(shown[posts, pres] > 0, _POSITIVE, _NEGATIVE)
+        axes.add_collection(
+            LineCollection(
+                list(lines),
+                colors=list(colours),
+                linewidths=list(3.5 * strength[posts, pres]),
+                alpha=0.75,
+                zorder=1,
+            )
+        )
+    names = ["inputs", *["hidden"] * (len(sizes) - 2), "outputs"]
+    for place, size, name in zip(places, sizes, names, strict=True):
+        axes.scatter(*place.T, s=46, color="white", edgecolors="#222222", linewidths=0.9, zorder=2)
+        more = f"\n({_MOST_UNITS} shown)" if size > _MOST_UNITS else ""
+        name = name.removesuffix("s") if size == 1 else name
+        axes.annotate(
+            f"{size} {name}{more}", (place[0, 0], -0.56), ha="center", va="top", fontsize=9
+        )
+    axes.set_title(drawing.title, fontsize=11)
+    axes.set_xlim(-0.3, len(sizes) - 0.7)
+    axes.set_ylim(-0.62 if max(sizes) <= _MOST_UNITS else -0.7, 0.54)
+
+
+def _places(layer: int, units: int) -> Array:
+    """Where a layer's units are drawn, (units, 2): a column, evenly spaced about the middle."""
+    spacing = 1 / max(units, 12)
+    heights = (np.arange(units)[::-1] - (units - 1) / 2) * spacing
+    return np.column_stack([np.full(units, float(layer)), heights])

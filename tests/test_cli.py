@@ -1,0 +1,188 @@
+"""The command as users run it: in a process of its own, with wrong input, Ctrl-C and kills."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+COMMAND = [str(Path(sys.executable).with_name("forwardly"))]
+QUICK = ("--epochs", "20", "--log-every", "10")
+
+
+def run(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, "COLUMNS": "200"},
+        timeout=100,
+    )
+
+
+def test_teacher_student(tmp_path: Path) -> None:
+    done = run("teacher-student", *QUICK, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "runs" / "teacher-student").iterdir()
+    for name in ("mae.png", "mae.svg", "network.svg", "metrics.csv"):
+        assert str(Path("runs") / "teacher-student" / folder.name / name) in done.stdout
+        assert (folder / name).stat().st_size > 0
+    for text in ("rule", "train MAE", "validation MAE", "seconds", "pepita", "readout-only"):
+        assert text in done.stdout
+    summary = json.loads((folder / "summary.json").read_text())
+    assert f"{summary['rules']['pepita']['final']['train_mae']:.4f}" in done.stdout
+
+
+def test_options_reach_the_run(tmp_path: Path) -> None:
+    options = "--rules backprop pepita --seeds 2 --seed 3 --hidden 4 6 --learning-rate 1e-4"
+    more = f"--dtype float32 --log-every 5 --epochs 12 --threads 1 --out {tmp_path / 'here'}"
+    done = run("teacher-student", *options.split(), *more.split(), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    settings = json.loads((tmp_path / "here" / "config.json").read_text())["settings"]
+    expected = {
+        "rules": ["backprop", "pepita"],
+        "seeds": 2,
+        "seed": 3,
+        "hidden": [4, 6],
+        "learning_rate": 1e-4,
+        "dtype": "float32",
+        "log_every": 5,
+        "epochs": 12,
+    }
+    assert {name: settings[name] for name in expected} == expected
+    assert "±" in done.stdout
+
+
+def test_arrays_start_the_same_run(tmp_path: Path) -> None:
+    run("teacher-student", *QUICK, "--out", "a", cwd=tmp_path)
+    done = run("teacher-student", *QUICK, "--out", "b", "--arrays", "a/arrays.npz", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "a/metrics.csv").read_text() == (tmp_path / "b/metrics.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--rules hebb", "unknown rule 'hebb'; the known rules are backprop, pepita, readout-only"),
+        ("--epochs 0", "epochs must be at least 1; given 0"),
+        ("--epochs -3", "epochs must be at least 1; given -3"),
+        ("--epochs many", 'unable to convert "many" into int'),
+        ("--dtype half", 'Choose from: "float64", "float32"'),
+        ("--learning-rate -1", "learning_rate must be positive and finite; given -1.0"),
+        ("--threads 0", "threads must be at least 1; given 0"),
+        ("--epoch 5", "Unknown option: --epoch. Did you mean --epochs? The options are --rules"),
+        ("--arrays nowhere.npz", "there is no file nowhere.npz"),
+        ("--arrays text.npz", "text.npz is not a readable .npz file"),
+        ("--arrays few.npz", "few.npz has no array y_train"),
+        ("--out full", "full exists already, and nothing is overwritten: name another --out"),
+        ("--out text.npz", "text.npz exists already"),
+        ("--out text.npz/below", "cannot write to text.npz"),
+        ("--seeds 2 --arrays few.npz", "--arrays fixes data and weights, so --seeds cannot"),
+        ("--hidden 3 --arrays few.npz", "so --hidden cannot"),
+    ],
+)
+def test_mistakes(tmp_path: Path, arguments: str, message: str) -> None:
+    (tmp_path / "text.npz").write_text("hello")
+    np.savez(tmp_path / "few.npz", x_train=np.ones((3, 2)))
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "precious").write_text("kept")
+    before = sorted(tmp_path.rglob("*"))
+    done = run("teacher-student", *arguments.split(), cwd=tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
+    (tmp_path / "locked").mkdir(mode=0o500)
+    done = run("teacher-student", *QUICK, "--out", "locked", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "cannot write to locked: Permission denied; name another --out" in done.stderr
+
+
+def test_unknown_command(tmp_path: Path) -> None:
+    done = run("teach", cwd=tmp_path)
+    assert done.returncode == 2
+    assert 'Unknown command "teach"' in done.stderr
+
+
+def test_help_shows_the_defaults(tmp_path: Path) -> None:
+    done = run("teacher-student", "--help", cwd=tmp_path)
+    assert done.returncode == 0
+    for default in ("100000", "99", "0.0005", "float64", "pepita", "TIME"):
+        assert default in done.stdout
+
+
+def test_divergence_is_told(tmp_path: Path) -> None:
+    done = run(
+        *("teacher-student", "--learning-rate", 10, "--rules", "backprop", "--epochs", 5000),
+        *("--out", "d"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 1
+    summary = json.loads((tmp_path / "d" / "summary.json").read_text())
+    (epoch,) = summary["rules"]["backprop"]["diverged"].values()
+    told = f"backprop diverged (NaN or infinity) with learning rate 10: seed 99 at epoch {epoch}"
+    assert told in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_keeps_what_was_done(tmp_path: Path, how: signal.Signals) -> None:
+    process = subprocess.Popen(
+        [*COMMAND, "teacher-student", "--epochs", "10000000", "--out", "out"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    _wait_for(tmp_path / "out" / "metrics.csv")  # the first save
+    process.send_signal(how)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert "Traceback" not in stderr
+    assert "what was done is written" in stdout
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["status"] == "interrupted"
+    with (tmp_path / "out" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for name, rule in summary["rules"].items():
+        assert rule["epochs"] >= 100
+        last = [row for row in rows if row["rule"] == name][-1]
+        assert int(last["epoch"]) == rule["epochs"]
+    assert (tmp_path / "out" / "mae.png").exists()
+
+
+def test_a_kill_loses_no_more_than_seconds(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [*COMMAND, "teacher-student", "--epochs", "10000000", "--out", "out"],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+    )
+    _wait_for(tmp_path / "out" / "metrics.csv")
+    process.kill()
+    process.wait(timeout=60)
+    with (tmp_path / "out" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["rule"] for row in rows} == {"pepita", "readout-only", "backprop"}
+    assert all(float(row["val_mae"]) > 0 for row in rows)
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["settings"]["seed"] == 99
+
+
+def _wait_for(path: Path) -> None:
+    for _ in range(600):
+        if path.exists():
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"{path} did not appear in a minute")
