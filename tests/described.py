@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from reference import layers as ref
-from reference.pepita import sigmoid_error, softmax_error, squared_error
 from torch import Tensor, nn
 
 import forwardly as fw
+from reference import layers as ref
+from reference.pepita import sigmoid_error, softmax_error, squared_error
 
 NAMES: dict[type[nn.Module], str] = {
     nn.ReLU: "relu",
@@ -62,8 +62,11 @@ def describe(rule: fw.Rule, x: Tensor) -> list[ref.Layer]:
                 layer = ref.LayerNorm(module.eps)
             case nn.BatchNorm1d() | nn.BatchNorm2d():
                 assert not module.training
-                scale = 1 / np.sqrt(array(module.running_var) + module.eps)
-                layer = ref.Affine(scale, -scale * array(module.running_mean))
+                mean, variance = array(module.running_mean), array(module.running_var)
+                assert mean is not None
+                assert variance is not None
+                scale = 1 / np.sqrt(variance + module.eps)
+                layer = ref.Affine(scale, -scale * mean)
             case _:
                 layer = ref.Elementwise(NAMES[type(module)])
         described.append(layer)

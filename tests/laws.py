@@ -46,6 +46,8 @@ def credit_has_the_contracts_form(make: Factory, case: Case) -> None:
         assert update.shape == parameters[name].shape
         assert update.dtype == parameters[name].dtype
         assert not update.requires_grad
+    own = {f"model.{name}" for name in parameters}
+    assert {name for name, _ in rule.named_parameters()} == own, "feedback is no parameter"
     assert credit.output.shape == credit.error.shape == (len(x), case.outputs)
     assert credit.loss.shape == ()
     assert not credit.loss.requires_grad
@@ -187,7 +189,23 @@ def precision_is_the_models(make: Factory, case: Case) -> None:
         assert_close(update.double(), exact.updates[name], rtol=1e-3, atol=1e-5)
 
 
+def local_updates_are_derivatives(make: Factory, case: Case) -> None:
+    """Of ⟨post, synapse(pre)⟩, the mean over the batch, for any post; whatever the padding."""
+    rule, (x, _) = build(make, case), case.batch()
+    step = rule.network.step()
+    layers = list(step.activities(step.prepare(x)))
+    for stage, layer in zip(rule.network.stages, layers, strict=True):
+        post = torch.randn(layer.z.shape, generator=torch.Generator().manual_seed(5)).double()
+        parameters = dict(stage.synapse.named_parameters())
+        mean = (stage.synapse(layer.pre.detach()) * post).sum() / len(x)
+        gradients = torch.autograd.grad(mean, list(parameters.values()))
+        updates = stage.synapse_update(post, layer.pre)
+        for name, gradient in zip(parameters, gradients, strict=True):
+            assert_close(updates[f"{stage.name}.{name}"], gradient)
+
+
 LAWS = [
+    local_updates_are_derivatives,
     credit_has_the_contracts_form,
     output_is_the_models,
     nothing_is_changed,

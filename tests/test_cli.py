@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from forwardly.cli import main
+
 COMMAND = [str(Path(sys.executable).with_name("forwardly"))]
 QUICK = ("--epochs", "20", "--log-every", "10")
 
@@ -90,16 +92,24 @@ def test_arrays_start_the_same_run(tmp_path: Path) -> None:
         ("--hidden 3 --arrays few.npz", "so --hidden cannot"),
     ],
 )
-def test_mistakes(tmp_path: Path, arguments: str, message: str) -> None:
+def test_mistakes(
+    tmp_path: Path,
+    arguments: str,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     (tmp_path / "text.npz").write_text("hello")
     np.savez(tmp_path / "few.npz", x_train=np.ones((3, 2)))
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "precious").write_text("kept")
     before = sorted(tmp_path.rglob("*"))
-    done = run("teacher-student", *arguments.split(), cwd=tmp_path)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert "Traceback" not in done.stdout + done.stderr
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["forwardly", "teacher-student", *arguments.split()])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -111,10 +121,14 @@ def test_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
     assert "cannot write to locked: Permission denied; name another --out" in done.stderr
 
 
-def test_unknown_command(tmp_path: Path) -> None:
-    done = run("teach", cwd=tmp_path)
-    assert done.returncode == 2
-    assert 'Unknown command "teach"' in done.stderr
+def test_mistakes_show_no_traceback(tmp_path: Path) -> None:
+    for arguments, message in {
+        "teach": 'error: Unknown command "teach". Available commands: teacher-student.',
+        "teacher-student --epochs 0": "error: epochs must be at least 1; given 0",
+    }.items():
+        done = run(*arguments.split(), cwd=tmp_path)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == message + "\n"
 
 
 def test_help_shows_the_defaults(tmp_path: Path) -> None:
@@ -126,14 +140,16 @@ def test_help_shows_the_defaults(tmp_path: Path) -> None:
 
 def test_divergence_is_told(tmp_path: Path) -> None:
     done = run(
-        *("teacher-student", "--learning-rate", 10, "--rules", "backprop", "--epochs", 5000),
+        *("teacher-student", "--learning-rate", 10, "--rules", "readout-only", "--epochs", 5000),
         *("--out", "d"),
         cwd=tmp_path,
     )
     assert done.returncode == 1
     summary = json.loads((tmp_path / "d" / "summary.json").read_text())
-    (epoch,) = summary["rules"]["backprop"]["diverged"].values()
-    told = f"backprop diverged (NaN or infinity) with learning rate 10: seed 99 at epoch {epoch}"
+    (epoch,) = summary["rules"]["readout-only"]["diverged"].values()
+    told = (
+        f"readout-only diverged (NaN or infinity) with learning rate 10: seed 99 at epoch {epoch}"
+    )
     assert told in done.stdout
     assert "Traceback" not in done.stderr
 

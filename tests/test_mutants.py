@@ -86,7 +86,7 @@ PEPITA = [
         "post.sum(positions) / n",
         "post.mean(positions)",
     ),
-    ("padding forgotten", "network.py", "pre = functional.pad(pre, sides, mode=mode)", "pass"),
+    ("padding with zeros only", "network.py", "mode=mode)", 'mode="constant")'),
     ("h taken before the norms", "network.py", "Activity(pre, z, h, a)", "Activity(pre, z, z, a)"),
     (
         "h taken after dropout only in a",

@@ -8,12 +8,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from reference.pepita import adaptive_feedback, pepita
 from torch import Tensor, nn
 from torch.testing import assert_close
 
 import forwardly as fw
 from described import ERRORS, array, describe
+from reference.pepita import adaptive_feedback, pepita
 from zoo import Case
 
 MakePepita = Callable[..., fw.Rule]
@@ -58,7 +58,7 @@ NETWORKS = [
             *(nn.Conv2d(2, 4, (3, 2), stride=(2, 1), padding=(1, 0)), nn.ReLU()),
             *(nn.MaxPool2d(2, stride=1), nn.Conv2d(4, 2, 2, dilation=(1, 2), groups=2, bias=False)),
             *(nn.BatchNorm2d(2, affine=False).eval(), nn.Tanh()),
-            *(nn.AvgPool2d(2, padding=1), nn.Flatten(), nn.Linear(8, 3)),
+            *(nn.AvgPool2d(2, padding=1), nn.Flatten(), nn.Linear(4, 3)),
         ],
         (2, 6, 7),
         3,

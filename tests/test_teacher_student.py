@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from reference.blog import teacher_student
 
 import forwardly as fw
 from forwardly.errors import UsageError
 from forwardly.experiments import arrays, results
 from forwardly.experiments.teacher_student import Run, Task, TeacherStudent, draw, output, training
+from reference.blog import teacher_student
 
 BLOG = TeacherStudent()
 SHORT = replace(BLOG, epochs=20, log_every=5)
@@ -34,33 +34,35 @@ def finished(settings: TeacherStudent, given: list[Task] | None = None) -> Run:
 
 
 def test_defaults_are_the_posts() -> None:
-    assert TeacherStudent(
-        rules=("pepita", "readout-only", "backprop"),
-        seeds=1,
-        seed=99,
-        epochs=100_000,
-        hidden=(8,),
-        learning_rate=5e-4,
-        dtype="float64",
-        log_every=100,
-        inputs=16,
-        teacher_hidden=8,
-        outputs=1,
-        train_samples=1000,
-        validation_samples=500,
-        teacher_sd=0.5,
-        student_bound=0.5,
-        feedback_bound=0.03,
-    ) == BLOG
+    assert (
+        TeacherStudent(
+            rules=("pepita", "readout-only", "backprop"),
+            seeds=1,
+            seed=99,
+            epochs=100_000,
+            hidden=(8,),
+            learning_rate=5e-4,
+            dtype="float64",
+            log_every=100,
+            inputs=16,
+            teacher_hidden=8,
+            outputs=1,
+            train_samples=1000,
+            validation_samples=500,
+            teacher_sd=0.5,
+            student_bound=0.5,
+            feedback_bound=0.03,
+        )
+        == BLOG
+    )
 
 
 @pytest.mark.parametrize("rule", BLOG.rules)
 def test_equals_the_transcript_of_the_posts_loop(rule: str) -> None:
     """From the same arrays, over 2,000 epochs, the MAE of both sets after every update."""
-    task = draw(BLOG, np.random.default_rng(5))
-    w1, w2 = (w.copy() for w in task.weights)
+    task = draw(BLOG, np.random.default_rng(99))
     expected_train, expected_validation, w1, w2 = teacher_student(
-        *task[:4], w1, w2, task.F, learning_rate=5e-4, epochs=2000, rule=rule
+        *task[:4], *task.weights, task.F, learning_rate=5e-4, epochs=2000, rule=rule
     )
     run = finished(replace(BLOG, rules=(rule,), epochs=2000, log_every=1), [task])
     history = run.histories[rule]
@@ -71,15 +73,17 @@ def test_equals_the_transcript_of_the_posts_loop(rule: str) -> None:
     ours = run.trainings[rule].weights(0)
     np.testing.assert_allclose(ours[0], w1.T, **close)
     np.testing.assert_allclose(ours[1], w2.T, **close)
-    assert expected_train[-1] < expected_train[0] / 2
+    moved = np.abs(w1 - task.weights[0]).max()
+    assert moved == 0 if rule == "readout-only" else moved > 0.1
 
 
 def test_hidden_layer_learns() -> None:
-    """PEPITA and backprop get below the control; a curve that goes down would not show it."""
-    run = finished(replace(BLOG, epochs=2000, log_every=2000, seeds=8, seed=101))
+    """PEPITA gets below the control, and backprop below PEPITA; going down would show nothing."""
+    run = finished(replace(BLOG, epochs=1500, log_every=1500, seeds=4, seed=101))
     final = {name: history.validation[-1] for name, history in run.histories.items()}
     assert not any(history.diverged for history in run.histories.values())
-    assert (final["pepita"] < final["readout-only"]).all()
+    assert final["pepita"].mean() < 0.7 * final["readout-only"].mean()
+    assert final["backprop"].mean() < 0.7 * final["pepita"].mean()
 
 
 def test_draws_have_the_posts_distributions() -> None:
@@ -150,19 +154,19 @@ def test_float32_is_near_float64() -> None:
 
 def test_divergence_is_found_at_its_epoch() -> None:
     """With NumPy's loop as the judge of the epoch."""
-    settings = replace(BLOG, rules=("backprop",), learning_rate=0.05, epochs=3000, log_every=1000)
+    rule = "readout-only"
+    settings = replace(BLOG, rules=(rule,), learning_rate=0.05, epochs=3000, log_every=1000)
     (task,) = tasks(settings)
-    w1, w2 = task.weights
-    with np.errstate(all="ignore"):
-        errors, _, _, _ = teacher_student(
-            *task[:4], w1.copy(), w2.copy(), task.F, learning_rate=0.05, epochs=300, rule="backprop"
-        )
-    first = next(i for i, error in enumerate(errors, start=1) if not math.isfinite(error))
     run = finished(settings)
-    (found,) = run.histories["backprop"].diverged.values()
-    assert abs(found - first) <= 1  # an overflow of the MAE may come an epoch before a weight's
-    assert run.trainings["backprop"].epoch <= found + 100
-    assert not run.histories["backprop"].epochs
+    (found,) = run.histories[rule].diverged.values()
+    for epochs, finite in ((found - 1, True), (found, False)):
+        with np.errstate(all="ignore"):
+            *_, w2 = teacher_student(
+                *task[:4], *task.weights, task.F, learning_rate=0.05, epochs=epochs, rule=rule
+            )
+        assert np.isfinite(w2).all() == finite
+    assert run.trainings[rule].epoch <= found + 100
+    assert not run.histories[rule].epochs
 
 
 def test_a_diverging_seed_does_not_stop_the_others() -> None:
@@ -261,7 +265,7 @@ def test_malformed_arrays(tmp_path: Path, change: dict[str, Any], message: str) 
 
 
 def test_files_that_are_no_arrays(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="there is no file .*nowhere.npz"):
+    with pytest.raises(UsageError, match=r"there is no file .*nowhere\.npz"):
         arrays.load(tmp_path / "nowhere.npz")
     for name, content in {"text": b"hello", "empty": b"", "zip": b"PK\x03\x04broken"}.items():
         (tmp_path / name).write_bytes(content)
@@ -283,8 +287,10 @@ def test_the_folder(tmp_path: Path) -> None:
     results.write_results(folder, run, "finished")
 
     assert sorted(path.name for path in folder.iterdir()) == sorted(
-        ["config.json", "arrays.npz", "metrics.csv", "summary.json"]
-        + ["mae.png", "mae.svg", "network.svg"]
+        [
+            *("config.json", "arrays.npz", "metrics.csv", "summary.json"),
+            *("mae.png", "mae.svg", "network.svg"),
+        ]
     )
     with (folder / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))

@@ -33,7 +33,7 @@ app = cyclopts.App(
 )
 
 _DEFAULTS = TeacherStudent()
-_SECONDS_BETWEEN_SAVES = 5
+_SECONDS_BETWEEN_SAVES = 3
 _SEEDS_WORTH_THREADS = 4  # below that, threads cost more than they bring
 _INTERRUPTED = 130  # what shells report of a command that Ctrl-C ended
 
@@ -203,7 +203,7 @@ def main() -> None:
     with suppress(ValueError):  # not in the main thread
         signal.signal(signal.SIGTERM, stop)
     try:
-        app(exit_on_error=False, print_error=False)
+        app(sys.argv[1:], exit_on_error=False, print_error=False)
     except (UsageError, cyclopts.CycloptsError) as mistake:
         message = f"error: {mistake}"
         if isinstance(mistake, cyclopts.UnknownOptionError):

@@ -94,7 +94,7 @@ class History:
             },
         }
 
-    def _at(self, row: int) -> dict[str, float | None]:
+    def _at(self, row: int) -> dict[str, float | int | None]:
         train, train_sd = self.mean_and_sd("train", row)
         validation, validation_sd = self.mean_and_sd("validation", row)
         return {

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import io
 import zipfile
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
+from typing import cast
 
 import numpy as np
+from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
 from forwardly.errors import UsageError
@@ -77,11 +80,14 @@ def _weight_names(layers: int) -> list[str]:
 
 def _read_arrays(path: Path) -> dict[str, Array]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays: dict[str, NDArray[np.generic]] = dict(file)
+        with path.open("rb") as file:
+            content = np.load(file, allow_pickle=False)
+            if not isinstance(content, NpzFile):
+                raise ValueError("it holds one array without a name")
+            arrays = dict(cast(Mapping[str, NDArray[np.generic]], content))
     except FileNotFoundError:
         raise UsageError(f"there is no file {path}") from None
-    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as reason:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as reason:
         raise UsageError(f"{path} is not a readable .npz file of plain arrays: {reason}") from None
     for name, array in arrays.items():
         if array.dtype.kind not in "fiu" or array.ndim == 0:
