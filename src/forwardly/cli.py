@@ -16,7 +16,13 @@ import numpy as np
 import torch
 from cyclopts import Parameter
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from forwardly import __version__
@@ -131,7 +137,7 @@ def _train(run: Run, folder: Path, console: Console) -> None:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        MofNCompleteColumn(),
+        TaskProgressColumn(),
         TextColumn("MAE {task.fields[mae]}"),
         TimeRemainingColumn(),
     )

@@ -1,0 +1,70 @@
+"""Write what the README says in figures, from the records and the code; ``make docs`` runs it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import forwardly as fw
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+RECORDS = ROOT / "records" / "teacher-student"
+
+NOTES = {
+    "backprop": "the reference",
+    "readout-only": "the control: over a frozen hidden layer, a readout learns too",
+}
+
+
+def generated(text: str) -> str:
+    """The README with its generated parts, between ``<!-- name -->`` marks, made anew."""
+    for name, part in {"teacher-student": teacher_student(), "rules": rules()}.items():
+        marks = re.compile(f"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+        text, found = marks.subn(lambda match, part=part: f"{match[1]}{part}{match[2]}", text)
+        assert found == 1, f"{found} places for {name}"
+    return text
+
+
+def teacher_student() -> str:
+    """One seed, which the figure shows, beside several."""
+    one, many = (_summary(name) for name in ("default", "ten-seeds"))
+    first = json.loads((RECORDS / "default" / "config.json").read_text())["settings"]["seed"]
+    lines = [
+        f"| MAE after {one['pepita']['final']['epoch']:,} epochs | training, seed {first} "
+        f"| validation, seed {first} | validation, ten seeds: mean ± sd | diverged |",
+        "|---|---|---|---|---|",
+    ]
+    for rule in one:
+        final, all_final = one[rule]["final"], many[rule]["final"]
+        lines.append(
+            f"| {rule} | {final['train_mae']:.4f} | {final['val_mae']:.4f} "
+            f"| {all_final['val_mae']:.3f} ± {all_final['val_mae_sd']:.3f} "
+            f"| {len(many[rule]['diverged'])} of 10 |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def rules() -> str:
+    """The rules there are."""
+    lines = ["| rule | class | paper | autograd |", "|---|---|---|---|"]
+    for name, rule in fw.RULES.items():
+        paper = rule.paper
+        note = f", {NOTES[name]}" if name in NOTES else ""
+        people = [author.split()[-1] for author in paper.authors]
+        cited = " & ".join([", ".join(people[:-1]), people[-1]] if len(people) > 1 else people)
+        lines.append(
+            f"| `{name}` | `fw.{rule.__name__}`{note} | [{cited} {paper.year}]({paper.url}) "
+            f"| {'yes' if rule.uses_autograd else 'no'} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _summary(record: str) -> dict[str, Any]:
+    return json.loads((RECORDS / record / "summary.json").read_text())["rules"]
+
+
+if __name__ == "__main__":
+    README.write_text(generated(README.read_text()))

@@ -1,0 +1,93 @@
+"""What a reader sees is executed, and what it says in figures is in the records."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+import re
+from dataclasses import asdict
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+import forwardly as fw
+from forwardly.experiments.teacher_student import TeacherStudent
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def _generator() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_readme_is_as_generated() -> None:
+    assert _generator().generated(README) == README, "run `make docs`"
+
+
+def test_readme_example_runs_and_learns() -> None:
+    (snippet,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    torch.manual_seed(0)
+    batches = [(torch.rand(32, 1, 28, 28), torch.randint(10, (32,)))] * 20
+    namespace: dict[str, object] = {"loader": batches}
+    exec(snippet, namespace)
+    rule, credit = namespace["rule"], namespace["credit"]
+    assert isinstance(rule, fw.PEPITA)
+    assert isinstance(credit, fw.Credit)
+    assert credit.updates.keys() == {"1.weight", "4.weight"}
+    assert rule(*batches[0]).loss < torch.tensor(10.0).log() - 0.5
+
+
+def test_links_lead_somewhere() -> None:
+    documents = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+    assert len(documents) >= 5
+    links = 0
+    for document in documents:
+        for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
+            if not target.startswith("http"):
+                assert (document.parent / target).exists(), f"{document.name}: {target}"
+                links += 1
+    assert links >= 6
+
+
+@pytest.mark.parametrize(("record", "seeds"), [("default", 1), ("ten-seeds", 10)])
+def test_records_are_of_the_experiment(record: str, seeds: int) -> None:
+    folder = ROOT / "records" / "teacher-student" / record
+    config = json.loads((folder / "config.json").read_text())
+    expected = asdict(TeacherStudent(seeds=seeds, log_every=config["settings"]["log_every"]))
+    assert config["settings"] == json.loads(json.dumps(expected))
+    assert config["uncommitted_changes"] is False
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["status"] == "finished"
+    with (folder / "metrics.csv").open() as file:
+        last = {(row["rule"], row["seed"]): row for row in csv.DictReader(file)}
+    for name, rule in summary["rules"].items():
+        assert len(rule["seeds"]) + len(rule["diverged"]) == seeds
+        for seed, final in rule["seeds"].items():
+            row = last[name, seed]
+            assert row["epoch"] == "100000"
+            assert float(row["val_mae"]) == final["val_mae"]
+
+
+def test_citations_are_complete() -> None:
+    for name, rule in fw.RULES.items():
+        paper = rule.paper
+        assert paper.url.startswith("https://"), name
+        for part in (str(paper.year), "@", "title = {", "author = {"):
+            assert part in paper.bibtex
+        for author in paper.authors:
+            assert author.split()[-1] in paper.bibtex
+
+
+def test_versions_agree() -> None:
+    assert f"version: {fw.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f'version = "{fw.__version__}"' in (ROOT / "pyproject.toml").read_text()
+    assert f"## {fw.__version__}" in (ROOT / "CHANGELOG.md").read_text()
