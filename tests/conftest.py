@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import jaxtyping
 import pytest
+
+# A test worker a core, so one thread a worker, and a process that a test starts: more would wait
+# for each other. Read when torch is first imported.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(autouse=True)

@@ -55,7 +55,7 @@ def test_lines_are_the_means() -> None:
 
 
 def test_bands_are_a_standard_deviation_of_the_validation_error() -> None:
-    shown = curve("pepita", 5)
+    shown = curve("pepita", 2)
     (band,) = [
         artist
         for artist in plots.mae_figure([shown]).axes[0].collections
@@ -64,6 +64,7 @@ def test_bands_are_a_standard_deviation_of_the_validation_error() -> None:
     heights = band.get_paths()[0].vertices[:, 1]
     mean, sd = shown.validation.mean(0), shown.validation.std(0, ddof=1)
     assert heights.max() == pytest.approx((mean + sd).max())
+    assert heights.min() == pytest.approx((mean - sd).min())
 
 
 def test_seeds_left_out_are_told() -> None:
@@ -91,6 +92,12 @@ def test_odd_curves(odd: Curve, tmp_path: Path) -> None:
     """None of them raises or warns."""
     plots.save(plots.mae_figure([odd]), tmp_path / "a.png")
     plots.save(plots.mae_figure([curve("backprop"), odd]), tmp_path / "b.svg")
+
+
+def test_rules_that_share_a_colour_are_told_apart() -> None:
+    rules = ["dfa", "feedback-alignment", "forward-forward", "pepita"]
+    figure = plots.mae_figure([curve(rule) for rule in rules])
+    assert len({to_hex(line.get_color()) for line in figure.axes[0].lines}) == 4
 
 
 def test_a_rule_keeps_its_colour() -> None:

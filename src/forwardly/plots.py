@@ -21,7 +21,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, LogFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
 from forwardly.files import write
@@ -30,7 +30,7 @@ Array = NDArray[np.float64]
 
 # Okabe & Ito's colours, which colour-blind readers can tell apart.
 _RULE_COLOURS = {"pepita": "#D55E00", "readout-only": "#999999", "backprop": "#0072B2"}
-_OTHER_COLOURS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#B8A800")
+_OTHER_COLOURS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#B8A800", "#332288", "#882255")
 _POSITIVE, _NEGATIVE = "#0072B2", "#D55E00"
 _DASHES = (0, (4, 2))
 _LARGEST_ERROR = 1e30  # larger ones, on the way to infinity, would squeeze all else together
@@ -63,8 +63,21 @@ class Drawing(NamedTuple):
 
 
 def rule_colour(rule: str) -> str:
-    """A colour that the rule has in every figure."""
+    """A colour that the rule has in every figure, save beside another rule that has it too."""
     return _RULE_COLOURS.get(rule, _OTHER_COLOURS[sum(rule.encode()) % len(_OTHER_COLOURS)])
+
+
+def _colours(rules: Sequence[str]) -> dict[str, str]:
+    """Each rule's colour, or where an earlier one has taken it, the next that is free."""
+    colours = {rule: rule_colour(rule) for rule in rules if rule in _RULE_COLOURS}
+    for rule in rules:
+        if rule in colours:
+            continue
+        start = _OTHER_COLOURS.index(rule_colour(rule))
+        choices = _OTHER_COLOURS[start:] + _OTHER_COLOURS[:start]
+        free = (colour for colour in choices if colour not in colours.values())
+        colours[rule] = next(free, choices[0])
+    return colours
 
 
 def mae_figure(curves: Sequence[Curve], *, title: str = "") -> Figure:
@@ -75,26 +88,30 @@ def mae_figure(curves: Sequence[Curve], *, title: str = "") -> Figure:
     """
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.subplots()
+    colours = _colours([curve.rule for curve in curves])
     for curve in curves:
-        _draw_errors(axes, curve, curve.train, "-")
-        _draw_errors(axes, curve, curve.validation, _DASHES)
-        _draw_spread(axes, curve)
+        _draw_errors(axes, curve, curve.train, "-", colours[curve.rule])
+        _draw_errors(axes, curve, curve.validation, _DASHES, colours[curve.rule])
+        _draw_spread(axes, curve, colours[curve.rule])
     _scale_errors(axes, curves)
     axes.set_xlabel("Epoch (full-batch updates)")
     axes.set_ylabel("Mean absolute error")
     axes.set_title(title)
+    axes.xaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
     axes.xaxis.set_major_formatter(FuncFormatter(_thousands))
     axes.grid(color="#E6E6E6", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
-    _add_legend(figure, curves)
+    _add_legend(figure, curves, colours)
     return figure
 
 
 def network_figure(drawings: Sequence[Drawing], *, title: str = "") -> Figure:
     """Networks side by side as neurons and synapses, on one scale of weights."""
-    columns = min(len(drawings), 4)
-    rows = -(-len(drawings) // columns)
-    figure = Figure(figsize=(3.0 * columns, 4.4 * rows + 0.4), layout="constrained")
+    columns = min(len(drawings), 4) or 1
+    rows = -(-len(drawings) // columns) or 1
+    layers = max((len(drawing.weights) + 1 for drawing in drawings), default=0)
+    width = max(max(3.0, 0.95 * layers) * columns, 6.0)  # room for the legend
+    figure = Figure(figsize=(width, 4.4 * rows + 0.4), layout="constrained")
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     finite = [np.abs(w[np.isfinite(w)]) for drawing in drawings for w in drawing.weights]
     largest = max((float(w.max()) for w in finite if w.size), default=1.0) or 1.0
@@ -137,50 +154,56 @@ def _drawable(values: Array) -> NDArray[np.bool_]:
 
 
 def _draw_errors(
-    axes: Axes, curve: Curve, values: Array, style: Literal["-"] | tuple[int, tuple[int, int]]
+    axes: Axes,
+    curve: Curve,
+    values: Array,
+    style: Literal["-"] | tuple[int, tuple[int, int]],
+    colour: str,
 ) -> None:
     shown = _drawable(values)
     axes.plot(
         curve.epochs[shown],
         values[:, shown].mean(0),
-        color=rule_colour(curve.rule),
+        color=colour,
         linestyle=style,
-        linewidth=1.4,
+        # Wider dashes show on a line that they coincide with.
+        linewidth=1.1 if style == "-" else 1.8,
         marker="o" if shown.sum() == 1 else "",
+        markerfacecolor=colour if style == "-" else "white",
         zorder=3,
     )
 
 
-def _draw_spread(axes: Axes, curve: Curve) -> None:
+def _draw_spread(axes: Axes, curve: Curve, colour: str) -> None:
     shown = _drawable(curve.validation)
     values = curve.validation[:, shown]
     if len(values) < 2:
         return
     mean, sd = values.mean(0), values.std(0, ddof=1)
-    # Errors are positive; where the band would not be, it ends at the smallest of them.
-    low = np.maximum(mean - sd, values.min(0))
+    # Below zero has no place on a log axis: there the band leaves the figure at its lower edge.
+    low = np.maximum(mean - sd, mean / 100)
     axes.fill_between(
         curve.epochs[shown],
         low,
         mean + sd,
-        color=rule_colour(curve.rule),
+        color=colour,
         alpha=0.15,
         linewidth=0,
         zorder=2,
     )
 
 
-def _add_legend(figure: Figure, curves: Sequence[Curve]) -> None:
+def _add_legend(figure: Figure, curves: Sequence[Curve], colours: dict[str, str]) -> None:
     handles: list[Artist] = []
     for curve in curves:
         label = curve.rule
         if curve.left_out:
             label += f" ({len(curve.train)} of {len(curve.train) + curve.left_out} seeds)"
-        handles.append(Line2D([], [], color=rule_colour(curve.rule), linewidth=2.2, label=label))
+        handles.append(Line2D([], [], color=colours[curve.rule], linewidth=2.2, label=label))
     grey = "#444444"
     handles += [
-        Line2D([], [], color=grey, linewidth=1.2, label="training"),
-        Line2D([], [], color=grey, linewidth=1.2, label="validation", linestyle=_DASHES),
+        Line2D([], [], color=grey, linewidth=1.1, label="training"),
+        Line2D([], [], color=grey, linewidth=1.8, label="validation", linestyle=_DASHES),
     ]
     seeds = max((len(curve.train) for curve in curves), default=1)
     if seeds > 1:
@@ -202,14 +225,13 @@ def _scale_errors(axes: Axes, curves: Sequence[Curve]) -> None:
     values = values[values > 0]
     if values.size and values.max() > 3 * values.min():
         axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(LogFormatter(labelOnlyBase=False))
-        if values.max() > 100 * values.min():
-            axes.yaxis.set_minor_formatter(NullFormatter())
-        else:
-            axes.yaxis.set_minor_formatter(FuncFormatter(_some_minor))
+        few = values.max() <= 100 * values.min()
+        axes.yaxis.set_minor_formatter(FuncFormatter(_some_minor) if few else NullFormatter())
+        if values.max() < 1e5 and values.min() > 1e-4:
             axes.yaxis.set_major_formatter(FuncFormatter(_plain))
+        axes.set_ylim(bottom=max(axes.get_ylim()[0], float(values.min()) / 3))
     else:
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.05 * axes.get_ylim()[1])
 
 
 def _thousands(value: float, _: int) -> str:
