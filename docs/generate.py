@@ -57,6 +57,8 @@ def rules() -> str:
         paper = rule.paper
         note = f", {NOTES[name]}" if name in NOTES else ""
         people = [author.split()[-1] for author in paper.authors]
+        if len(people) > 3:
+            people = [f"{people[0]} et al."]
         cited = " & ".join([", ".join(people[:-1]), people[-1]] if len(people) > 1 else people)
         lines.append(
             f"| `{name}` | `fw.{rule.__name__}`{note} | [{cited} {paper.year}]({paper.url}) "

@@ -1,6 +1,6 @@
-"""Run by test_transforms.py: compile a rule as users do, without checks of annotations.
+"""Run by test_transforms.py: compile rules as users do, without checks of annotations.
 
-python compile_rule.py RULE BACKEND CASE...
+python compile_rule.py BACKEND CASE… RULE…
 """
 
 from __future__ import annotations
@@ -10,16 +10,18 @@ import sys
 import torch
 from torch.testing import assert_close
 
-from laws import build
+from forwardly.testing import CASES, build
 from test_laws import FACTORIES
-from zoo import CASES
 
 if __name__ == "__main__":
-    rule_name, backend, *names = sys.argv[1:]
+    backend, *names = sys.argv[1:]
     cases = [case for case in CASES if case.name in names]
-    assert len(cases) == len(names) > 0
-    for case in cases:
-        rule, (x, target) = build(FACTORIES[rule_name], case), case.batch()
-        torch.compiler.reset()
-        compiled = torch.compile(rule, fullgraph=True, backend=backend)
-        assert_close(compiled(x, target), rule(x, target))
+    rules = [name for name in FACTORIES if name in names]
+    assert cases
+    assert len(cases) + len(rules) == len(names)
+    for rule_name in rules:
+        for case in cases:
+            rule, (x, target) = build(FACTORIES[rule_name], case), case.batch()
+            torch.compiler.reset()
+            compiled = torch.compile(rule, fullgraph=True, backend=backend)
+            assert_close(compiled(x, target), rule(x, target), msg=f"{rule_name}, {case}")

@@ -31,7 +31,7 @@ def array(tensor: Tensor | None) -> np.ndarray | None:
 
 def describe(rule: fw.Rule, x: Tensor) -> list[ref.Layer]:
     """The rule's model as the reference's layers, with the dropout masks of the coming step."""
-    step = rule.network.step(rule.noise if rule.network.dropouts else None)
+    step = rule.network.step(rule.noise)
     list(step.activities(step.prepare(x)))
     masks = {name: mask.numpy() for name, mask in step._masks.items()}
     described: list[ref.Layer] = []

@@ -106,8 +106,16 @@ def test_inputs_with_positions_need_the_input_shape() -> None:
     with pytest.raises(ValueError, match=r"needs an input of shape \(samples, 6\)"):
         fw.PEPITA(model, nn.CrossEntropyLoss())
     rule = fw.PEPITA(model, nn.CrossEntropyLoss(), input_shape=(2, 4))
-    with pytest.raises(ValueError, match=r"F is \(8, 2\), for inputs of 8 .* is \(5, 3, 4\)"):
-        rule(torch.ones(5, 3, 4), T)
+    assert rule.F.shape == (8, 2)
+
+
+def test_inputs_of_another_size_than_that_of_F() -> None:
+    model = nn.Sequential(
+        nn.Conv1d(1, 2, 3), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(2, 2)
+    )
+    rule = fw.PEPITA(model, nn.CrossEntropyLoss(), input_shape=(1, 8))
+    with pytest.raises(ValueError, match=r"F is \(8, 2\), for inputs of 8 .* is \(5, 1, 9\)"):
+        rule(torch.ones(5, 1, 9), T)
 
 
 def test_another_loss_with_its_error() -> None:

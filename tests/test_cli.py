@@ -74,7 +74,10 @@ def test_arrays_start_the_same_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("--rules hebb", "unknown rule 'hebb'; the known rules are backprop, pepita, readout-only"),
+        (
+            "--rules hebb",
+            "unknown rule 'hebb'; the known rules are adaptive-feedback-alignment, backprop",
+        ),
         ("--epochs 0", "epochs must be at least 1; given 0"),
         ("--epochs -3", "epochs must be at least 1; given -3"),
         ("--epochs many", 'unable to convert "many" into int'),

@@ -12,9 +12,9 @@ from torch.testing import assert_close
 
 import forwardly as fw
 from described import ERRORS, array, describe
+from forwardly.testing import CASES, Case
 from reference.pepita import backprop, readout_only
 from test_pepita import NETWORKS, dense
-from zoo import CASES, Case
 
 DENSE = [
     case

@@ -13,8 +13,8 @@ from torch.testing import assert_close
 
 import forwardly as fw
 from described import ERRORS, array, describe
+from forwardly.testing import Case
 from reference.pepita import adaptive_feedback, pepita
-from zoo import Case
 
 MakePepita = Callable[..., fw.Rule]
 

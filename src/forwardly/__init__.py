@@ -2,19 +2,50 @@
 
 from forwardly import feedback
 from forwardly.network import Network
+from forwardly.normalisation import Normalise
 from forwardly.rule import Credit, Paper, Rule
-from forwardly.rules import PEPITA, RULES, Backprop, ReadoutOnly
+from forwardly.rules import (
+    DRTP,
+    PEPITA,
+    RULES,
+    AdaptiveFeedbackAlignment,
+    Backprop,
+    BatchSignSymmetry,
+    DirectFeedbackAlignment,
+    FeedbackAlignment,
+    FixedSignSymmetry,
+    ForwardForward,
+    HebbianPEPITA,
+    MemPEPITA,
+    ReadoutOnly,
+    SignPEPITA,
+    TimeLocalPEPITA,
+    UniformSignSymmetry,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "DRTP",
     "PEPITA",
     "RULES",
+    "AdaptiveFeedbackAlignment",
     "Backprop",
+    "BatchSignSymmetry",
     "Credit",
+    "DirectFeedbackAlignment",
+    "FeedbackAlignment",
+    "FixedSignSymmetry",
+    "ForwardForward",
+    "HebbianPEPITA",
+    "MemPEPITA",
     "Network",
+    "Normalise",
     "Paper",
     "ReadoutOnly",
     "Rule",
+    "SignPEPITA",
+    "TimeLocalPEPITA",
+    "UniformSignSymmetry",
     "feedback",
 ]

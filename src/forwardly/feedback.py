@@ -13,6 +13,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from forwardly.network import Stage
+
 Initialiser = Callable[[Sequence[int], torch.Generator | None], tuple[Tensor, ...]]
 """(sizes, generator) → factors of F, in float64 on the generator's device."""
 
@@ -60,6 +62,25 @@ def product(scale: float = 0.05) -> Initialiser:
         )
 
     return draw
+
+
+def uniform_within(bound: float) -> Initialiser:
+    """F ~ U(±bound), whatever the sizes."""
+    _check_scale(bound)
+
+    def draw(sizes: Sequence[int], generator: torch.Generator | None) -> tuple[Tensor, ...]:
+        return (_uniform((sizes[0], sizes[-1]), bound, generator),)
+
+    return draw
+
+
+def like_weight(
+    initialiser: Initialiser, stage: Stage, generator: torch.Generator | None
+) -> Tensor:
+    """A feedback weight of the shape of a synapse's weight, drawn as a (fan-in, units) matrix."""
+    weight = stage.synapse.weight.detach()
+    drawn = chain(initialiser((weight[0].numel(), weight.shape[0]), generator))
+    return drawn.T.reshape(weight.shape).to(weight)
 
 
 def chain(factors: Sequence[Tensor]) -> Tensor:

@@ -33,51 +33,55 @@ def output_error(loss: nn.Module) -> OutputError:
     """
     if isinstance(loss, nn.CrossEntropyLoss):
         _refuse_options(loss, weight=None, ignore_index=-100)
-        return partial(_softmax_error, loss)
-    if isinstance(loss, nn.BCEWithLogitsLoss):
+    elif isinstance(loss, nn.BCEWithLogitsLoss):
         _refuse_options(loss, weight=None, pos_weight=None)
-        return partial(_sigmoid_error, loss)
-    if isinstance(loss, nn.MSELoss):
-        return partial(_squared_error, loss)
-    raise TypeError(
-        f"no output error is known for the loss {loss!r}; supported are nn.CrossEntropyLoss, "
-        "nn.MSELoss and nn.BCEWithLogitsLoss. For any other loss pass error=, a function "
-        "(output, target) -> error of the output's shape"
-    )
-
-
-def _softmax_error(
-    loss: nn.CrossEntropyLoss, output: Float[Tensor, "n ..."], target: Tensor
-) -> Float[Tensor, "n k"]:
-    n, k = _two_dimensions(output, loss)
-    if target.shape == (n,) and target.dtype == torch.int64:
-        _check_classes(target, k)
-        t = (target.unsqueeze(1) == torch.arange(k, device=target.device)).to(output.dtype)
-    elif target.shape == output.shape and target.is_floating_point():
-        t = target.to(output.dtype)
-    else:
-        raise _wrong_target(
-            loss, target, f"{n} class indices (int64) or {n} × {k} class probabilities"
+    elif not isinstance(loss, nn.MSELoss):
+        raise TypeError(
+            f"no output error is known for the loss {loss!r}; supported are nn.CrossEntropyLoss, "
+            "nn.MSELoss and nn.BCEWithLogitsLoss. For any other loss pass error=, a function "
+            "(output, target) -> error of the output's shape"
         )
-    smoothing = loss.label_smoothing
-    return functional.softmax(output, dim=1) - (t * (1 - smoothing) + smoothing / k)
+    return partial(_error, loss)
 
 
-def _sigmoid_error(
-    loss: nn.BCEWithLogitsLoss, output: Float[Tensor, "n *k"], target: Tensor
-) -> Float[Tensor, "n *k"]:
-    if target.shape != output.shape:
-        raise _wrong_target(loss, target, f"probabilities of shape {shape_of(output)}")
-    return functional.sigmoid(output) - target.to(output.dtype)
+def _error(
+    loss: nn.Module, output: Float[Tensor, "n ..."], target: Tensor
+) -> Float[Tensor, "n ..."]:
+    return prediction(loss, output) - encoded(loss, target, output.shape, output.dtype)
 
 
-def _squared_error(
-    loss: nn.MSELoss, output: Float[Tensor, "n *k"], target: Tensor
-) -> Float[Tensor, "n *k"]:
+def prediction(loss: nn.Module, output: Float[Tensor, "n ..."]) -> Float[Tensor, "n ..."]:
+    """y, what the loss compares with t: softmax, sigmoid or the output itself."""
+    if isinstance(loss, nn.CrossEntropyLoss):
+        _two_dimensions(output.shape, loss)
+        return functional.softmax(output, dim=1)
+    return functional.sigmoid(output) if isinstance(loss, nn.BCEWithLogitsLoss) else output
+
+
+def encoded(
+    loss: nn.Module, target: Tensor, shape: tuple[int, ...], dtype: torch.dtype
+) -> Float[Tensor, "n ..."]:
+    """t, the target as numbers of the output's ``shape``: one-hot where it is given as classes.
+
+    Raises:
+        ValueError: if the target's shape or dtype does not fit, or a class is out of range.
+    """
+    if isinstance(loss, nn.CrossEntropyLoss):
+        n, k = _two_dimensions(shape, loss)
+        if target.shape == (n,) and target.dtype == torch.int64:
+            _check_classes(target, k)
+            t = target.unsqueeze(1) == torch.arange(k, device=target.device)
+        elif target.shape == shape and target.is_floating_point():
+            t = target
+        else:
+            raise _wrong_target(
+                loss, target, f"{n} class indices (int64) or {n} × {k} class probabilities"
+            )
+        return t.to(dtype) * (1 - loss.label_smoothing) + loss.label_smoothing / k
     # Torch would broadcast (n,) against (n, 1) to (n, n) and learn nonsense.
-    if target.shape != output.shape:
-        raise _wrong_target(loss, target, f"numbers of the output's shape {shape_of(output)}")
-    return output - target.to(output.dtype)
+    if target.shape != shape:
+        raise _wrong_target(loss, target, f"numbers of the output's shape {tuple(shape)}")
+    return target.to(dtype)
 
 
 def _refuse_options(loss: nn.Module, **defaults: object) -> None:
@@ -90,13 +94,13 @@ def _refuse_options(loss: nn.Module, **defaults: object) -> None:
             )
 
 
-def _two_dimensions(output: Tensor, loss: nn.Module) -> tuple[int, int]:
-    if output.dim() != 2:
+def _two_dimensions(shape: tuple[int, ...], loss: nn.Module) -> tuple[int, int]:
+    if len(shape) != 2:
         raise ValueError(
             f"nn.{type(loss).__name__} needs an output of shape (samples, classes); "
-            f"the model's is {shape_of(output)}. End the model with nn.Flatten or nn.Linear"
+            f"the model's is {tuple(shape)}. End the model with nn.Flatten or nn.Linear"
         )
-    return output.shape[0], output.shape[1]
+    return shape[0], shape[1]
 
 
 def _check_classes(target: Tensor, k: int) -> None:

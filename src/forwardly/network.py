@@ -19,7 +19,7 @@ from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.func import functional_call, vjp
 from torch.nn import functional
 from torch.nn.grad import (
     conv1d_weight,  # pyright: ignore[reportUnknownVariableType]
@@ -27,14 +27,19 @@ from torch.nn.grad import (
 )
 from torch.nn.parameter import is_lazy
 
-from forwardly import dropout
+from forwardly import noise, tangents
 from forwardly._typing import Float, Int
+from forwardly.activations import derivative
 from forwardly.checks import shape_of
+from forwardly.normalisation import Normalise
+
+_STREAMS_OF_DROPOUTS = 128
+"""Streams of random numbers below this are dropouts'; see ``forwardly.noise``."""
 
 Synapse = nn.Linear | nn.Conv1d | nn.Conv2d
 SYNAPSES = (nn.Linear, nn.Conv1d, nn.Conv2d)
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d)
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm, Normalise)
 ACTIVATIONS = (
     *(nn.CELU, nn.ELU, nn.GELU, nn.Hardshrink, nn.Hardsigmoid, nn.Hardswish, nn.Hardtanh),
     *(nn.Identity, nn.LeakyReLU, nn.LogSigmoid, nn.Mish, nn.PReLU, nn.ReLU, nn.ReLU6, nn.SELU),
@@ -42,10 +47,9 @@ ACTIVATIONS = (
     nn.Threshold,
 )
 ELEMENTWISE = (*ACTIVATIONS, *NORMS, *DROPOUTS)
-POOLS = (
-    *(nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d, nn.AvgPool2d),
-    *(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d),
-)
+MAX_POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d)
+AVERAGE_POOLS = (nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d)
+POOLS = (*MAX_POOLS, *AVERAGE_POOLS)
 RESHAPES = (nn.Flatten, nn.Unflatten)
 SUPPORTED = (*SYNAPSES, *ELEMENTWISE, *POOLS, *RESHAPES)
 
@@ -95,11 +99,28 @@ class Stage:
         if "weight" in self.trained:
             updates[f"{self.name}.weight"] = self._correlation(post, pre) / n
         if "bias" in self.trained:
-            positions = [i for i in range(post.dim()) if i != self._unit_dimension(post)]
+            positions = [i for i in range(post.dim()) if i != self.unit_dimension(post)]
             updates[f"{self.name}.bias"] = post.sum(positions) / n
         return updates
 
-    def _unit_dimension(self, z: Tensor) -> int:
+    def send_back(self, post: Tensor, pre: Tensor, weight: Tensor) -> Tensor:
+        """What arrives at the presynaptic side when ``post`` goes back through ``weight``.
+
+        For a linear layer post · weight; the vector–Jacobian product of this synapse alone.
+
+        Args:
+            post: a signal of z's shape.
+            pre: the presynaptic activity, for its shape.
+            weight: of the synapse's weight's shape; its own, or a feedback weight.
+        """
+
+        def forward(a: Tensor) -> Tensor:
+            return functional_call(self.synapse, {"weight": weight}, (a,))
+
+        return _pull_back(forward, pre, post)
+
+    def unit_dimension(self, z: Tensor) -> int:
+        """Which dimension of z counts the synapse's units (channels, for a convolution)."""
         return z.dim() - 1 if isinstance(self.synapse, nn.Linear) else 1
 
     def _correlation(self, post: Tensor, pre: Tensor) -> Tensor:
@@ -128,10 +149,12 @@ class Step:
     buffer name. Nothing of the model is changed.
     """
 
-    def __init__(self, network: Network, noise: Int[Tensor, "2"] | None) -> None:
+    def __init__(self, network: Network, seed_and_step: Int[Tensor, "2"] | None) -> None:
         self._network = network
-        self._noise = noise
+        self._noise = seed_and_step
         self._masks: dict[str, Tensor] = {}
+        self.keep_masks = True
+        """Whether masks are kept for later passes, or made again from the noise."""
         self.statistics: dict[str, Tensor] = {}
 
     def prepare(self, x: Tensor, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
@@ -141,13 +164,17 @@ class Step:
         return a_0
 
     def activities(
-        self, a_0: Tensor, parameters: Mapping[str, Tensor] | None = None
+        self,
+        a_0: Tensor,
+        parameters: Mapping[str, Tensor] | None = None,
+        between: Callable[[Tensor], Tensor] | None = None,
     ) -> Iterator[Activity]:
         """One forward pass from ``a_0``, a stage at a time; what is not kept is freed.
 
         Args:
             a_0: the prepared (perhaps perturbed) input.
             parameters: tensors to use in place of the model's own, by parameter name.
+            between: what a stage's activity goes through before it enters the next one.
         """
         pre = a_0
         for stage in self._network.stages:
@@ -156,7 +183,96 @@ class Step:
             h = self._through(stage.elementwise, z, parameters)
             a = self._through(stage.reshaping, h, parameters)
             yield Activity(pre, z, h, a)
-            pre = a
+            pre = a if between is None else between(a)
+            del z, h, a
+
+    def uniform(self, which: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """Random numbers on [0, 1) of this step, for rules that need some of their own.
+
+        Args:
+            which: a number that tells several streams of one rule apart, from 0.
+            shape: of the result.
+            dtype: of the result.
+        """
+        assert self._noise is not None, "the rule must set draws = True"
+        return noise.uniform(self._noise, _STREAMS_OF_DROPOUTS + which, shape, dtype)
+
+    def after_synapse(self, stage: Stage, z: Tensor) -> Tensor:
+        """a_l from z_l: all that follows the synapse, as in the pass that z is from."""
+        h = self._through(stage.elementwise, z, None)
+        return self._through(stage.reshaping, h, None)
+
+    def through_activation(self, stage: Stage, z: Tensor, signal: Tensor) -> Tensor:
+        """δ_l: a signal at a_l taken back to z_l; a vector–Jacobian product of this stage alone."""
+        return _pull_back(lambda z: self.after_synapse(stage, z), z, signal)
+
+    def slope(self, stage: Stage, z: Tensor) -> Tensor:
+        """σ′(z_l): the derivative of each h_l by its own z_l, of z's shape.
+
+        Normalisations count with the statistics that they have, as if these were constants; dropped
+        units have a slope of zero.
+        """
+        slope = torch.ones_like(z)
+        for part in stage.elementwise:
+            if isinstance(part.module, ACTIVATIONS):
+                slope = slope * derivative(part.module, z)
+            else:
+                slope = slope * self._scale(part, z)
+            z = self._through((part,), z, None)
+        return slope
+
+    def tangent(self, stage: Stage, layer: Activity, tangent: Tensor) -> tuple[Tensor, Tensor]:
+        """How h_l and a_l change to first order when a_{l−1} changes by ``tangent``.
+
+        Args:
+            stage: the stage.
+            layer: what a pass recorded there.
+            tangent: of the shape of ``layer.pre``.
+        """
+        bias = stage.synapse.bias
+        change = _call(Part(stage.name, stage.synapse), tangent, None)
+        if bias is not None:  # W ȧ, without b
+            change = change - bias.reshape(_beside(stage.unit_dimension(change), change))
+        h_change = self._tangent_through(stage.elementwise, layer.z, change)
+        return h_change, self._tangent_through(stage.reshaping, layer.h, h_change)
+
+    def _tangent_through(self, parts: tuple[Part, ...], a: Tensor, change: Tensor) -> Tensor:
+        for part in parts:
+            change = self._tangent_of(part, a, change)
+            a = self._through((part,), a, None)
+        return change
+
+    def _tangent_of(self, part: Part, a: Tensor, change: Tensor) -> Tensor:
+        if isinstance(part.module, ACTIVATIONS):
+            return derivative(part.module, a) * change
+        if isinstance(part.module, DROPOUTS):
+            return self._drop(part.name, part.module, change)
+        if isinstance(part.module, MAX_POOLS):
+            return tangents.of_max_pool(part.module, a, change)
+        if isinstance(part.module, NORMS):
+            return tangents.of_norm(part.module, a, change, self._scale(part, a))
+        return part.module(change)  # average pooling and reshaping are linear
+
+    def _scale(self, part: Part, a: Tensor) -> Tensor:
+        """What dropout or a normalisation multiplies each unit by."""
+        if isinstance(part.module, DROPOUTS):
+            return self._drop(part.name, part.module, torch.ones_like(a))
+        if isinstance(part.module, Normalise):
+            return part.module.scale(a)
+        if isinstance(part.module, nn.LayerNorm):
+            dims = [-1 - i for i in range(len(part.module.normalized_shape))]
+            scale = (a.var(dims, correction=0, keepdim=True) + part.module.eps).rsqrt()
+            return scale if part.module.weight is None else scale * part.module.weight  # pyright: ignore[reportUnnecessaryComparison]
+        module = cast(nn.BatchNorm1d | nn.BatchNorm2d, part.module)
+        dims = [i for i in range(a.dim()) if i != 1]
+        if module.training or module.running_var is None:
+            variance = a.var(dims, correction=0)
+        else:
+            variance = module.running_var
+        scale = (variance + module.eps).rsqrt()
+        if module.affine:
+            scale = scale * module.weight
+        return scale.reshape(1, -1, *(1 for _ in dims[1:]))
 
     def _through(
         self, parts: tuple[Part, ...], a: Tensor, parameters: Mapping[str, Tensor] | None
@@ -175,13 +291,16 @@ class Step:
     ) -> Tensor:
         if not module.training or module.p == 0 or self._noise is None:
             return a
-        if name not in self._masks:
-            # Dropout1d and 2d drop whole channels.
-            whole = isinstance(module, nn.Dropout)
-            shape = a.shape if whole else (*a.shape[:2], *(1 for _ in a.shape[2:]))
-            which = self._network.dropouts.index(name)
-            self._masks[name] = dropout.mask(self._noise, which, tuple(shape), module.p, a)
-        return a * self._masks[name]
+        if name in self._masks:
+            return a * self._masks[name]
+        # Dropout1d and 2d drop whole channels.
+        whole = isinstance(module, nn.Dropout)
+        shape = a.shape if whole else (*a.shape[:2], *(1 for _ in a.shape[2:]))
+        which = self._network.dropouts.index(name)
+        mask = noise.mask(self._noise, which, tuple(shape), module.p, a)
+        if self.keep_masks:
+            self._masks[name] = mask
+        return a * mask
 
     def _batch_norm(
         self,
@@ -248,12 +367,12 @@ class Network:
         self._check_no_sharing()
         self._check_output_stage()
 
-    def step(self, noise: Int[Tensor, "2"] | None = None) -> Step:
-        """Begin a training step; ``noise`` is the (seed, step number) of its dropout masks."""
-        return Step(self, noise)
+    def step(self, seed_and_step: Int[Tensor, "2"] | None = None) -> Step:
+        """Begin a training step; its random numbers are those of the (seed, step number)."""
+        return Step(self, seed_and_step)
 
-    def sizes(self, input_shape: tuple[int, ...] | None = None) -> tuple[int, ...]:
-        """Numbers of units d, …, k of a₀, a₁, …, a_L for one sample.
+    def probe(self, input_shape: tuple[int, ...] | None = None) -> list[Activity]:
+        """The activities of two samples of zeros, for their shapes.
 
         Args:
             input_shape: the shape of x without the batch; needed only if the first synapse is a
@@ -275,7 +394,12 @@ class Network:
                     f"the first synapse is a convolution, {first}, whose input may have any size: "
                     "pass input_shape, the shape of x without the batch, e.g. (3, 32, 32)"
                 )
-            return (a_0[0].numel(), *(layer.a[0].numel() for layer in step.activities(a_0)))
+            return list(step.activities(a_0))
+
+    def sizes(self, input_shape: tuple[int, ...] | None = None) -> tuple[int, ...]:
+        """Numbers of units d, …, k of a₀, a₁, …, a_L for one sample; see ``probe``."""
+        layers = self.probe(input_shape)
+        return (layers[0].pre[0].numel(), *(layer.a[0].numel() for layer in layers))
 
     def check_prepared(self, a_0: Tensor) -> None:
         """Refuse an input of a shape or dtype that the first synapse does not take."""
@@ -368,6 +492,23 @@ def _stage(parts: list[Part]) -> Stage:
             if name in ("weight", "bias") and parameter.requires_grad
         ),
     )
+
+
+def _beside(dimension: int, z: Tensor) -> tuple[int, ...]:
+    """The shape in which a vector of units broadcasts against z."""
+    return tuple(-1 if i == dimension else 1 for i in range(z.dim()))
+
+
+def _pull_back(function: Callable[[Tensor], Tensor], at: Tensor, signal: Tensor) -> Tensor:
+    if torch.compiler.is_exporting():
+        raise NotImplementedError(
+            "torch.export cannot trace a backward pass, not even one through a single layer; rules "
+            "with uses_autograd = False can be exported"
+        )
+    _, pull_back = cast(
+        tuple[Tensor, Callable[[Tensor], tuple[Tensor]]], vjp(function, at.detach())
+    )
+    return pull_back(signal)[0]
 
 
 def _call(part: Part, a: Tensor, parameters: Mapping[str, Tensor] | None) -> Tensor:

@@ -58,6 +58,8 @@ class Rule(nn.Module, ABC):
         model: an ``nn.Sequential`` of supported modules, see ``forwardly.network``. Parameters with
             ``requires_grad=False`` at this moment are left alone.
         loss: a loss module, see ``forwardly.losses``.
+        input_shape: shape of x without the batch; needed only by rules whose feedback must know the
+            sizes of layers, and only if the first synapse is a convolution.
         error: (output, target) → e of the output's shape, for a loss that is not known there.
         generator: where the seed of the dropout masks (and feedback matrices) are drawn from;
             torch's global generator if None.
@@ -69,18 +71,30 @@ class Rule(nn.Module, ABC):
 
     paper: ClassVar[Paper]
     uses_autograd: ClassVar[bool]
+    """Whether it differentiates automatically, if only through one layer."""
+    forward_passes: ClassVar[int]
+    """How often a training step carries a batch through the network."""
+    feedback_path: ClassVar[str]
+    """Its feedback matrices, in a few words; empty if it has none."""
+    teacher: ClassVar[Literal["error", "target", "label"]]
+    """What tells hidden layers how to change: the output error, the target itself, or a label shown
+    as part of the input. Where it is the error, no error means no update."""
     trains: ClassVar[Literal["all", "synapses", "readout"]]
     """Parameters that get updates: all; the weights and biases of synapses, and a model with others
     is refused; or those of the last synapse, and the others are frozen by intent."""
 
-    noise: Tensor
-    """(seed, step) of the dropout masks, int64; a buffer of models that have dropout."""
+    draws: ClassVar[bool] = False
+    """Whether it needs random numbers in every step, beside those of dropout."""
+
+    noise: Tensor | None
+    """(seed, step) of the random numbers, int64; a buffer, where there are any to draw."""
 
     def __init__(
         self,
         model: nn.Module,
         loss: nn.Module,
         *,
+        input_shape: tuple[int, ...] | None = None,
         error: Callable[[Tensor, Tensor], Tensor] | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
@@ -92,13 +106,15 @@ class Rule(nn.Module, ABC):
         self.network = Network(model)
         self.model = model
         self.loss = loss
+        self.input_shape = input_shape
         self._error: OutputError = output_error(loss) if error is None else error
-        if self.trains == "synapses":
-            self._refuse_other_parameters()
-        if self.network.dropouts:
+        self.trained = self._trained_parameters()
+        noise = None
+        if self.network.dropouts or self.draws:
             seed = torch.randint(2**62, (1,), generator=generator, device=_device_of(generator))
             noise = torch.cat([seed.cpu(), torch.zeros(1, dtype=torch.int64)])
-            self.register_buffer("noise", noise.to(next(model.parameters()).device))
+            noise = noise.to(next(model.parameters()).device)
+        self.register_buffer("noise", noise)
 
     @abstractmethod
     def assign(self, x: Tensor, target: Tensor, step: Step) -> Credit:
@@ -135,7 +151,7 @@ class Rule(nn.Module, ABC):
                 parameter.grad += update
         for name, value in statistics.items():
             self.model.get_buffer(name).copy_(value)
-        if self.network.dropouts:
+        if self.noise is not None:
             self.noise[1] += 1
         return credit
 
@@ -161,7 +177,7 @@ class Rule(nn.Module, ABC):
     @torch.no_grad()
     def _run(self, x: Tensor, target: Tensor) -> tuple[Credit, dict[str, Tensor]]:
         self._check_batch(x, target)
-        step = self.network.step(self.noise if self.network.dropouts else None)
+        step = self.network.step(self.noise)
         return self.assign(x, target, step), step.statistics
 
     def _check_batch(self, x: Tensor, target: Tensor) -> None:
@@ -183,17 +199,22 @@ class Rule(nn.Module, ABC):
                     "clean the data, or drop that sample"
                 )
 
-    def _refuse_other_parameters(self) -> None:
-        trained = {f"{stage.name}.{p}" for stage in self.network.stages for p in stage.trained}
+    def _trained_parameters(self) -> frozenset[str]:
+        """Names of the parameters that get updates; see ``trains``."""
         required = {name for name, p in self.model.named_parameters() if p.requires_grad}
+        if self.trains == "all":
+            return frozenset(required)
+        stages = self.network.stages[-1:] if self.trains == "readout" else self.network.stages
+        trained = {f"{stage.name}.{p}" for stage in stages for p in stage.trained}
         others = sorted(required - trained)
-        if others:
+        if others and self.trains == "synapses":
             raise ValueError(
                 f"{type(self).__name__} trains the weights and biases of synapses only, and this "
                 f"model has other parameters: {', '.join(others)}. Build the layer without them "
                 "(affine=False, elementwise_affine=False), or freeze them with "
                 "parameter.requires_grad_(False)"
             )
+        return frozenset(trained)
 
 
 def _device_of(generator: torch.Generator | None) -> torch.device:

@@ -19,10 +19,10 @@ Deviations
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ from forwardly.errors import UsageError
 from forwardly.full_batch import Batch, FullBatchTraining
 from forwardly.history import History
 from forwardly.rule import Rule
-from forwardly.rules import PEPITA, RULES
+from forwardly.rules import RULES
 
 Array = NDArray[np.float64]
 
@@ -72,6 +72,11 @@ class TeacherStudent:
         if unknown or not self.rules:
             given = f"unknown rule {unknown[0]!r}" if unknown else "no rule given"
             raise UsageError(f"{given}; the known rules are {', '.join(RULES)}")
+        unfit = [name for name in self.rules if RULES[name].teacher == "label"]
+        if unfit:
+            raise UsageError(
+                f"{unfit[0]} learns classes, and this is a regression: leave it out of the rules"
+            )
         if len(set(self.rules)) < len(self.rules):
             raise UsageError(f"a rule is named twice: {', '.join(self.rules)}")
         if self.dtype not in ("float64", "float32"):
@@ -152,8 +157,9 @@ def _rule(name: str, task: Task, dtype: torch.dtype) -> Rule:
         for parameter, w in zip(model.parameters(), task.weights, strict=True):
             parameter.copy_(torch.as_tensor(w.T))
     kind = RULES[name]
-    if kind is PEPITA:
-        return PEPITA(model, nn.MSELoss(), projection=torch.as_tensor(task.F.T))
+    if "from error to input" in kind.feedback_path:
+        with_projection = cast(Callable[..., Rule], kind)
+        return with_projection(model, nn.MSELoss(), projection=torch.as_tensor(task.F.T))
     return kind(model, nn.MSELoss())
 
 

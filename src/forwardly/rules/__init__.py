@@ -3,15 +3,58 @@
 from __future__ import annotations
 
 from forwardly.rule import Rule
+from forwardly.rules.adaptive_feedback_alignment import AdaptiveFeedbackAlignment
 from forwardly.rules.backprop import Backprop
+from forwardly.rules.direct_feedback_alignment import DirectFeedbackAlignment
+from forwardly.rules.drtp import DRTP
+from forwardly.rules.feedback_alignment import FeedbackAlignment
+from forwardly.rules.forward_forward import ForwardForward
+from forwardly.rules.hebbian_pepita import HebbianPEPITA
+from forwardly.rules.mem_pepita import MemPEPITA
 from forwardly.rules.pepita import PEPITA
 from forwardly.rules.readout_only import ReadoutOnly
+from forwardly.rules.sign_pepita import SignPEPITA
+from forwardly.rules.sign_symmetry import (
+    BatchSignSymmetry,
+    FixedSignSymmetry,
+    UniformSignSymmetry,
+)
+from forwardly.rules.time_local_pepita import TimeLocalPEPITA
 
 RULES: dict[str, type[Rule]] = {
+    "adaptive-feedback-alignment": AdaptiveFeedbackAlignment,
     "backprop": Backprop,
+    "direct-feedback-alignment": DirectFeedbackAlignment,
+    "drtp": DRTP,
+    "feedback-alignment": FeedbackAlignment,
+    "forward-forward": ForwardForward,
+    "hebbian-pepita": HebbianPEPITA,
+    "mem-pepita": MemPEPITA,
     "pepita": PEPITA,
     "readout-only": ReadoutOnly,
+    "sign-pepita": SignPEPITA,
+    "sign-symmetry-batch": BatchSignSymmetry,
+    "sign-symmetry-fixed": FixedSignSymmetry,
+    "sign-symmetry-uniform": UniformSignSymmetry,
+    "time-local-pepita": TimeLocalPEPITA,
 }
 """Every rule by its name on the command line, sorted."""
 
-__all__ = ["PEPITA", "RULES", "Backprop", "ReadoutOnly"]
+__all__ = [
+    "DRTP",
+    "PEPITA",
+    "RULES",
+    "AdaptiveFeedbackAlignment",
+    "Backprop",
+    "BatchSignSymmetry",
+    "DirectFeedbackAlignment",
+    "FeedbackAlignment",
+    "FixedSignSymmetry",
+    "ForwardForward",
+    "HebbianPEPITA",
+    "MemPEPITA",
+    "ReadoutOnly",
+    "SignPEPITA",
+    "TimeLocalPEPITA",
+    "UniformSignSymmetry",
+]

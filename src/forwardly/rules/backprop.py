@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import cast, final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import vjp
 
 from forwardly.network import Step
@@ -52,18 +52,10 @@ class Backprop(Rule):
 }""",
     )
     uses_autograd = True
+    forward_passes = 1
+    feedback_path = "the transposed weights"
+    teacher = "error"
     trains = "all"
-
-    def __init__(
-        self,
-        model: nn.Module,
-        loss: nn.Module,
-        *,
-        error: Callable[[Tensor, Tensor], Tensor] | None = None,
-        generator: torch.Generator | None = None,
-    ) -> None:
-        super().__init__(model, loss, error=error, generator=generator)
-        self._trained = {name for name, p in model.named_parameters() if p.requires_grad}
 
     def assign(self, x: Tensor, target: Tensor, step: Step) -> Credit:
         """One forward pass, and the vector–Jacobian product of the parameters with e / n."""
@@ -78,7 +70,7 @@ class Backprop(Rule):
             *_, last = step.activities(step.prepare(x, parameters), parameters)
             return last.a, step.statistics
 
-        parameters = {name: p for name, p in self.model.named_parameters() if name in self._trained}
+        parameters = {name: p for name, p in self.model.named_parameters() if name in self.trained}
         output, pull_back, statistics = cast(
             tuple[Tensor, Callable[[Tensor], tuple[dict[str, Tensor]]], dict[str, Tensor]],
             vjp(forward, parameters, has_aux=True),

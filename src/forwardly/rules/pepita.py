@@ -37,6 +37,52 @@ from forwardly.network import Step
 from forwardly.rule import Credit, Paper, Rule
 
 
+def register_projection(
+    rule: Rule, projection: feedback.Initialiser | Tensor, generator: torch.Generator | None
+) -> None:
+    """Give a rule the buffer F, (d, k), and its factors F_1 … F_L where it is a product.
+
+    Raises:
+        ValueError: if the shape of a given F does not fit.
+    """
+    factors = _factors(projection, rule.network.sizes(rule.input_shape), generator)
+    weight = rule.network.stages[0].synapse.weight
+    rule.register_buffer("F", feedback.chain(factors).to(weight))
+    if len(factors) > 1:
+        for layer, factor in enumerate(factors, start=1):
+            rule.register_buffer(f"F_{layer}", factor.to(weight))
+
+
+def perturbed(a_0: Tensor, e: Tensor, F: Tensor, sign: int) -> Tensor:
+    """a₀ ± F e, of a₀'s shape.
+
+    Raises:
+        ValueError: if F is for inputs of another size.
+    """
+    if a_0[0].numel() != F.shape[0]:
+        raise ValueError(
+            f"F is {shape_of(F)}, for inputs of {F.shape[0]} numbers; what enters the first "
+            f"synapse is {shape_of(a_0)}. Pass input_shape, the shape of x without the batch"
+        )
+    return torch.add(a_0, (e @ F.T).reshape(a_0.shape), alpha=sign)
+
+
+def _factors(
+    projection: feedback.Initialiser | Tensor,
+    sizes: tuple[int, ...],
+    generator: torch.Generator | None,
+) -> tuple[Tensor, ...]:
+    d, k = sizes[0], sizes[-1]
+    if not isinstance(projection, Tensor):
+        return projection(sizes, generator)
+    if projection.shape != (d, k) or not projection.is_floating_point():
+        raise ValueError(
+            f"F must be a floating-point tensor of shape (d, k) = ({d}, {k}), for {d} inputs and "
+            f"{k} outputs; given is {projection.dtype} of shape {shape_of(projection)}"
+        )
+    return (projection.detach().clone(),)
+
+
 @final
 class PEPITA(Rule):
     """Two forward passes, the second on input plus error (Dellaferrera & Kreiman 2022).
@@ -78,6 +124,9 @@ class PEPITA(Rule):
 }""",
     )
     uses_autograd = False
+    forward_passes = 2
+    feedback_path = "F, from error to input"
+    teacher = "error"
     trains = "synapses"
     F: Tensor
 
@@ -94,32 +143,20 @@ class PEPITA(Rule):
         error: Callable[[Tensor, Tensor], Tensor] | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__(model, loss, error=error, generator=generator)
+        super().__init__(model, loss, input_shape=input_shape, error=error, generator=generator)
         self.output_error = one_of("output_error", output_error, ("first", "second"))
         self.presynaptic = one_of("presynaptic", presynaptic, ("modulated", "clean"))
         self.sign = one_of("sign", sign, (1, -1))
-        sizes = self.network.sizes(input_shape)
-        factors = _factors(projection, sizes, generator)
-        weight = self.network.stages[0].synapse.weight
-        self.register_buffer("F", feedback.chain(factors).to(weight))
-        if len(factors) > 1:
-            for layer, factor in enumerate(factors, start=1):
-                self.register_buffer(f"F_{layer}", factor.to(weight))
+        register_projection(self, projection, generator)
 
     def assign(self, x: Tensor, target: Tensor, step: Step) -> Credit:
         """The two passes and the updates of the module docstring."""
         a_0 = step.prepare(x)
-        if a_0[0].numel() != self.F.shape[0]:
-            raise ValueError(
-                f"F is {shape_of(self.F)}, for inputs of {self.F.shape[0]} numbers; what enters "
-                f"the first synapse is {shape_of(a_0)}. Pass input_shape, the shape of x without "
-                "the batch"
-            )
         clean = list(step.activities(a_0))
         output = clean[-1].a
         e = self.error(output, target)
 
-        a_0_err = torch.add(a_0, (e @ self.F.T).reshape(a_0.shape), alpha=self.sign)
+        a_0_err = perturbed(a_0, e, self.F, self.sign)
         modulated = list(step.activities(a_0_err))
         e_output = e if self.output_error == "first" else self.error(modulated[-1].a, target)
 
@@ -130,19 +167,3 @@ class PEPITA(Rule):
         for stage, post, pre in zip(self.network.stages, posts, pres, strict=True):
             updates |= stage.synapse_update(post, pre)
         return Credit(updates, output, self.loss_value(output, target), e)
-
-
-def _factors(
-    projection: feedback.Initialiser | Tensor,
-    sizes: tuple[int, ...],
-    generator: torch.Generator | None,
-) -> tuple[Tensor, ...]:
-    d, k = sizes[0], sizes[-1]
-    if not isinstance(projection, Tensor):
-        return projection(sizes, generator)
-    if projection.shape != (d, k) or not projection.is_floating_point():
-        raise ValueError(
-            f"F must be a floating-point tensor of shape (d, k) = ({d}, {k}), for {d} inputs and "
-            f"{k} outputs; given is {projection.dtype} of shape {shape_of(projection)}"
-        )
-    return (projection.detach().clone(),)

@@ -46,6 +46,9 @@ class ReadoutOnly(Rule):
 }""",
     )
     uses_autograd = False
+    forward_passes = 1
+    feedback_path = ""
+    teacher = "error"
     trains = "readout"
 
     def assign(self, x: Tensor, target: Tensor, step: Step) -> Credit:

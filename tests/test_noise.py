@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 import forwardly as fw
-from forwardly import dropout
+from forwardly import noise
 
 
 def test_splitmix64_against_its_published_sequence() -> None:
     """The first numbers from seed 1234567, as in the generator's well-known test vector."""
-    numbers = dropout.splitmix64(torch.tensor(1234567), torch.arange(5))
+    numbers = noise.splitmix64(torch.tensor(1234567), torch.arange(5))
     expected = [
         6457827717110365317,
         3203168211198807973,
@@ -26,7 +26,7 @@ def test_splitmix64_against_its_published_sequence() -> None:
 @pytest.mark.parametrize("p", [0.0, 0.1, 0.5, 0.9, 1.0])
 def test_masks_are_inverted_dropout(p: float) -> None:
     n = 200_000
-    mask = dropout.mask(torch.tensor([5, 2]), 1, (n,), p, torch.zeros(1, dtype=torch.float64))
+    mask = noise.mask(torch.tensor([5, 2]), 1, (n,), p, torch.zeros(1, dtype=torch.float64))
     kept = mask != 0
     assert torch.equal(mask[kept], torch.full_like(mask[kept], 1 / (1 - p) if p < 1 else 0))
     # five standard deviations of a binomial
@@ -36,7 +36,7 @@ def test_masks_are_inverted_dropout(p: float) -> None:
 def test_masks_differ_between_seeds_steps_and_modules() -> None:
     like = torch.zeros(1)
     drawn = [
-        dropout.mask(torch.tensor([seed, step]), which, (1000,), 0.5, like) != 0
+        noise.mask(torch.tensor([seed, step]), which, (1000,), 0.5, like) != 0
         for seed in (0, 1)
         for step in (0, 1)
         for which in (0, 1)

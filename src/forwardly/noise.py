@@ -1,8 +1,8 @@
-"""Dropout masks as a pure function of (seed, step, which dropout, which element).
+"""Random numbers as a pure function of (seed, step, which stream, which element).
 
-A learning rule with several forward passes needs the same mask in all of them, and a pure rule may
-not draw from a generator. So a mask is read off a fixed sequence instead of drawn: element i of
-dropout m in step s is number
+A learning rule with several forward passes needs the same dropout mask in all of them, and a pure
+rule may not draw from a generator. So numbers are read off a fixed sequence instead of drawn:
+element i of stream m (the m-th dropout, say) in step s is number
 
     s·2⁴⁰ + m·2³² + i
 
@@ -51,18 +51,29 @@ def mask(
 
     Args:
         noise: (seed, step), int64.
-        which: number of the dropout module in the model, below 256.
+        which: number of the stream, below 256; dropouts have the first.
         shape: the mask's shape.
         p: the probability of a zero, in [0, 1].
         like: a tensor whose dtype and device the mask takes.
     """
     if p >= 1:
         return torch.zeros(shape, dtype=like.dtype, device=like.device)
+    # A signed number is below round(p·2⁶⁴) − 2⁶³ with probability p.
+    kept = _integers(noise, which, shape) >= min(round(p * 2**64) - 2**63, 2**63 - 1)
+    return kept.to(like.dtype) / (1 - p)
+
+
+def uniform(
+    noise: Int[Tensor, "2"], which: int, shape: tuple[int, ...], dtype: torch.dtype
+) -> Float[Tensor, "..."]:
+    """Numbers uniform on [0, 1), of ``shape``; the other arguments as for ``mask``."""
+    return (_shift_right(_integers(noise, which, shape), 11).double() * 2**-53).to(dtype)
+
+
+def _integers(noise: Tensor, which: int, shape: tuple[int, ...]) -> Tensor:
     count = 1
     for size in shape:
         count = count * size
     seed, step = noise.unbind()
     position = torch.arange(count, device=noise.device) + ((step << 40) + (which << 32))
-    # A signed number is below round(p·2⁶⁴) − 2⁶³ with probability p.
-    kept = splitmix64(seed, position) >= min(round(p * 2**64) - 2**63, 2**63 - 1)
-    return (kept.to(like.dtype) / (1 - p)).reshape(shape)
+    return splitmix64(seed, position).reshape(shape)

@@ -1,0 +1,102 @@
+"""Direct feedback alignment: the output error goes to every hidden layer at once.
+
+Nøkland, "Direct Feedback Alignment Provides Learning in Deep Neural Networks", NeurIPS 2016,
+arXiv 1609.01596.
+
+    hidden, l < L    δ_l = (B_l e) ⊙ σ′(z_l)          ΔW_l = δ_l a_{l−1}ᵀ
+    output           ΔW_L = e a_{L−1}ᵀ
+
+Shapes
+    e (n, k); B_l (n_l, k), n_l the numbers of one sample's z_l: the whole map of a convolution.
+
+Deviations
+    σ′ is the derivative of what follows the synapse directly, normalisations counted with their
+    statistics as constants. Pooling is behind the layer that B_l reaches. B_l ~ U(±√(6 / n_l)), as
+    in public code for DRTP; the paper tunes the scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from forwardly import feedback
+from forwardly.network import Step
+from forwardly.rule import Credit, Paper, Rule
+
+
+def register_matrices(
+    rule: Rule, backward: feedback.Initialiser, generator: torch.Generator | None
+) -> None:
+    """Give a rule the buffers B_1 … B_{L−1}, (n_l, k) each."""
+    *hidden, last = rule.network.probe(rule.input_shape)
+    k = last.a[0].numel()
+    for l, layer in enumerate(hidden, start=1):
+        B = feedback.chain(backward((layer.z[0].numel(), k), generator))
+        rule.register_buffer(f"B_{l}", B.to(layer.z))
+
+
+@final
+class DirectFeedbackAlignment(Rule):
+    """Fixed random matrices carry the error to each hidden layer directly (Nøkland 2016).
+
+    Args:
+        model: see ``Rule``. Only synapses may have parameters that require a gradient.
+        loss: see ``Rule``.
+        backward: how the feedback matrices are drawn, from (n_l, k) of each layer.
+        input_shape: shape of x without the batch; needed only if the first synapse is a
+            convolution.
+        error: see ``Rule``.
+        generator: where they are drawn from; torch's global generator if None.
+
+    The buffers ``B_1`` … ``B_{L−1}`` are (n_l, k).
+
+    Raises what ``Rule`` does.
+    """
+
+    paper = Paper(
+        title="Direct Feedback Alignment Provides Learning in Deep Neural Networks",
+        authors=("Arild Nøkland",),
+        year=2016,
+        venue="Advances in Neural Information Processing Systems",
+        url="https://arxiv.org/abs/1609.01596",
+        bibtex="""@inproceedings{nokland2016direct,
+  title = {Direct Feedback Alignment Provides Learning in Deep Neural Networks},
+  author = {Nøkland, Arild},
+  booktitle = {Advances in Neural Information Processing Systems 29},
+  year = {2016}
+}""",
+    )
+    uses_autograd = False
+    forward_passes = 1
+    feedback_path = "B, from error to each layer"
+    teacher = "error"
+    trains = "synapses"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: nn.Module,
+        *,
+        backward: feedback.Initialiser = feedback.uniform(1.0),
+        input_shape: tuple[int, ...] | None = None,
+        error: Callable[[Tensor, Tensor], Tensor] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(model, loss, input_shape=input_shape, error=error, generator=generator)
+        register_matrices(self, backward, generator)
+
+    def assign(self, x: Tensor, target: Tensor, step: Step) -> Credit:
+        """One forward pass, and the error to all layers."""
+        *hidden, last = step.activities(step.prepare(x))
+        e = self.error(last.a, target)
+        updates: dict[str, Tensor] = {}
+        for l, layer in enumerate(hidden, start=1):
+            stage = self.network.stages[l - 1]
+            signal = (e @ self.get_buffer(f"B_{l}").T).reshape(layer.z.shape)
+            updates |= stage.synapse_update(signal * step.slope(stage, layer.z), layer.pre)
+        updates |= self.network.stages[-1].synapse_update(e.reshape(last.z.shape), last.pre)
+        return Credit(updates, last.a, self.loss_value(last.a, target), e)

@@ -1,0 +1,99 @@
+"""Direct random target projection: hidden layers learn from the target, without any waiting.
+
+Frenkel, Lefebvre & Bol, "Learning Without Feedback: Fixed Random Learning Signals Allow for
+Feedforward Training of Deep Neural Networks", Frontiers in Neuroscience 15, 2021, arXiv 1909.01311.
+
+    hidden, l < L    δ_l = −(B_l t) ⊙ σ′(z_l)         ΔW_l = δ_l a_{l−1}ᵀ
+    output           ΔW_L = e a_{L−1}ᵀ
+
+t is the target as the loss compares it: one-hot for classes.
+
+Shapes
+    t, e (n, k); B_l (n_l, k), n_l the numbers of one sample's z_l: the whole map of a convolution.
+
+Deviations
+    The sign: the error of a class that is right is negative, so −t stands in the place of e. As the
+    signs of B are symmetric this changes nothing in distribution. B_l ~ U(±√(6 / n_l)), as in the
+    authors' code. σ′ as in ``direct_feedback_alignment``.
+"""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from forwardly import feedback, losses
+from forwardly.network import Step
+from forwardly.rule import Credit, Paper, Rule
+from forwardly.rules.direct_feedback_alignment import register_matrices
+
+
+@final
+class DRTP(Rule):
+    """Fixed random projections of the target teach each hidden layer (Frenkel et al. 2021).
+
+    Takes what ``DirectFeedbackAlignment`` does, but for ``error``: the loss must be one of
+    ``forwardly.losses``, which says what its target is in numbers. Raises what ``Rule`` does.
+    """
+
+    paper = Paper(
+        title="Learning Without Feedback: Fixed Random Learning Signals Allow for Feedforward "
+        "Training of Deep Neural Networks",
+        authors=("Charlotte Frenkel", "Martin Lefebvre", "David Bol"),
+        year=2021,
+        venue="Frontiers in Neuroscience",
+        url="https://doi.org/10.3389/fnins.2021.629892",
+        bibtex="""@article{frenkel2021drtp,
+  title = {Learning Without Feedback: Fixed Random Learning Signals Allow for Feedforward
+           Training of Deep Neural Networks},
+  author = {Frenkel, Charlotte and Lefebvre, Martin and Bol, David},
+  journal = {Frontiers in Neuroscience},
+  volume = {15},
+  pages = {629892},
+  year = {2021},
+  doi = {10.3389/fnins.2021.629892}
+}""",
+    )
+    uses_autograd = False
+    forward_passes = 1
+    feedback_path = "B, from target to each layer"
+    teacher = "target"
+    trains = "synapses"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: nn.Module,
+        *,
+        backward: feedback.Initialiser = feedback.uniform(1.0),
+        input_shape: tuple[int, ...] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(model, loss, input_shape=input_shape, generator=generator)
+        register_matrices(self, backward, generator)
+
+    def assign(self, x: Tensor, target: Tensor, step: Step) -> Credit:
+        """One forward pass; a hidden layer's update needs no more of it than that layer."""
+        t = self._target(target)
+        updates: dict[str, Tensor] = {}
+        activities = step.activities(step.prepare(x))
+        for l, (stage, layer) in enumerate(zip(self.network.stages, activities, strict=True), 1):
+            if stage is self.network.stages[-1]:
+                e = self.error(layer.a, target)
+                updates |= stage.synapse_update(e.reshape(layer.z.shape), layer.pre)
+                return Credit(updates, layer.a, self.loss_value(layer.a, target), e)
+            signal = -(t @ self.get_buffer(f"B_{l}").T).reshape(layer.z.shape)
+            updates |= stage.synapse_update(signal * step.slope(stage, layer.z), layer.pre)
+        raise AssertionError("a network has a last stage")
+
+    def _target(self, target: Tensor) -> Tensor:
+        """t in numbers, (n, k), without asking the output."""
+        dtype = self.network.stages[0].synapse.weight.dtype
+        shape = target.shape
+        if isinstance(self.loss, nn.CrossEntropyLoss) and len(self.network.stages) > 1:
+            shape = torch.Size((target.shape[0], self.get_buffer("B_1").shape[1]))
+        if len(self.network.stages) == 1:
+            return target  # there is no hidden layer to teach
+        return losses.encoded(self.loss, target, shape, dtype).flatten(1)

@@ -1,0 +1,113 @@
+"""Feedback alignment: backprop's chain, with fixed random weights on the way back.
+
+Lillicrap, Cownden, Tweed & Akerman, "Random synaptic feedback weights support error backpropagation
+for deep learning", Nature Communications 7, 2016.
+
+    output           δ_L = e ⊙ σ′(z_L)
+    hidden, l < L    δ_l = (B_{l+1} δ_{l+1}) ⊙ σ′(z_l)        B_{l+1} in place of W_{l+1}ᵀ
+    update           ΔW_l = δ_l a_{l−1}ᵀ
+
+Shapes
+    e (n, k); B_l is kept in W_l's own shape (its transpose stands in the equations), so that a
+    convolution goes back as a transposed convolution.
+
+Deviations
+    "⊙ σ′(z_l)" stands for the derivative of all that follows synapse l (pooling, normalisation,
+    dropout), one stage at a time. B_l is drawn from U(±√(6 / fan-in)), as He initialisation draws
+    W_l; the paper tunes the scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from forwardly import feedback
+from forwardly.network import Step
+from forwardly.rule import Credit, Paper, Rule
+
+
+def send_error_back(
+    rule: Rule, x: Tensor, target: Tensor, step: Step, weights: Mapping[str, Tensor]
+) -> Credit:
+    """The equations above with ``weights[name]`` as B of the synapse of that name."""
+    clean = list(step.activities(step.prepare(x)))
+    output = clean[-1].a
+    e = rule.error(output, target)
+    signal = e.reshape(output.shape)
+    updates: dict[str, Tensor] = {}
+    for stage, layer in reversed(list(zip(rule.network.stages, clean, strict=True))):
+        delta = step.through_activation(stage, layer.z, signal)
+        updates |= stage.synapse_update(delta, layer.pre)
+        if stage is not rule.network.stages[0]:
+            signal = stage.send_back(delta, layer.pre, weights[stage.name])
+    return Credit(updates, output, rule.loss_value(output, target), e)
+
+
+@final
+class FeedbackAlignment(Rule):
+    """Fixed random weights carry the error back (Lillicrap et al. 2016).
+
+    Args:
+        model: see ``Rule``. Only synapses may have parameters that require a gradient.
+        loss: see ``Rule``.
+        backward: how the feedback weights are drawn, from (fan-in, units) of each layer.
+        input_shape: not needed.
+        error: see ``Rule``.
+        generator: where the feedback weights are drawn from; torch's global generator if None.
+
+    The buffers ``B_2`` … ``B_L`` have the shapes of the weights; ``rule.B`` lists them by synapse.
+
+    Raises what ``Rule`` does. Cannot be passed to ``torch.export``.
+    """
+
+    paper = Paper(
+        title="Random synaptic feedback weights support error backpropagation for deep learning",
+        authors=("Timothy P. Lillicrap", "Daniel Cownden", "Douglas B. Tweed", "Colin J. Akerman"),
+        year=2016,
+        venue="Nature Communications",
+        url="https://doi.org/10.1038/ncomms13276",
+        bibtex="""@article{lillicrap2016random,
+  title = {Random synaptic feedback weights support error backpropagation for deep learning},
+  author = {Lillicrap, Timothy P. and Cownden, Daniel and Tweed, Douglas B. and Akerman, Colin J.},
+  journal = {Nature Communications},
+  volume = {7},
+  pages = {13276},
+  year = {2016},
+  doi = {10.1038/ncomms13276}
+}""",
+    )
+    uses_autograd = True
+    forward_passes = 1
+    feedback_path = "B, a layer each"
+    teacher = "error"
+    trains = "synapses"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: nn.Module,
+        *,
+        backward: feedback.Initialiser = feedback.uniform(1.0),
+        input_shape: tuple[int, ...] | None = None,
+        error: Callable[[Tensor, Tensor], Tensor] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(model, loss, input_shape=input_shape, error=error, generator=generator)
+        for l, stage in enumerate(self.network.stages[1:], start=2):
+            self.register_buffer(f"B_{l}", feedback.like_weight(backward, stage, generator))
+
+    @property
+    def B(self) -> dict[str, Tensor]:
+        """The feedback weights by the name of their synapse."""
+        return {
+            stage.name: self.get_buffer(f"B_{l}")
+            for l, stage in enumerate(self.network.stages[1:], start=2)
+        }
+
+    def assign(self, x: Tensor, target: Tensor, step: Step) -> Credit:
+        """One forward pass, and the error sent back through B."""
+        return send_error_back(self, x, target, step, self.B)

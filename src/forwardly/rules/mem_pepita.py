@@ -1,0 +1,96 @@
+"""MEMPEPITA: PEPITA's updates without keeping a pass in memory, at the price of a third pass.
+
+Pau & Aymone, "Suitability of Forward-Forward and PEPITA Learning to MLCommons-Tiny benchmarks",
+COINS 2023.
+
+    first pass       a₀ = x               e = error of the output; nothing else is kept
+    then, side by side, layer by layer
+    clean pass       a₀ = x               h_l        modulated pass    a₀ᵉʳʳ = x + F e    h_lᵉʳʳ
+    hidden, l < L    ΔW_l = (h_l − h_lᵉʳʳ) (a_{l−1}ᵉʳʳ)ᵀ          then both layers are dropped
+    output           ΔW_L = e (a_{L−1}ᵉʳʳ)ᵀ
+
+Shapes
+    As for PEPITA: x (n, …) with d numbers a sample; e (n, k); F (d, k).
+
+Deviations
+    None known. Dropout masks are made again in each pass, from the same numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, final
+
+import torch
+from torch import Tensor, nn
+
+from forwardly import feedback
+from forwardly.checks import one_of
+from forwardly.network import Step
+from forwardly.rule import Credit, Paper, Rule
+from forwardly.rules.pepita import perturbed, register_projection
+
+
+@final
+class MemPEPITA(Rule):
+    """PEPITA in memory that does not grow with depth (Pau & Aymone 2023).
+
+    Takes and raises what ``PEPITA`` does, but for its options ``output_error`` and
+    ``presynaptic``, which are PEPITA's defaults.
+    """
+
+    paper = Paper(
+        title="Suitability of Forward-Forward and PEPITA Learning to MLCommons-Tiny benchmarks",
+        authors=("Danilo Pietro Pau", "Fabrizio Maria Aymone"),
+        year=2023,
+        venue="IEEE International Conference on Omni-layer Intelligent Systems",
+        url="https://doi.org/10.1109/COINS57856.2023.10189239",
+        bibtex="""@inproceedings{pau2023mempepita,
+  title = {Suitability of Forward-Forward and PEPITA Learning to MLCommons-Tiny benchmarks},
+  author = {Pau, Danilo Pietro and Aymone, Fabrizio Maria},
+  booktitle = {IEEE International Conference on Omni-layer Intelligent Systems (COINS)},
+  year = {2023},
+  doi = {10.1109/COINS57856.2023.10189239}
+}""",
+    )
+    uses_autograd = False
+    forward_passes = 3
+    feedback_path = "F, from error to input"
+    teacher = "error"
+    trains = "synapses"
+    F: Tensor
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: nn.Module,
+        *,
+        projection: feedback.Initialiser | Tensor = feedback.uniform(0.05),
+        sign: Literal[1, -1] = 1,
+        input_shape: tuple[int, ...] | None = None,
+        error: Callable[[Tensor, Tensor], Tensor] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(model, loss, input_shape=input_shape, error=error, generator=generator)
+        self.sign = one_of("sign", sign, (1, -1))
+        register_projection(self, projection, generator)
+
+    def assign(self, x: Tensor, target: Tensor, step: Step) -> Credit:
+        """The three passes, two of them side by side."""
+        step.keep_masks = False
+        a_0 = step.prepare(x)
+        output = a_0
+        for layer in step.activities(a_0):
+            output = layer.a
+            del layer
+        e = self.error(output, target)
+
+        clean = step.activities(a_0)
+        modulated = step.activities(perturbed(a_0, e, self.F, self.sign))
+        updates: dict[str, Tensor] = {}
+        for stage, first, second in zip(self.network.stages, clean, modulated, strict=True):
+            is_last = stage is self.network.stages[-1]
+            post = e.reshape(first.z.shape) if is_last else first.h - second.h
+            updates |= stage.synapse_update(post, second.pre)
+            del first, second, post
+        return Credit(updates, output, self.loss_value(output, target), e)

@@ -1,0 +1,85 @@
+"""Sign-error PEPITA: the signs of the errors perturb the input.
+
+A variant in the code of Dellaferrera & Kreiman (ICML 2022, arXiv 2201.11665).
+
+    clean pass       a₀ = x                   h_l    for l = 1 … L    e = error of the output
+    modulated pass   a₀ᵉʳʳ = x + F sign(e)    h_lᵉʳʳ for l = 1 … L    same weights and dropout masks
+    hidden, l < L    ΔW_l = (h_l − h_lᵉʳʳ) (a_{l−1}ᵉʳʳ)ᵀ
+    output           ΔW_L = e (a_{L−1}ᵉʳʳ)ᵀ
+
+Shapes
+    As for PEPITA: x (n, …) with d numbers a sample; e (n, k); F (d, k).
+
+Deviations
+    F is drawn ten times smaller than PEPITA's, as in that code, for signs do not shrink.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, final
+
+import torch
+from torch import Tensor, nn
+
+from forwardly import feedback
+from forwardly.checks import one_of
+from forwardly.network import Step
+from forwardly.rule import Credit, Rule
+from forwardly.rules.pepita import PEPITA, perturbed, register_projection
+
+
+@final
+class SignPEPITA(Rule):
+    """PEPITA with sign(e) in the projection (Dellaferrera & Kreiman 2022, their code).
+
+    Args:
+        model: see ``Rule``. Only synapses may have parameters that require a gradient.
+        loss: see ``Rule``.
+        projection: how F is drawn, or F itself, of shape (d, k).
+        sign: +1 for x + F sign(e), −1 for x − F sign(e).
+        input_shape: shape of x without the batch; needed only if the first synapse is a
+            convolution.
+        error: see ``Rule``.
+        generator: where F is drawn from; torch's global generator if None.
+
+    Raises what ``PEPITA`` does.
+    """
+
+    paper = PEPITA.paper
+    uses_autograd = False
+    forward_passes = 2
+    feedback_path = "F, from the error's signs to input"
+    teacher = "error"
+    trains = "synapses"
+    F: Tensor
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: nn.Module,
+        *,
+        projection: feedback.Initialiser | Tensor = feedback.uniform(0.005),
+        sign: Literal[1, -1] = 1,
+        input_shape: tuple[int, ...] | None = None,
+        error: Callable[[Tensor, Tensor], Tensor] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(model, loss, input_shape=input_shape, error=error, generator=generator)
+        self.sign = one_of("sign", sign, (1, -1))
+        register_projection(self, projection, generator)
+
+    def assign(self, x: Tensor, target: Tensor, step: Step) -> Credit:
+        """The two passes and the updates of the module docstring."""
+        a_0 = step.prepare(x)
+        clean = list(step.activities(a_0))
+        output = clean[-1].a
+        e = self.error(output, target)
+        modulated = list(step.activities(perturbed(a_0, e.sign(), self.F, self.sign)))
+
+        posts = [first.h - second.h for first, second in zip(clean, modulated, strict=True)]
+        posts[-1] = e.reshape(clean[-1].z.shape)
+        updates: dict[str, Tensor] = {}
+        for stage, post, layer in zip(self.network.stages, posts, modulated, strict=True):
+            updates |= stage.synapse_update(post, layer.pre)
+        return Credit(updates, output, self.loss_value(output, target), e)
