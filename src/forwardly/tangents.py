@@ -24,7 +24,7 @@ def of_norm(module: nn.Module, a: Tensor, change: Tensor, scale: Tensor) -> Tens
     """
     if isinstance(module, Normalise):
         dims = list(range(1 if module.over == "sample" else 0, a.dim()))
-        length = a.square().sum(dims, keepdim=True).sqrt() + module.eps
+        length = a.square().sum(dims, keepdim=True).sqrt().clamp_min(module.eps)
         return scale * change - scale**2 * a * (a * change).sum(dims, keepdim=True) / length
     if isinstance(module, nn.LayerNorm):
         dims = [-1 - i for i in range(len(module.normalized_shape))]

@@ -156,7 +156,7 @@ class ForwardForward(Rule):
                 f"of {flat.shape[1]}, in x of shape {shape_of(x)}"
             )
         classes = torch.arange(self.classes, device=x.device)
-        label = ((labels.unsqueeze(1) == classes) * self.label_scale).to(x.dtype)
+        label = ((labels.unsqueeze(1) == classes).to(x.dtype) * self.label_scale).to(x.dtype)
         return torch.cat([label, flat[:, self.classes :]], dim=1).reshape(x.shape)
 
     def _post(self, step: Step, stage: Stage, layer: Activity, slope: Tensor) -> Tensor:

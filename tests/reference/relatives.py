@@ -1,0 +1,266 @@
+"""The rules that PEPITA is compared with, one sample at a time, from their papers.
+
+sign PEPITA      a₀ᵉʳʳ = x ± F sign(e), else as PEPITA            (Dellaferrera & Kreiman, code)
+Hebbian PEPITA   ΔW_l = h_l a_{l−1}ᵀ − h_lᵉʳʳ (a_{l−1}ᵉʳʳ)ᵀ          (Srinivasan et al. 2023)
+                 ΔW_L = y a_{L−1}ᵀ − t (a_{L−1}ᵉʳʳ)ᵀ
+time-local       its halves, the second with W − η ΔW¹            (Srinivasan et al. 2023)
+FA, uSF …        δ_l = (B_{l+1} δ_{l+1}) ⊙ σ′(z_l)                 (Lillicrap 2016, Liao 2016)
+DFA              δ_l = (B_l e) ⊙ σ′(z_l)                          (Nøkland 2016)
+DRTP             δ_l = −(B_l t) ⊙ σ′(z_l)                         (Frenkel 2021)
+Forward-Forward  ∂/∂W_l of log(1 + exp(θ − g⁺)) + log(1 + exp(g⁻ − θ))        (Hinton 2022)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from reference.layers import DERIVATIVES, Affine, Array, Dropout, Elementwise, Layer, Linear
+from reference.pepita import (
+    ErrorFunction,
+    Reference,
+    Stage,
+    Update,
+    forward,
+    mean_of,
+    stages,
+    through,
+)
+
+
+def slope(stage: Stage, z: Array, i: int) -> Array:
+    """σ′(z) of activations, and the masks of dropout."""
+    result, a = np.ones_like(z), z
+    for layer in stage.elementwise:
+        if isinstance(layer, Elementwise):
+            result = result * np.vectorize(DERIVATIVES[layer.name])(a)
+        elif isinstance(layer, Dropout):
+            result = result * layer.mask[i]
+        elif isinstance(layer, Affine):
+            result = np.stack([layer.scale[c] * result[c] for c in range(len(result))])
+        else:
+            raise NotImplementedError(layer)
+        a = layer.forward(a, i)
+    return result
+
+
+def one_hot(t: Any, k: int) -> Array:
+    """A class as numbers; numbers as they are."""
+    if np.ndim(t) == 0:
+        return np.array([1.0 if c == t else 0.0 for c in range(k)])
+    return np.asarray(t, dtype=np.float64)
+
+
+def sign_pepita(
+    layers: Sequence[Layer], x: Array, t: Any, F: Array, *, error: ErrorFunction, sign: int = 1
+) -> Reference:
+    preparation, found = stages(layers)
+    per_sample, outputs, errors = [], [], []
+    for i in range(len(x)):
+        a_0 = through(preparation, x[i], i)
+        a, h = forward(found, a_0, i)
+        e = error(a[-1], t[i])
+        a_err, h_err = forward(found, a_0 + sign * (F @ np.sign(e)).reshape(a_0.shape), i)
+        posts = [h[l] - h_err[l] for l in range(len(found) - 1)] + [e.reshape(h[-1].shape)]
+        per_sample.append([found[l].synapse.update(posts[l], a_err[l]) for l in range(len(found))])
+        outputs.append(a[-1])
+        errors.append(e)
+    return Reference(mean_of(found, per_sample), np.array(outputs), np.array(errors))
+
+
+def _halves(
+    layers: Sequence[Layer],
+    changed: Sequence[Layer],
+    x: Array,
+    t: Any,
+    F: Array,
+    error: ErrorFunction,
+    predict: Callable[[Array], Array],
+    sign: int,
+) -> tuple[list[Update], list[Update]]:
+    """The Hebbian form's two halves; the second pass goes through ``changed``."""
+    preparation, found = stages(layers)
+    _, found_changed = stages(changed)
+    first: list[list[Update]] = []
+    second: list[list[Update]] = []
+    for i in range(len(x)):
+        a_0 = through(preparation, x[i], i)
+        a, h = forward(found, a_0, i)
+        e = error(a[-1], t[i])
+        a_err, h_err = forward(found_changed, a_0 + sign * (F @ e).reshape(a_0.shape), i)
+        h[-1] = predict(a[-1]).reshape(h[-1].shape)
+        h_err[-1] = one_hot(t[i], len(e)).reshape(h[-1].shape)
+        first.append([found[l].synapse.update(h[l], a[l]) for l in range(len(found))])
+        second.append([found[l].synapse.update(h_err[l], a_err[l]) for l in range(len(found))])
+    return mean_of(found, first), mean_of(found, second)
+
+
+def _minus(first: list[Update], second: list[Update]) -> list[Update]:
+    return [
+        (dW - dV, None if db is None or dc is None else db - dc)
+        for (dW, db), (dV, dc) in zip(first, second, strict=True)
+    ]
+
+
+def hebbian_pepita(
+    layers: Sequence[Layer],
+    x: Array,
+    t: Any,
+    F: Array,
+    *,
+    error: ErrorFunction,
+    predict: Callable[[Array], Array],
+    sign: int = 1,
+) -> list[Update]:
+    return _minus(*_halves(layers, layers, x, t, F, error, predict, sign))
+
+
+def time_local_pepita(
+    layers: Sequence[Layer],
+    x: Array,
+    t: Any,
+    F: Array,
+    *,
+    error: ErrorFunction,
+    predict: Callable[[Array], Array],
+    learning_rate: float,
+    sign: int = 1,
+) -> list[Update]:
+    first, _ = _halves(layers, layers, x, t, F, error, predict, sign)
+    halves, changed = iter(first), []
+    for layer in layers:
+        if hasattr(layer, "W"):
+            dW, db = next(halves)
+            b = None if layer.b is None or db is None else layer.b - learning_rate * db
+            layer = replace(layer, W=layer.W - learning_rate * dW, b=b)
+        changed.append(layer)
+    return _minus(*_halves(layers, changed, x, t, F, error, predict, sign))
+
+
+def adaptive_feedback(
+    layers: Sequence[Layer], x: Array, t: Any, F: Array, *, error: ErrorFunction, sign: int = 1
+) -> list[Update]:
+    """ΔW_l = −ḣ_l a_{l−1}ᵀ with ḣ_l = σ′(z_l) ⊙ W_l ḣ_{l−1}, ḣ_0 = ±F e; dense layers."""
+    preparation, found = stages(layers)
+    per_sample: list[list[Update]] = []
+    for i in range(len(x)):
+        a, h = forward(found, through(preparation, x[i], i), i)
+        e = error(a[-1], t[i])
+        change = sign * F @ e
+        updates: list[Update] = []
+        for l, stage in enumerate(found[:-1]):
+            assert isinstance(stage.synapse, Linear)
+            z = stage.synapse.forward(a[l], i)
+            change = slope(stage, z, i) * (stage.synapse.W @ change)
+            updates.append(stage.synapse.update(-change, a[l]))
+        updates.append(found[-1].synapse.update(e.reshape(h[-1].shape), a[-2]))
+        per_sample.append(updates)
+    return mean_of(found, per_sample)
+
+
+def feedback_alignment(
+    layers: Sequence[Layer], x: Array, t: Any, B: Sequence[Array], *, error: ErrorFunction
+) -> list[Update]:
+    """B[l] stands for W_{l+1} on the way back (as the transpose of W does), l = 1 … L−1; dense."""
+    preparation, found = stages(layers)
+    per_sample: list[list[Update]] = []
+    for i in range(len(x)):
+        a, _ = forward(found, through(preparation, x[i], i), i)
+        signal = error(a[-1], t[i])
+        updates: list[Update] = []
+        for l in reversed(range(len(found))):
+            z = found[l].synapse.forward(a[l], i)
+            delta = signal * slope(found[l], z, i)
+            updates.insert(0, found[l].synapse.update(delta, a[l]))
+            if l > 0:
+                signal = B[l - 1].T @ delta
+        per_sample.append(updates)
+    return mean_of(found, per_sample)
+
+
+def broadcast(
+    layers: Sequence[Layer],
+    x: Array,
+    t: Any,
+    B: Sequence[Array],
+    *,
+    error: ErrorFunction,
+    target: bool,
+) -> list[Update]:
+    """DFA, or with ``target`` DRTP; B[l] is (numbers of z, k)."""
+    preparation, found = stages(layers)
+    per_sample: list[list[Update]] = []
+    for i in range(len(x)):
+        a, h = forward(found, through(preparation, x[i], i), i)
+        e = error(a[-1], t[i])
+        taught = -one_hot(t[i], len(e)) if target else e
+        updates: list[Update] = []
+        for l, stage in enumerate(found[:-1]):
+            z = stage.synapse.forward(a[l], i)
+            delta = (B[l] @ taught).reshape(z.shape) * slope(stage, z, i)
+            updates.append(stage.synapse.update(delta, a[l]))
+        updates.append(found[-1].synapse.update(e.reshape(h[-1].shape), a[-2]))
+        per_sample.append(updates)
+    return mean_of(found, per_sample)
+
+
+def overlaid(x: Array, label: int, k: int, scale: float) -> Array:
+    """x with its first k numbers replaced by the label's."""
+    flat = x.ravel().copy()
+    flat[:k] = 0
+    flat[label] = scale
+    return flat.reshape(x.shape)
+
+
+def goodness_pass(
+    layers: Sequence[Layer], x: Array, i: int
+) -> tuple[list[Array], list[Array], list[Array], list[float]]:
+    """Inputs, z, h and goodness of each layer; activity at root mean square one in between."""
+    preparation, found = stages(layers)
+    a = through(preparation, x, i)
+    pre, zs, hs, goods = [], [], [], []
+    for stage in found:
+        pre.append(a)
+        zs.append(stage.synapse.forward(a, i))
+        hs.append(through(stage.elementwise, zs[-1], i))
+        goods.append(float((hs[-1] ** 2).sum() / hs[-1].size))
+        a = through(stage.rest, hs[-1], i)
+        a = a / (np.sqrt((a**2).sum() / a.size) + 1e-8)
+    return pre, zs, hs, goods
+
+
+def forward_forward(
+    layers: Sequence[Layer],
+    x: Array,
+    t: Any,
+    wrong: Any,
+    k: int,
+    *,
+    threshold: float,
+    scale: float,
+) -> tuple[list[Update], float]:
+    """Updates, and the sum over layers of the mean loss."""
+    _, found = stages(layers)
+    per_sample: list[list[Update]] = []
+    total = 0.0
+    for i in range(len(x)):
+        good = goodness_pass(layers, overlaid(x[i], t[i], k, scale), i)
+        bad = goodness_pass(layers, overlaid(x[i], wrong[i], k, scale), i)
+        updates: list[Update] = []
+        for l, stage in enumerate(found):
+            dW: Array = np.zeros_like(stage.synapse.W)
+            db: Array | None = None
+            for (pre, zs, hs, goods), sign in ((good, -1), (bad, 1)):
+                margin = sign * (goods[l] - threshold)
+                total += np.log(1 + np.exp(margin)) / len(x)
+                dL_dg = sign / (1 + np.exp(-margin))
+                delta = dL_dg * 2 * hs[l] / hs[l].size * slope(stage, zs[l], i)
+                more, more_b = stage.synapse.update(delta, pre[l])
+                dW = dW + more
+                db = more_b if db is None else db + more_b
+            updates.append((dW, db))
+        per_sample.append(updates)
+    return mean_of(found, per_sample), total

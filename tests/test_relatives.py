@@ -1,0 +1,344 @@
+"""The rules that PEPITA is compared with, against NumPy loops and closed forms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+import forwardly as fw
+from described import ERRORS, array, describe
+from forwardly.testing import CASES, Case, build, without_dropout
+from reference import relatives
+from reference.pepita import Update, pepita
+from test_pepita import NETWORKS, dense
+
+Make = Callable[..., fw.Rule]
+LARGE = fw.feedback.normal(0.7)
+DENSE = [case for case in NETWORKS if not case.name.startswith(("conv", "norms"))]
+NO_NORMS = [case for case in NETWORKS if case.name != "norms"]
+PREDICTIONS = {
+    nn.CrossEntropyLoss: lambda y: np.exp(y) / np.exp(y).sum(),
+    nn.BCEWithLogitsLoss: lambda y: 1 / (1 + np.exp(-y)),
+    nn.MSELoss: lambda y: y,
+}
+
+
+def made(make: Make, case: Case, **options: Any) -> fw.Rule:
+    generator = torch.Generator().manual_seed(2)
+    return make(
+        case.model(), case.loss(), input_shape=case.input_shape, generator=generator, **options
+    )
+
+
+def batch(case: Case) -> tuple[torch.Tensor, torch.Tensor]:
+    x, target = case.batch(n=4)
+    return x, target - 3 if case.loss is nn.MSELoss else target
+
+
+def assert_updates(rule: fw.Rule, credit: fw.Credit, expected: list[Update]) -> None:
+    close = {"rtol": 0, "atol": 1e-10}
+    assert len(expected) == len(rule.network.stages)
+    for stage, (dW, db) in zip(rule.network.stages, expected, strict=True):
+        assert np.abs(dW).max() > 1e-7, "an update of zero shows nothing"
+        np.testing.assert_allclose(credit.updates[f"{stage.name}.weight"], dW, **close)
+        if db is not None:
+            np.testing.assert_allclose(credit.updates[f"{stage.name}.bias"], db, **close)
+
+
+def sign_pepita(make: Make, case: Case) -> None:
+    for sign in (1, -1):
+        rule = made(make, case, projection=LARGE, sign=sign)
+        x, t = batch(case)
+        layers, error = describe(rule, x), ERRORS[case.loss]
+        expected = relatives.sign_pepita(
+            layers, array(x), t.numpy(), array(rule.F), error=error, sign=sign
+        )
+        assert_updates(rule, rule(x, t), expected.updates)
+
+
+def hebbian_pepita(make: Make, case: Case) -> None:
+    for sign in (1, -1):
+        rule = made(make, case, projection=LARGE, sign=sign)
+        x, t = batch(case)
+        expected = relatives.hebbian_pepita(
+            describe(rule, x),
+            *(array(x), t.numpy(), array(rule.F)),
+            error=ERRORS[case.loss],
+            predict=PREDICTIONS[case.loss],
+            sign=sign,
+        )
+        assert_updates(rule, rule(x, t), expected)
+
+
+def time_local_pepita(make: Make, case: Case) -> None:
+    for sign in (1, -1):
+        rule = made(make, case, projection=LARGE, sign=sign, learning_rate=0.3)
+        x, t = batch(case)
+        expected = relatives.time_local_pepita(
+            describe(rule, x),
+            *(array(x), t.numpy(), array(rule.F)),
+            error=ERRORS[case.loss],
+            predict=PREDICTIONS[case.loss],
+            learning_rate=0.3,
+            sign=sign,
+        )
+        assert_updates(rule, rule(x, t), expected)
+
+
+def adaptive_feedback_alignment(make: Make, case: Case) -> None:
+    if case not in DENSE:
+        return
+    for sign in (1, -1):
+        rule = made(make, case, projection=LARGE, sign=sign)
+        x, t = batch(case)
+        expected = relatives.adaptive_feedback(
+            describe(rule, x),
+            *(array(x), t.numpy(), array(rule.F)),
+            error=ERRORS[case.loss],
+            sign=sign,
+        )
+        assert_updates(rule, rule(x, t), expected)
+
+
+def mem_pepita(make: Make, case: Case) -> None:
+    for sign in (1, -1):
+        rule = made(make, case, projection=LARGE, sign=sign)
+        x, t = batch(case)
+        expected = pepita(
+            describe(rule, x),
+            *(array(x), t.numpy(), array(rule.F)),
+            error=ERRORS[case.loss],
+            sign=sign,
+        )
+        assert_updates(rule, rule(x, t), expected.updates)
+
+
+def feedback_alignment(make: Make, case: Case) -> None:
+    if case not in DENSE:
+        return
+    rule = made(make, case)
+    x, t = batch(case)
+    B = [array(rule.get_buffer(f"B_{l}")) for l in range(2, len(rule.network.stages) + 1)]
+    expected = relatives.feedback_alignment(
+        describe(rule, x), array(x), t.numpy(), B, error=ERRORS[case.loss]
+    )
+    assert_updates(rule, rule(x, t), expected)
+
+
+def sign_symmetry(make: Make, case: Case, magnitudes: Callable[[fw.Rule, int, Any], Any]) -> None:
+    if case not in DENSE:
+        return
+    for scale in (None, 0.8):
+        rule = made(make, case, scale=scale)
+        x, t = batch(case)
+        B = []
+        for l, stage in enumerate(rule.network.stages[1:], start=2):
+            W = stage.synapse.weight.detach().numpy()
+            s = np.sqrt(2 / W.shape[1]) if scale is None else scale
+            B.append(s * np.sign(W) * magnitudes(rule, l, W.shape))
+        expected = relatives.feedback_alignment(
+            describe(rule, x), array(x), t.numpy(), B, error=ERRORS[case.loss]
+        )
+        assert_updates(rule, rule(x, t), expected)
+
+
+def uniform_magnitudes(make: Make, case: Case) -> None:
+    sign_symmetry(make, case, lambda *_: 1.0)
+
+
+def fixed_magnitudes(make: Make, case: Case) -> None:
+    sign_symmetry(make, case, lambda rule, l, _: array(rule.get_buffer(f"R_{l}")))
+
+
+def batch_magnitudes(make: Make, case: Case) -> None:
+    def drawn(rule: fw.Rule, l: int, shape: tuple[int, ...]) -> Any:
+        step = rule.network.step(rule.noise)
+        return array(step.uniform(l - 1, shape, torch.float64))
+
+    sign_symmetry(make, case, drawn)
+
+
+def direct(make: Make, case: Case, target: bool = False) -> None:
+    rule = made(make, case)
+    x, t = batch(case)
+    B = [array(rule.get_buffer(f"B_{l}")) for l in range(1, len(rule.network.stages))]
+    expected = relatives.broadcast(
+        describe(rule, x), array(x), t.numpy(), B, error=ERRORS[case.loss], target=target
+    )
+    assert_updates(rule, rule(x, t), expected)
+
+
+def drtp(make: Make, case: Case) -> None:
+    direct(make, case, target=True)
+
+
+def forward_forward(make: Make, case: Case) -> None:
+    if case.loss is not nn.CrossEntropyLoss or math.prod(case.input_shape) < case.outputs:
+        return
+    rule = made(make, case, threshold=0.4, label_scale=0.7)
+    x, t = batch(case)
+    k = case.outputs
+    step = rule.network.step(rule.noise)
+    wrong = t.numpy() + 1 + np.floor(array(step.uniform(0, (len(x),), torch.float64)) * (k - 1))
+    wrong = wrong.astype(int) % k
+    assert (wrong != t.numpy()).all()
+    expected, loss = relatives.forward_forward(
+        describe(rule, x), array(x), t.numpy(), wrong, k, threshold=0.4, scale=0.7
+    )
+    credit = rule(x, t)
+    assert_updates(rule, credit, expected)
+    assert float(credit.loss) == pytest.approx(loss, abs=1e-10)
+
+
+REFERENCES: dict[str, tuple[Make, Callable[[Make, Case], None]]] = {
+    "adaptive-feedback-alignment": (fw.AdaptiveFeedbackAlignment, adaptive_feedback_alignment),
+    "direct-feedback-alignment": (fw.DirectFeedbackAlignment, direct),
+    "drtp": (fw.DRTP, drtp),
+    "feedback-alignment": (fw.FeedbackAlignment, feedback_alignment),
+    "forward-forward": (fw.ForwardForward, forward_forward),
+    "hebbian-pepita": (fw.HebbianPEPITA, hebbian_pepita),
+    "mem-pepita": (fw.MemPEPITA, mem_pepita),
+    "sign-pepita": (fw.SignPEPITA, sign_pepita),
+    "sign-symmetry-batch": (fw.BatchSignSymmetry, batch_magnitudes),
+    "sign-symmetry-fixed": (fw.FixedSignSymmetry, fixed_magnitudes),
+    "sign-symmetry-uniform": (fw.UniformSignSymmetry, uniform_magnitudes),
+    "time-local-pepita": (fw.TimeLocalPEPITA, time_local_pepita),
+}
+
+
+def test_every_rule_has_a_reference() -> None:
+    elsewhere = {"pepita", "backprop", "readout-only"}
+    assert REFERENCES.keys() | elsewhere == fw.RULES.keys()
+
+
+@pytest.mark.parametrize("case", NO_NORMS, ids=str)
+@pytest.mark.parametrize("rule", REFERENCES)
+def test_reference(rule: str, case: Case) -> None:
+    make, check = REFERENCES[rule]
+    check(make, case)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_feedback_alignment_through_the_weights_is_backprop(case: Case) -> None:
+    """At any depth, convolutions, pooling, norms and dropout included."""
+    rule = build(fw.FeedbackAlignment, case)
+    for l, stage in enumerate(rule.network.stages[1:], start=2):
+        rule.get_buffer(f"B_{l}").copy_(stage.synapse.weight.detach())
+    x, target = case.batch()
+    backprop = fw.Backprop(rule.model, rule.loss)
+    backprop.noise = rule.noise
+    expected = backprop(x, target).updates
+    for name, update in rule(x, target).updates.items():
+        assert_close(update, expected[name])
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_mem_pepita_is_pepita_to_the_bit(case: Case) -> None:
+    pepita, mem = build(fw.PEPITA, case), build(fw.MemPEPITA, case)
+    x, target = case.batch()
+    assert_close(mem(x, target), pepita(x, target), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_pepita_tends_to_adaptive_feedback_alignment(case: Case) -> None:
+    """At any depth and through pooling and norms: ten times smaller F, ten times closer."""
+    rules = [
+        without_dropout(build(kind, case)) for kind in (fw.PEPITA, fw.AdaptiveFeedbackAlignment)
+    ]
+    pepita, limit = rules
+    if len(pepita.network.stages) < 2:
+        return
+    x, target = case.batch()
+    F = torch.randn(pepita.F.shape, generator=torch.Generator().manual_seed(3)).double()
+    name = f"{pepita.network.stages[0].name}.weight"
+
+    def difference(scale: float) -> float:
+        for rule in rules:
+            rule.F.copy_(scale * F)
+        ours, theirs = (rule(x, target).updates[name] for rule in (pepita, limit))
+        return float((ours - theirs).norm() / theirs.norm())
+
+    far, near = difference(1e-4), difference(1e-5)
+    assert far < 0.05
+    assert near < 0.3 * far
+
+
+def test_forward_forward_is_the_derivative_of_its_own_loss() -> None:
+    """Of each layer's loss by its own weights alone, by torch's differentiation."""
+    case = next(case for case in CASES if case.name == "dense")
+    rule = build(fw.ForwardForward, case)
+    x, target = case.batch()
+    updates = rule(x, target).updates
+    step = rule.network.step(rule.noise)
+    away = 1 + (step.uniform(0, (len(x),), torch.float64) * 2).long()
+    total = torch.zeros((), dtype=torch.float64)
+    for labels, sign in ((target, -1), ((target + away) % 3, 1)):
+        a = torch.cat([nn.functional.one_hot(labels, 3).double(), x[:, 3:]], dim=1)
+        for stage in rule.network.stages:
+            h = stage.synapse(a.detach())
+            for part in stage.elementwise:
+                h = part.module(h)
+            g = h.square().mean(1)
+            total = total + nn.functional.softplus(sign * (g - rule.threshold)).mean()
+            a = h / h.square().mean(1, keepdim=True).sqrt()
+    total.backward()
+    for name, parameter in rule.model.named_parameters():
+        assert_close(updates[name], parameter.grad)
+
+
+def test_forward_forward_learns_and_predicts_labels() -> None:
+    torch.manual_seed(0)
+    x = torch.rand(300, 12)
+    target = (x[:, 3:6].sum(1) > x[:, 6:9].sum(1)).long()
+    model = nn.Sequential(*dense(12, 64, 32, 2))
+    rule = fw.ForwardForward(model, nn.CrossEntropyLoss())
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    for _ in range(150):
+        optimizer.zero_grad()
+        rule.accumulate(x, target)
+        optimizer.step()
+    scores = rule.predict(x)
+    assert scores.shape == (300, 2)
+    assert (scores.argmax(1) == target).double().mean() > 0.85
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda m: fw.ForwardForward(m, nn.MSELoss()), "its loss must be nn.CrossEntropyLoss"),
+        (lambda m: fw.TimeLocalPEPITA(m, nn.MSELoss(), learning_rate=-1.0), "at least 0; given -1"),
+        (lambda m: fw.HebbianPEPITA(m, nn.MSELoss(), sign=0), "sign must be one of 1, -1; given 0"),
+        (lambda m: fw.SignPEPITA(m, nn.MSELoss(), projection=torch.ones(2, 2)), r"\(4, 2\)"),
+        (lambda m: fw.DRTP(m, nn.L1Loss()), "no output error is known for the loss L1Loss"),
+    ],
+)
+@pytest.mark.unchecked
+def test_mistakes(build: Callable[[nn.Module], fw.Rule], message: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=message):
+        build(nn.Sequential(*dense(4, 3, 2)))
+
+
+def test_forward_forward_needs_room_for_the_label() -> None:
+    model = nn.Sequential(*dense(2, 4, 3))
+    with pytest.raises(ValueError, match=r"first 3 numbers of a sample; given .* of 2"):
+        fw.ForwardForward(model, nn.CrossEntropyLoss())(torch.ones(5, 2), torch.zeros(5).long())
+
+
+def test_forward_forward_needs_classes() -> None:
+    model = nn.Sequential(*dense(4, 4, 3))
+    with pytest.raises(ValueError, match=r"class indices, \(n,\); given is \(5, 3\)"):
+        fw.ForwardForward(model, nn.CrossEntropyLoss())(torch.ones(5, 4), torch.ones(5, 3) / 3)
+
+
+@pytest.mark.parametrize("rule", ["feedback-alignment", "sign-symmetry-uniform"])
+def test_rules_that_differentiate_cannot_be_exported(rule: str) -> None:
+    made = fw.RULES[rule](nn.Sequential(*dense(4, 3, 2)), nn.MSELoss())
+    with pytest.raises(NotImplementedError, match="not even one through a single layer"):
+        torch.export.export(made, (torch.ones(5, 4), torch.ones(5, 2)))
