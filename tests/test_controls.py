@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -32,9 +33,8 @@ DENSE.append(
 )
 
 
-@pytest.mark.parametrize("case", DENSE, ids=str)
-def test_backprop_is_the_chain_rule(case: Case) -> None:
-    rule = fw.Backprop(case.model(), case.loss(), generator=torch.Generator().manual_seed(0))
+def backprop_is_the_chain_rule(make: Callable[..., fw.Rule], case: Case) -> None:
+    rule = make(case.model(), case.loss(), generator=torch.Generator().manual_seed(0))
     x, target = case.batch(n=4)
     credit = rule(x, target)
     expected = backprop(describe(rule, x), array(x), target.numpy(), error=ERRORS[case.loss])
@@ -44,6 +44,11 @@ def test_backprop_is_the_chain_rule(case: Case) -> None:
         np.testing.assert_allclose(credit.updates[f"{stage.name}.weight"], dW, rtol=0, atol=1e-10)
         if db is not None:
             np.testing.assert_allclose(credit.updates[f"{stage.name}.bias"], db, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("case", DENSE, ids=str)
+def test_backprop_is_the_chain_rule(case: Case) -> None:
+    backprop_is_the_chain_rule(fw.Backprop, case)
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if "dropout" not in c.name], ids=str)
@@ -64,9 +69,8 @@ def test_backprop_is_the_gradient_of_the_loss(case: Case) -> None:
         assert_close(model.get_parameter(name).grad, parameter.grad)
 
 
-@pytest.mark.parametrize("case", NETWORKS, ids=str)
-def test_readout_only_is_the_delta_rule(case: Case) -> None:
-    rule = fw.ReadoutOnly(case.model(), case.loss(), generator=torch.Generator().manual_seed(0))
+def readout_only_is_the_delta_rule(make: Callable[..., fw.Rule], case: Case) -> None:
+    rule = make(case.model(), case.loss(), generator=torch.Generator().manual_seed(0))
     x, target = case.batch(n=4)
     credit = rule(x, target)
     expected = readout_only(describe(rule, x), array(x), target.numpy(), error=ERRORS[case.loss])
@@ -75,6 +79,11 @@ def test_readout_only_is_the_delta_rule(case: Case) -> None:
     np.testing.assert_allclose(credit.updates[f"{last}.weight"], dW, rtol=0, atol=1e-10)
     if db is not None:
         np.testing.assert_allclose(credit.updates[f"{last}.bias"], db, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("case", NETWORKS, ids=str)
+def test_readout_only_is_the_delta_rule(case: Case) -> None:
+    readout_only_is_the_delta_rule(fw.ReadoutOnly, case)
 
 
 def test_weight_decay_does_not_move_what_readout_only_freezes() -> None:

@@ -18,11 +18,15 @@ from types import ModuleType
 import pytest
 
 import forwardly as fw
-from test_laws import LARGE
+from test_controls import DENSE, backprop_is_the_chain_rule, readout_only_is_the_delta_rule
+from test_laws import EXEMPT, FACTORIES
 from test_pepita import NETWORKS, OPTIONS, equals_the_reference
+from test_relatives import REFERENCES
 
 # what is wrong, file, piece, replacement
-PEPITA = [
+Mutant = tuple[str, str, str, str]
+
+PEPITA: list[Mutant] = [
     ("hidden sign flipped", "rules/pepita.py", "first.h - second.h", "second.h - first.h"),
     (
         "pre-activations for activities",
@@ -109,6 +113,336 @@ PEPITA = [
     ("updates overwrite .grad", "rule.py", "parameter.grad += update", "parameter.grad = update"),
 ]
 
+MUTANTS: dict[str, list[Mutant]] = {
+    "pepita": PEPITA,
+    "backprop": [
+        ("sum for mean", "rules/backprop.py", "(e / x.shape[0])", "(e / 1)"),
+        ("sign flipped", "rules/backprop.py", "pull_back((e /", "pull_back((-e /"),
+        (
+            "error averaged",
+            "rules/backprop.py",
+            "(e / x.shape[0])",
+            "(e / x.shape[0] / e.shape[1])",
+        ),
+        (
+            "the first layer twice as fast",
+            "rules/backprop.py",
+            "Credit(updates, output",
+            "Credit({n: u * (1 + (n[0] == '0')) for n, u in updates.items()}, output",
+        ),
+    ],
+    "readout-only": [
+        ("sign flipped", "rules/readout_only.py", "synapse_update(e.", "synapse_update(-e."),
+        ("activity for error", "rules/readout_only.py", "e.reshape(last.z.shape)", "last.h"),
+        ("output for input", "rules/readout_only.py", ", last.pre)", ", last.pre * 0 + 1)"),
+        (
+            "error without its sign",
+            "rules/readout_only.py",
+            "e.reshape(last.z.shape)",
+            "e.abs().reshape(last.z.shape)",
+        ),
+        (
+            "derivative of the output",
+            "rules/readout_only.py",
+            "e.reshape(last.z.shape)",
+            "e.reshape(last.z.shape) * step.slope(self.network.stages[-1], last.z)",
+        ),
+    ],
+    "feedback-alignment": [
+        (
+            "no derivative",
+            "rules/feedback_alignment.py",
+            "step.through_activation(stage, layer.z, signal)",
+            "signal.reshape(layer.z.shape)",
+        ),
+        (
+            "signal twice as large",
+            "rules/feedback_alignment.py",
+            "stage.send_back(delta, layer.pre, weights[stage.name])",
+            "2 * stage.send_back(delta, layer.pre, weights[stage.name])",
+        ),
+        (
+            "the weights themselves",
+            "rules/feedback_alignment.py",
+            "weights[stage.name])",
+            "stage.synapse.weight)",
+        ),
+        (
+            "signal before the activation",
+            "rules/feedback_alignment.py",
+            "stage.send_back(delta,",
+            "stage.send_back(signal.reshape(delta.shape),",
+        ),
+        (
+            "sign flipped",
+            "rules/feedback_alignment.py",
+            "stage.synapse_update(delta,",
+            "stage.synapse_update(-delta,",
+        ),
+    ],
+    "sign-symmetry-uniform": [
+        ("weights for signs", "rules/sign_symmetry.py", "weight.sign() *", "weight *"),
+        ("signs flipped", "rules/sign_symmetry.py", "weight.sign() *", "-weight.sign() *"),
+        (
+            "scale ignored",
+            "rules/sign_symmetry.py",
+            "if scale is None else scale)",
+            "if scale is None else 1)",
+        ),
+        (
+            "fan-out for fan-in",
+            "rules/sign_symmetry.py",
+            "weight[0].numel()",
+            "weight[:, 0].numel()",
+        ),
+    ],
+    "sign-symmetry-batch": [
+        (
+            "magnitudes ignored",
+            "rules/sign_symmetry.py",
+            "signs * step.uniform(l, tuple(signs.shape), signs.dtype)",
+            "signs",
+        ),
+        (
+            "magnitudes around zero",
+            "rules/sign_symmetry.py",
+            "signs * step.uniform(l, tuple(signs.shape), signs.dtype)",
+            "signs * (2 * step.uniform(l, tuple(signs.shape), signs.dtype) - 1)",
+        ),
+        (
+            "one layer's magnitudes for all",
+            "rules/sign_symmetry.py",
+            "step.uniform(l, ",
+            "step.uniform(0, ",
+        ),
+        ("weights for signs", "rules/sign_symmetry.py", "weight.sign() *", "weight *"),
+    ],
+    "sign-symmetry-fixed": [
+        (
+            "magnitudes ignored",
+            "rules/sign_symmetry.py",
+            '_signs(stage, self.scale) * self.get_buffer(f"R_{l}")',
+            "_signs(stage, self.scale)",
+        ),
+        (
+            "magnitudes with signs",
+            "rules/sign_symmetry.py",
+            '_signs(stage, self.scale) * self.get_buffer(f"R_{l}")',
+            'self.get_buffer(f"R_{l}")',
+        ),
+        ("weights for signs", "rules/sign_symmetry.py", "weight.sign() *", "weight *"),
+        ("signs flipped", "rules/sign_symmetry.py", "weight.sign() *", "-weight.sign() *"),
+    ],
+    "direct-feedback-alignment": [
+        (
+            "no derivative",
+            "rules/direct_feedback_alignment.py",
+            "signal * step.slope(stage, layer.z)",
+            "signal",
+        ),
+        (
+            "sign flipped",
+            "rules/direct_feedback_alignment.py",
+            "(e @ self.get_buffer",
+            "(-e @ self.get_buffer",
+        ),
+        (
+            "derivative at h",
+            "rules/direct_feedback_alignment.py",
+            "step.slope(stage, layer.z)",
+            "step.slope(stage, layer.h)",
+        ),
+        (
+            "one matrix too many",
+            "rules/direct_feedback_alignment.py",
+            'f"B_{l}").T',
+            'f"B_1").T[:, : layer.z[0].numel()] * 2',
+        ),
+        (
+            "output layer frozen",
+            "rules/direct_feedback_alignment.py",
+            "synapse_update(e.reshape(last.z.shape)",
+            "synapse_update(0 * e.reshape(last.z.shape)",
+        ),
+    ],
+    "drtp": [
+        ("error for target", "rules/drtp.py", "signal = -(t @", "signal = -(0.5 * t @"),
+        ("sign flipped", "rules/drtp.py", "signal = -(t @", "signal = (t @"),
+        ("no derivative", "rules/drtp.py", "signal * step.slope(stage, layer.z)", "signal"),
+        (
+            "derivative at h",
+            "rules/drtp.py",
+            "step.slope(stage, layer.z)",
+            "step.slope(stage, layer.h)",
+        ),
+        (
+            "output layer by the target",
+            "rules/drtp.py",
+            "synapse_update(e.reshape",
+            "synapse_update((e + 1).reshape",
+        ),
+    ],
+    "forward-forward": [
+        (
+            "negative pass raises goodness too",
+            "rules/forward_forward.py",
+            "torch.sigmoid(g_bad - theta)",
+            "-torch.sigmoid(g_bad - theta)",
+        ),
+        (
+            "positive pass forgotten",
+            "rules/forward_forward.py",
+            "updates[name] = update + away_from[name]",
+            "updates[name] = away_from[name]",
+        ),
+        (
+            "no normalisation between layers",
+            "rules/forward_forward.py",
+            "between=_normalised",
+            "between=None",
+        ),
+        (
+            "threshold with the wrong sign",
+            "rules/forward_forward.py",
+            "-torch.sigmoid(theta - g_good)",
+            "-torch.sigmoid(g_good - theta)",
+        ),
+        ("right labels as wrong ones", "rules/forward_forward.py", "(target + away) % k", "target"),
+        (
+            "factor of the square forgotten",
+            "rules/forward_forward.py",
+            "slope * (2 / units)",
+            "slope * (1 / units)",
+        ),
+        ("no derivative", "rules/forward_forward.py", "* step.slope(stage, layer.z)", ""),
+    ],
+    "sign-pepita": [
+        ("sign forgotten", "rules/sign_pepita.py", "e.sign()", "e"),
+        (
+            "signs for errors at the output",
+            "rules/sign_pepita.py",
+            "posts[-1] = e.reshape",
+            "posts[-1] = e.sign().reshape",
+        ),
+        ("hidden sign flipped", "rules/sign_pepita.py", "first.h - second.h", "second.h - first.h"),
+        (
+            "clean presynaptic activity",
+            "rules/sign_pepita.py",
+            "posts, modulated, strict=True",
+            "posts, clean, strict=True",
+        ),
+        ("sign option ignored", "rules/sign_pepita.py", "self.F, self.sign)", "self.F, 1)"),
+    ],
+    "hebbian-pepita": [
+        (
+            "halves swapped",
+            "rules/hebbian_pepita.py",
+            "against[name] - towards[name]",
+            "towards[name] - against[name]",
+        ),
+        (
+            "halves added",
+            "rules/hebbian_pepita.py",
+            "against[name] - towards[name]",
+            "against[name] + towards[name]",
+        ),
+        (
+            "output for prediction",
+            "rules/hebbian_pepita.py",
+            "y = losses.prediction(self.loss, output)",
+            "y = output",
+        ),
+        (
+            "modulated activity in both",
+            "rules/hebbian_pepita.py",
+            "synapse_update(firsts[l], clean[l].pre)",
+            "synapse_update(firsts[l], modulated[l].pre)",
+        ),
+        ("target in both", "rules/hebbian_pepita.py", "[y.reshape", "[t.reshape"),
+    ],
+    "time-local-pepita": [
+        (
+            "weights not changed in between",
+            "rules/time_local_pepita.py",
+            "step.activities(a_0_err, changed)",
+            "step.activities(a_0_err)",
+        ),
+        (
+            "changed the wrong way",
+            "rules/time_local_pepita.py",
+            "weight - self.learning_rate",
+            "weight + self.learning_rate",
+        ),
+        (
+            "second half only",
+            "rules/time_local_pepita.py",
+            "first_half[name] - towards",
+            "-towards",
+        ),
+        (
+            "halves added",
+            "rules/time_local_pepita.py",
+            "first_half[name] - towards",
+            "first_half[name] + towards",
+        ),
+        ("sign option ignored", "rules/time_local_pepita.py", "self.F, self.sign)", "self.F, 1)"),
+    ],
+    "adaptive-feedback-alignment": [
+        (
+            "sign flipped",
+            "rules/adaptive_feedback_alignment.py",
+            "synapse_update(-h_tangent",
+            "synapse_update(h_tangent",
+        ),
+        (
+            "tangent grows",
+            "rules/adaptive_feedback_alignment.py",
+            "updates |= stage.synapse_update(-h_tangent, layer.pre)",
+            "updates |= stage.synapse_update(-h_tangent, layer.pre); tangent = 2 * tangent",
+        ),
+        (
+            "sign option ignored",
+            "rules/adaptive_feedback_alignment.py",
+            "self.F, self.sign)",
+            "self.F, 1)",
+        ),
+        (
+            "bias in the tangent",
+            "network.py",
+            "change = change - bias.reshape",
+            "change = change - 0 * bias.reshape",
+        ),
+        (
+            "no derivative",
+            "network.py",
+            "return derivative(part.module, a) * change",
+            "return change",
+        ),
+    ],
+    "mem-pepita": [
+        ("hidden sign flipped", "rules/mem_pepita.py", "first.h - second.h", "second.h - first.h"),
+        (
+            "clean presynaptic activity",
+            "rules/mem_pepita.py",
+            "synapse_update(post, second.pre)",
+            "synapse_update(post, first.pre)",
+        ),
+        (
+            "error not added",
+            "rules/mem_pepita.py",
+            "step.activities(perturbed(a_0, e, self.F, self.sign))",
+            "step.activities(a_0)",
+        ),
+        ("sign option ignored", "rules/mem_pepita.py", "self.F, self.sign)", "self.F, 1)"),
+        (
+            "output layer like a hidden one",
+            "rules/mem_pepita.py",
+            "e.reshape(first.z.shape) if is_last else ",
+            "",
+        ),
+    ],
+}
+
 
 @pytest.fixture
 def mutate(tmp_path: Path) -> Iterator[Callable[[str, str, str], ModuleType]]:
@@ -140,19 +474,31 @@ def _is_ours(name: str) -> bool:
     return name.split(".")[0] == "forwardly"
 
 
-def _checks(rule: type[fw.Rule]) -> Iterator[Callable[[], None]]:
-    """What test_laws.py and test_pepita.py hold PEPITA to."""
+def _checks(name: str) -> Iterator[Callable[[], None]]:
+    """What test_laws.py, test_pepita.py and test_relatives.py hold a rule to, of the mutant."""
+    package = importlib.import_module("forwardly")
+    kit = importlib.import_module("forwardly.testing")
+    rule = package.RULES[name]
     for case in NETWORKS:
-        for options in OPTIONS:
-            yield partial(equals_the_reference, rule, case, options)
-    kit = importlib.import_module("forwardly.testing")  # the mutated package's
+        if name == "pepita":
+            for options in OPTIONS:
+                yield partial(equals_the_reference, rule, case, options)
+        elif name in REFERENCES and case.name != "norms":
+            yield partial(REFERENCES[name][1], rule, case)
+        elif name == "backprop" and case in DENSE:
+            yield partial(backprop_is_the_chain_rule, rule, case)
+        elif name == "readout-only":
+            yield partial(readout_only_is_the_delta_rule, rule, case)
+    options = FACTORIES[name].keywords if isinstance(FACTORIES[name], partial) else {}
+    make = partial(rule, **options)
     for law in kit.LAWS:
-        for case in kit.CASES:
-            yield partial(law, partial(rule, projection=LARGE), case)
+        if law.__name__ not in EXEMPT.get(name, set()):
+            for case in kit.cases_for(make):
+                yield partial(law, make, case)
 
 
-def _rejected(rule: type[fw.Rule]) -> bool:
-    for check in _checks(rule):
+def _rejected(name: str) -> bool:
+    for check in _checks(name):
         try:
             check()
         except AssertionError:  # and no other: a mutant that crashes shows nothing
@@ -160,17 +506,37 @@ def _rejected(rule: type[fw.Rule]) -> bool:
     return False
 
 
+def test_every_rule_has_mutants() -> None:
+    assert MUTANTS.keys() == fw.RULES.keys()
+    for mutants in MUTANTS.values():
+        assert len({what for what, *_ in mutants}) == len(mutants) >= 4
+
+
 @pytest.mark.unchecked
 @pytest.mark.parametrize(
-    ("file", "piece", "replacement"), [m[1:] for m in PEPITA], ids=[m[0] for m in PEPITA]
+    ("name", "file", "piece", "replacement"),
+    [
+        pytest.param(name, *rest, id=f"{name}-{what}")
+        for name, mutants in MUTANTS.items()
+        for what, *rest in mutants
+    ],
 )
-def test_wrong_pepita_is_rejected(
-    mutate: Callable[[str, str, str], ModuleType], file: str, piece: str, replacement: str
+def test_wrong_rule_is_rejected(
+    mutate: Callable[[str, str, str], ModuleType],
+    name: str,
+    file: str,
+    piece: str,
+    replacement: str,
 ) -> None:
-    assert _rejected(mutate(file, piece, replacement).PEPITA)
+    mutate(file, piece, replacement)
+    assert _rejected(name)
 
 
 @pytest.mark.unchecked
-def test_the_right_pepita_is_not_rejected(mutate: Callable[[str, str, str], ModuleType]) -> None:
+@pytest.mark.parametrize("name", ["pepita", "feedback-alignment"])
+def test_a_right_rule_is_not_rejected(
+    mutate: Callable[[str, str, str], ModuleType], name: str
+) -> None:
     same = "first.h - second.h"
-    assert not _rejected(mutate("rules/pepita.py", same, same).PEPITA)
+    mutate("rules/pepita.py", same, same)
+    assert not _rejected(name)
