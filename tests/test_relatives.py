@@ -186,8 +186,8 @@ def forward_forward(make: Make, case: Case) -> None:
     x, t = batch(case)
     k = case.outputs
     step = rule.network.step(rule.noise)
+    drawn = step.uniform(0, (len(x),), torch.float64).numpy()
     wrong = (t.numpy() + 1 + np.floor(drawn * (k - 1)).astype(int)) % k
-    wrong = wrong.astype(int) % k
     assert (wrong != t.numpy()).all()
     expected, loss = relatives.forward_forward(
         describe(rule, x), array(x), t.numpy(), wrong, k, threshold=0.4, scale=0.7

@@ -281,7 +281,7 @@ def test_files_that_are_no_arrays(tmp_path: Path) -> None:
 
 def test_the_folder(tmp_path: Path) -> None:
     settings = replace(SHORT, seeds=2, seed=7)
-    folder = results.new_folder(tmp_path / "a" / "b")
+    folder = results.new_folder(tmp_path / "a" / "b", "teacher-student")
     given = tasks(settings)
     results.write_start(folder, settings, given[0], None)
     run = finished(settings, given)

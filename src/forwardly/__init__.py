@@ -1,6 +1,6 @@
 """Train PyTorch networks with forward passes only: PEPITA and the rules it is compared with."""
 
-from forwardly import feedback
+from forwardly import feedback, metrics, testing
 from forwardly.network import Network
 from forwardly.normalisation import Normalise
 from forwardly.rule import Credit, Paper, Rule
@@ -48,4 +48,6 @@ __all__ = [
     "TimeLocalPEPITA",
     "UniformSignSymmetry",
     "feedback",
+    "metrics",
+    "testing",
 ]

@@ -28,9 +28,10 @@ from rich.table import Table
 from forwardly import __version__
 from forwardly.errors import UsageError
 from forwardly.experiments import arrays as task_arrays
-from forwardly.experiments import results
+from forwardly.experiments import digits, results
 from forwardly.experiments.teacher_student import Run, TeacherStudent, draw
 from forwardly.history import History
+from forwardly.plugins import all_rules
 
 app = cyclopts.App(
     name="forwardly",
@@ -69,7 +70,7 @@ def teacher_student(
     Parameters
     ----------
     rules
-        Rules to compare, separated by spaces: backprop, pepita, readout-only.
+        Rules to compare, separated by spaces; ``forwardly rules`` lists them.
     seeds
         How many seeds to run at once; figure and table then show mean and standard deviation.
     epochs
@@ -116,7 +117,7 @@ def teacher_student(
         tasks = [draw(settings, np.random.default_rng(seed + i)) for i in range(seeds)]
     else:
         tasks = [given]
-    folder = results.new_folder(out)
+    folder = results.new_folder(out, "teacher-student")
     results.write_start(folder, settings, tasks[0], arrays)
     if threads is not None or seeds < _SEEDS_WORTH_THREADS:
         torch.set_num_threads(threads or 1)
@@ -198,6 +199,120 @@ def _warn_of_divergence(history: History, settings: TeacherStudent, console: Con
 
 def _with_sd(mean: float, sd: float | None) -> str:
     return f"{mean:.4f}" if sd is None else f"{mean:.4f} ± {sd:.4f}"
+
+
+@app.command(name="rules")
+def list_rules() -> int:
+    """List the rules, those of other installed packages too, and what each of them needs."""
+    table = Table("rule", "paper", "year", "passes", "autograd", "feedback", "hidden layers see")
+    rules, problems = all_rules()
+    for name, rule in rules.items():
+        people = [author.split()[-1] for author in rule.paper.authors]
+        table.add_row(
+            name,
+            people[0] if len(people) == 1 else f"{people[0]} et al.",
+            str(rule.paper.year),
+            str(rule.forward_passes),
+            "yes" if rule.uses_autograd else "no",
+            rule.feedback_path or "–",
+            {"error": "the error", "target": "the target", "label": "labels as input"}[rule.teacher]
+            if rule.trains != "readout"
+            else "nothing",
+        )
+    Console().print(table)
+    for problem in problems:
+        Console(stderr=True).print(problem, style="yellow", highlight=False, markup=False)
+    return 0
+
+
+@app.command
+def cite(*names: str) -> int:
+    """Print the BibTeX entries of rules' papers.
+
+    Parameters
+    ----------
+    names
+        Rules, as ``forwardly rules`` lists them.
+    """
+    rules, _ = all_rules()
+    unknown = [name for name in names if name not in rules]
+    if unknown or not names:
+        given = f"unknown rule {unknown[0]!r}" if unknown else "no rule given"
+        raise UsageError(f"{given}; the known rules are {', '.join(rules)}")
+    for entry in dict.fromkeys(rules[name].paper.bibtex for name in names):
+        sys.stdout.write(entry + "\n")  # plain, for a file or a pipe
+    return 0
+
+
+@app.command
+def compare(
+    *,
+    data: Literal["digits"] = "digits",
+    rules: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="")] = (),
+    hidden: Annotated[tuple[int, ...], Parameter(consume_multiple=True, negative="")] = (128,),
+    activation: Literal["relu", "tanh"] = "relu",
+    seeds: int = 5,
+    seed: int = 0,
+    epochs: int = 30,
+    out: Path | None = None,
+) -> int:
+    """Train rules on the same network, data and seeds, and compare their test accuracy.
+
+    Every rule is tested against readout-only, seed by seed, as a frozen hidden layer learns too.
+
+    Parameters
+    ----------
+    data
+        The data set: scikit-learn's 1,797 digits.
+    rules
+        Rules to compare, separated by spaces (default: all).
+    hidden
+        Sizes of the hidden layers, separated by spaces.
+    activation
+        Of the hidden layers.
+    seeds
+        How many seeds.
+    seed
+        The first of them.
+    epochs
+        Passes over the training images.
+    out
+        Folder to write to; it must not hold anything yet (default: runs/compare/TIME).
+    """
+    settings = digits.Digits(
+        rules=rules or tuple(digits.LEARNING_RATES),
+        hidden=hidden,
+        activation=activation,
+        seeds=seeds,
+        seed=seed,
+        epochs=epochs,
+    )
+    folder = results.new_folder(out, "compare")
+    torch.set_num_threads(1)
+    console = Console()
+    accuracies: dict[str, list[float]] = {name: [] for name in settings.rules}
+    status = "finished"
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
+    try:
+        with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
+            bar = progress.add_task(data, total=len(settings.rules) * seeds)
+            for name, _, accuracy in digits.run(settings):
+                accuracies[name].append(accuracy)
+                progress.update(bar, advance=1, description=f"{data}, {name}")
+    except KeyboardInterrupt:
+        status = "interrupted"
+    control = accuracies.get("readout-only", [])
+    rows = [digits.Row.of(name, values, control) for name, values in accuracies.items()]
+    results.write_comparison(folder, settings, rows, data, status)
+    table = Table("rule", "test accuracy (%)", "over readout-only, 95 % interval", "p")
+    for row in rows:
+        table.add_row(row.rule, row.accuracy_text(), *row.difference_text())
+    console.print(table)
+    console.print(str(folder / "summary.json"), soft_wrap=True, highlight=False)
+    if status == "interrupted":
+        console.print("Stopped; what was done is written.", style="yellow")
+        return _INTERRUPTED
+    return 0
 
 
 def main() -> None:

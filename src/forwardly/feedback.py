@@ -1,4 +1,4 @@
-"""How feedback matrices are drawn.
+"""How feedback matrices are drawn, and how they may learn.
 
 An initialiser takes the numbers of units d, h₁, …, k of the activities a₀ … a_L of one sample, and
 gives the factors whose product is F, (d, k). Most give F itself, as the only factor.
@@ -11,9 +11,10 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from forwardly.network import Stage
+from forwardly.rule import Rule
 
 Initialiser = Callable[[Sequence[int], torch.Generator | None], tuple[Tensor, ...]]
 """(sizes, generator) → factors of F, in float64 on the generator's device."""
@@ -103,3 +104,87 @@ def _device(generator: torch.Generator | None) -> torch.device:
 def _check_scale(scale: float) -> None:
     if not (math.isfinite(scale) and scale >= 0):
         raise ValueError(f"the scale of a feedback matrix must be finite and ≥ 0; given {scale}")
+
+
+class Mirror:
+    """Weight mirroring: factors of F that learn, from noise, to mirror the weights.
+
+    Akrout, Wilson, Humphreys, Lillicrap & Tweed, "Deep Learning without Weight Transport", NeurIPS
+    2019, arXiv 1904.05391; for PEPITA: Srinivasan et al., arXiv 2302.05440.
+
+        noise        ξ ~ N(0, σ²) at the input of synapse l, its mean over the samples removed
+        response     W_l ξ
+        update       F_l ← F_l + η s_l · mean of ξ (W_l ξ)ᵀ − λ F_l
+
+    As E[ξ (W_l ξ)ᵀ] = σ² W_lᵀ, a factor grows towards its layer's transposed weights though nobody
+    reads a weight. s_1 = −1 where errors are added to the input (``sign=+1``), else s_l = +1: so F
+    turns to where PEPITA's own dynamics take it. ``step()`` belongs between training steps.
+
+    Deviations: the papers' responses pass the layer's nonlinearity; here they are the synapse's
+    alone, without bias, for which the expectation above is exact.
+
+    Args:
+        rule: one whose F is factored, ``projection=feedback.product()``, on linear layers.
+        learning_rate: η.
+        decay: λ, of each step.
+        noise: σ, the standard deviation of the noise.
+        samples: noise vectors a step.
+        generator: where the noise is drawn from; torch's global generator if None.
+
+    Raises:
+        TypeError: if F is not factored, or a synapse is not linear.
+        ValueError: if a number is negative, or there is no sample.
+    """
+
+    def __init__(
+        self,
+        rule: Rule,
+        *,
+        learning_rate: float = 0.01,
+        decay: float = 1e-4,
+        noise: float = 0.1,
+        samples: int = 64,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        if "F_1" not in dict(rule.named_buffers()):
+            raise TypeError(
+                f"{type(rule).__name__} has no factors of F to train: build it with "
+                "projection=feedback.product()"
+            )
+        for stage in rule.network.stages:
+            if not isinstance(stage.synapse, nn.Linear):
+                raise TypeError(
+                    f"only linear layers are mirrored; {stage.name!r} is {stage.synapse}"
+                )
+        if not (learning_rate >= 0 and decay >= 0 and noise > 0 and samples >= 2):
+            raise ValueError(
+                "learning_rate and decay must be at least 0, noise above 0, samples at least 2; "
+                f"given {learning_rate}, {decay}, {noise}, {samples}"
+            )
+        self.rule = rule
+        self.learning_rate = learning_rate
+        self.decay = decay
+        self.noise = noise
+        self.samples = samples
+        self._generator = generator
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Noise through every layer, and one update of every factor, and so of F."""
+        factors: list[Tensor] = []
+        first_sign = -getattr(self.rule, "sign", 1)
+        for l, stage in enumerate(self.rule.network.stages, start=1):
+            W = stage.synapse.weight
+            factor = self.rule.get_buffer(f"F_{l}")
+            xi = torch.randn(
+                (self.samples, W.shape[1]),
+                generator=self._generator,
+                dtype=W.dtype,
+                device=W.device if self._generator is None else self._generator.device,
+            ).to(W.device)
+            xi = self.noise * (xi - xi.mean(0))
+            towards = xi.T @ (xi @ W.T) / (self.samples - 1)  # unbiased, with the mean removed
+            sign = first_sign if l == 1 else 1
+            factor += self.learning_rate * sign * towards - self.decay * factor
+            factors.append(factor)
+        self.rule.get_buffer("F").copy_(chain(factors))

@@ -107,7 +107,7 @@ class Rule(nn.Module, ABC):
         self.model = model
         self.loss = loss
         self.input_shape = input_shape
-        self._error: OutputError = output_error(loss) if error is None else error
+        self.error_function: OutputError = output_error(loss) if error is None else error
         self.trained = self._trained_parameters()
         noise = None
         if self.network.dropouts or self.draws:
@@ -162,7 +162,7 @@ class Rule(nn.Module, ABC):
 
     def error(self, output: Tensor, target: Tensor) -> Float[Tensor, "n k"]:
         """e, the error of each sample's outputs."""
-        e = self._error(output, target)
+        e = self.error_function(output, target)
         if e.shape != output.shape:
             raise ValueError(
                 f"error= must return one error an output, {shape_of(output)}; "

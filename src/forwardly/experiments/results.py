@@ -13,6 +13,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
 from itertools import chain, count
@@ -23,20 +24,21 @@ import numpy as np
 
 from forwardly.errors import UsageError
 from forwardly.experiments import arrays
+from forwardly.experiments.digits import LEARNING_RATES, Digits, Row
 from forwardly.experiments.teacher_student import Run, Task, TeacherStudent
 from forwardly.files import write
 from forwardly.provenance import provenance
 
 
-def new_folder(out: Path | None) -> Path:
-    """Make the folder ``out``, or one named after the time under ``runs/teacher-student``.
+def new_folder(out: Path | None, experiment: str) -> Path:
+    """Make the folder ``out``, or one named after the time under ``runs/EXPERIMENT``.
 
     Raises:
         UsageError: if ``out`` holds something already, or cannot be made or written to.
     """
     try:
         if out is None:
-            return _timed_folder(Path("runs") / "teacher-student")
+            return _timed_folder(Path("runs") / experiment)
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise UsageError(
                 f"{out} exists already, and nothing is overwritten: name another --out"
@@ -90,6 +92,23 @@ def write_results(folder: Path, run: Run, status: str) -> list[Path]:
     }
     _write_json(folder / "summary.json", summary)
     return _write_figures(folder, run)
+
+
+def write_comparison(
+    folder: Path, settings: Digits, rows: Sequence[Row], data: str, status: str
+) -> None:
+    """Settings, software and results of ``forwardly compare``, as summary.json."""
+    content: dict[str, Any] = {
+        "experiment": "compare",
+        "data": data,
+        "status": status,
+        "settings": asdict(settings),
+        "learning_rates": {name: LEARNING_RATES.get(name) for name in settings.rules},
+        "rules": {row.rule: row.as_data() for row in rows},
+        **provenance(),
+    }
+    (folder / "config.json").unlink(missing_ok=True)
+    _write_json(folder / "summary.json", content)
 
 
 def _write_figures(folder: Path, run: Run) -> list[Path]:

@@ -139,16 +139,17 @@ def training(name: str, tasks: Sequence[Task], settings: TeacherStudent) -> Full
     def stack(*arrays: Array) -> Tensor:
         return torch.as_tensor(np.stack(arrays), dtype=dtype)
 
+    # The post sums updates over the samples; a rule averages them.
+    rate = settings.learning_rate * len(tasks[0].x_train)
     return FullBatchTraining(
-        [_rule(name, task, dtype) for task in tasks],
+        [_rule(name, task, dtype, rate) for task in tasks],
         Batch(stack(*(task.x_train for task in tasks)), stack(*(task.y_train for task in tasks))),
         Batch(stack(*(task.x_val for task in tasks)), stack(*(task.y_val for task in tasks))),
-        # The post sums updates over the samples; a rule averages them.
-        learning_rate=settings.learning_rate * len(tasks[0].x_train),
+        learning_rate=rate,
     )
 
 
-def _rule(name: str, task: Task, dtype: torch.dtype) -> Rule:
+def _rule(name: str, task: Task, dtype: torch.dtype, learning_rate: float) -> Rule:
     layers: list[nn.Module] = []
     for w in task.weights:
         layers += [nn.Linear(*w.shape, bias=False, dtype=dtype), nn.ReLU()]
@@ -156,11 +157,12 @@ def _rule(name: str, task: Task, dtype: torch.dtype) -> Rule:
     with torch.no_grad():
         for parameter, w in zip(model.parameters(), task.weights, strict=True):
             parameter.copy_(torch.as_tensor(w.T))
-    kind = RULES[name]
-    if "from error to input" in kind.feedback_path:
-        with_projection = cast(Callable[..., Rule], kind)
-        return with_projection(model, nn.MSELoss(), projection=torch.as_tensor(task.F.T))
-    return kind(model, nn.MSELoss())
+    options: dict[str, object] = {}
+    if "from error to input" in RULES[name].feedback_path:
+        options["projection"] = torch.as_tensor(task.F.T)
+    if name == "time-local-pepita":
+        options["learning_rate"] = learning_rate
+    return cast(Callable[..., Rule], RULES[name])(model, nn.MSELoss(), **options)
 
 
 class Run:

@@ -1,0 +1,192 @@
+"""What is measured of learning: angles, update alignment, slowness, accuracy.
+
+Those that accumulate over batches have torchmetrics' interface, ``update``, ``compute`` and
+``reset``, and need no torchmetrics.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from forwardly._typing import Float, Int
+from forwardly.feedback import chain
+from forwardly.rule import Rule
+from forwardly.rules.backprop import Backprop
+from forwardly.rules.feedback_alignment import FeedbackAlignment
+
+
+def angle(a: Float[Tensor, "..."], b: Float[Tensor, "..."]) -> float:
+    """The angle between two tensors as vectors, in degrees, 0 to 180; NaN if one is zero.
+
+    Raises:
+        ValueError: if they have different numbers of elements.
+    """
+    value = cosine(a, b)
+    return value if math.isnan(value) else math.degrees(math.acos(max(-1.0, min(1.0, value))))
+
+
+def cosine(a: Float[Tensor, "..."], b: Float[Tensor, "..."]) -> float:
+    """The cosine of that angle, −1 to 1; NaN if one of the tensors is zero."""
+    if a.numel() != b.numel():
+        raise ValueError(
+            f"tensors to compare need as many elements; given {tuple(a.shape)}, {tuple(b.shape)}"
+        )
+    a, b = a.detach().flatten().double(), b.detach().flatten().double()
+    lengths = float(a.square().sum().sqrt() * b.square().sum().sqrt())
+    return float(torch.dot(a, b)) / lengths if lengths > 0 else math.nan
+
+
+def feedback_angle(rule: Rule) -> float:
+    """The angle between the chained weights W₁ᵀW₂ᵀ…W_Lᵀ and F, in degrees.
+
+    90 is what random matrices have. With ``sign=+1`` (x + F e) the two drift towards *opposite*
+    directions, beyond 90 degrees up to 180, as a hidden layer then moves against W₁ F e; with
+    ``sign=-1`` towards the same direction, below 90. (Dellaferrera & Kreiman 2022; Srinivasan et
+    al. 2023.)
+
+    Raises:
+        TypeError: if the rule has no F, or a synapse is a convolution.
+    """
+    F = dict(rule.named_buffers()).get("F")
+    if F is None:
+        raise TypeError(f"{type(rule).__name__} has no feedback matrix F from output to input")
+    return angle(chain([weight.T for weight in _linear_weights(rule)]), F)
+
+
+def layer_angles(rule: Rule) -> dict[str, float]:
+    """The angle between W and its feedback weight B, in degrees, by the names of synapses.
+
+    For feedback alignment between W_l and B_l; for a factored F (``feedback.product``) between W_lᵀ
+    and F_l, whose convention of signs ``feedback_angle`` explains.
+
+    Raises:
+        TypeError: if the rule has neither.
+    """
+    if isinstance(rule, FeedbackAlignment):
+        synapses = {stage.name: stage.synapse for stage in rule.network.stages}
+        return {name: angle(synapses[name].weight, B) for name, B in rule.B.items()}
+    buffers = dict(rule.named_buffers())
+    if "F_1" not in buffers:
+        raise TypeError(
+            f"{type(rule).__name__} has no feedback matrix a layer; PEPITA has with "
+            "projection=feedback.product()"
+        )
+    weights = _linear_weights(rule)
+    return {
+        stage.name: angle(weight.T, buffers[f"F_{l}"])
+        for l, (stage, weight) in enumerate(zip(rule.network.stages, weights, strict=True), 1)
+    }
+
+
+def update_alignment(rule: Rule, x: Tensor, target: Tensor) -> dict[str, float]:
+    """The cosine between a rule's update and backprop's, for each parameter that both train.
+
+    1 is the gradient's direction, 0 a right angle to it. Both see the same dropout masks. Raises
+    what calling the rule does.
+    """
+    ours = rule(x, target).updates
+    reference = Backprop(rule.model, rule.loss, error=rule.error_function)
+    reference.noise = rule.noise
+    gradient = reference(x, target).updates
+    return {name: cosine(ours[name], gradient[name]) for name in ours}
+
+
+def slowness(accuracy: Sequence[float], *, chance: float = 0.0, epochs: int | None = None) -> float:
+    """How slowly accuracy is gained: a of acc = acc_max · x / (a + x), fitted to x = 0, 1, 2, ….
+
+    The measure of Dellaferrera & Kreiman (2022): chance level is put before the curve as epoch 0,
+    acc_max is the curve's maximum, and a, in epochs, is where half of it is reached.
+
+    Args:
+        accuracy: test accuracy after each epoch, from the first.
+        chance: accuracy without learning, e.g. 0.1 of ten classes, in the same unit.
+        epochs: how many epochs to take; the paper takes those before the learning rate drops.
+
+    Raises:
+        ValueError: if there are fewer than two epochs, or a value is not finite.
+    """
+    # Slow to import, and needed here only; it has no annotations.
+    from scipy.optimize import curve_fit  # pyright: ignore
+
+    curve = np.array([chance, *accuracy[:epochs]], dtype=np.float64)
+    if len(curve) < 3 or not np.isfinite(curve).all():
+        raise ValueError(
+            f"slowness needs the finite accuracies of two epochs or more; given {list(accuracy)}"
+        )
+    largest = float(curve.max())
+
+    def model(x: np.ndarray, a: float) -> np.ndarray:
+        return largest * x / (a + x)
+
+    fitted = cast(
+        tuple[np.ndarray, np.ndarray],
+        curve_fit(model, np.arange(len(curve)), curve, p0=[1.0], bounds=(1e-9, np.inf)),
+    )
+    return float(fitted[0][0])
+
+
+class Accuracy:
+    """The part of samples whose largest output is their class, 0 to 1, over batches.
+
+    ``update(output, target)`` takes outputs or scores (n, k) and class indices (n,);
+    ``compute()`` is NaN before the first batch; ``reset()`` begins anew.
+    """
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all batches."""
+        self._right = 0
+        self._seen = 0
+
+    def update(self, output: Float[Tensor, "n k"], target: Int[Tensor, "n"]) -> None:
+        """Count a batch."""
+        self._right += int((output.argmax(1) == target).sum())
+        self._seen += len(target)
+
+    def compute(self) -> float:
+        """The accuracy so far."""
+        return self._right / self._seen if self._seen else math.nan
+
+
+class UpdateAlignment:
+    """The mean over batches of ``update_alignment``, for each parameter.
+
+    ``update(rule, x, target)`` measures a batch; ``compute()`` gives the means by parameter name;
+    ``reset()`` begins anew. Batches in which an update is zero count for the other parameters only.
+    """
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all batches."""
+        self._values: dict[str, list[float]] = {}
+
+    def update(self, rule: Rule, x: Tensor, target: Tensor) -> None:
+        """Measure a batch."""
+        for name, value in update_alignment(rule, x, target).items():
+            if not math.isnan(value):
+                self._values.setdefault(name, []).append(value)
+
+    def compute(self) -> Mapping[str, float]:
+        """The mean cosines so far."""
+        return {name: sum(values) / len(values) for name, values in self._values.items()}
+
+
+def _linear_weights(rule: Rule) -> list[Tensor]:
+    weights: list[Tensor] = []
+    for stage in rule.network.stages:
+        if not isinstance(stage.synapse, nn.Linear):
+            raise TypeError(
+                f"weights are chained of linear layers only; {stage.name!r} is {stage.synapse}"
+            )
+        weights.append(stage.synapse.weight.detach())
+    return weights

@@ -1,0 +1,115 @@
+"""Rules of other packages, found by their entry points; the commands that list and cite."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+import forwardly as fw
+from forwardly.cli import main
+from forwardly.plugins import all_rules
+
+GUIDE = Path(__file__).parent.parent / "docs" / "adding-a-rule.md"
+
+
+def snippets() -> list[str]:
+    return re.findall(r"```python\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+
+
+@pytest.mark.unchecked
+def test_the_guide_runs() -> None:
+    found = snippets()
+    assert len(found) == 3
+    namespace: dict[str, object] = {"__name__": "guide"}
+    for snippet in found:
+        exec(snippet, namespace)
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An installed package with the guide's rule, and entry points that are wrong."""
+    (tmp_path / "my_package").mkdir()
+    (tmp_path / "my_package" / "__init__.py").write_text("")
+    (tmp_path / "my_package" / "node_perturbation.py").write_text(snippets()[0])
+    info = tmp_path / "my_package-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "[forwardly.rules]\n"
+        "node-perturbation = my_package.node_perturbation:NodePerturbation\n"
+        "missing = my_package.nowhere:Rule\n"
+        "number = math:pi\n"
+        "pepita = my_package.node_perturbation:NodePerturbation\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+def test_rules_of_other_packages(package: Path) -> None:
+    rules, problems = all_rules()
+    assert rules.keys() == fw.RULES.keys() | {"node-perturbation"}
+    assert list(rules) == sorted(rules)
+    assert rules["pepita"] is fw.PEPITA
+    assert len(problems) == 3
+    assert "missing (my_package.nowhere:Rule) does not load: ModuleNotFoundError" in problems[0]
+    assert "number (math:pi) is not a subclass of forwardly.Rule" in problems[1]
+    assert "the name 'pepita' is taken" in problems[2]
+
+
+def test_no_other_packages() -> None:
+    assert all_rules() == (fw.RULES, [])
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["forwardly", *arguments])
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit) as end:
+        main()
+    return int(end.value.code or 0)
+
+
+def test_rules_command(
+    package: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "rules") == 0
+    out, err = capsys.readouterr()
+    for name in (*fw.RULES, "node-perturbation"):
+        assert name in out
+    (line,) = (line for line in out.splitlines() if " mem-pepita " in line)
+    cells = [cell.strip() for cell in line.strip("│ ").split("│")]
+    assert cells == [
+        *("mem-pepita", "Pau et al.", "2023", "3", "no", "F, from error to input", "the error"),
+    ]
+    assert "missing" in err
+
+
+def test_cite_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(monkeypatch, "cite", "hebbian-pepita", "drtp", "time-local-pepita") == 0
+    out = capsys.readouterr().out
+    assert out == fw.HebbianPEPITA.paper.bibtex + "\n" + fw.DRTP.paper.bibtex + "\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["cite"], "no rule given; the known rules are adaptive"),
+        (["cite", "pepita", "hebb"], "unknown rule 'hebb'; the known rules are adaptive"),
+        (["compare", "--rules", "hebb"], "unknown rule 'hebb'"),
+        (["compare", "--data", "mnist"], 'Choose from: "digits"'),
+        (["compare", "--seeds", "0"], "seeds must be at least 1; given 0"),
+        (["compare", "--epochs", "-1"], "epochs must be at least 1; given -1"),
+        (["compare", "--hidden", "0"], "hidden must be one or more layer sizes"),
+        (["compare", "--activation", "sine"], 'Choose from: "relu", "tanh"'),
+    ],
+)
+def test_mistakes(
+    arguments: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(monkeypatch, *arguments) == 2
+    assert message in capsys.readouterr().err
