@@ -9,10 +9,13 @@ from statistics import median
 from typing import Any
 
 import forwardly as fw
+from forwardly.experiments.digits import Difference, Row
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
+COMPARISON = ROOT / "docs" / "comparison.md"
 RECORDS = ROOT / "records" / "teacher-student"
+DIGITS = ROOT / "records" / "compare"
 
 NOTES = {
     "backprop": "the reference",
@@ -20,9 +23,17 @@ NOTES = {
 }
 
 
-def generated(text: str) -> str:
-    """The README with its generated parts, between ``<!-- name -->`` marks, made anew."""
-    for name, part in {"teacher-student": teacher_student(), "rules": rules()}.items():
+def parts(document: Path) -> dict[str, str]:
+    """What stands between the marks ``<!-- name -->`` of a document."""
+    if document == README:
+        return {"teacher-student": teacher_student(), "rules": rules()}
+    return {name: comparison(name) for name in ("digits", "digits-16")}
+
+
+def generated(document: Path) -> str:
+    """The document with its generated parts made anew."""
+    text = document.read_text()
+    for name, part in parts(document).items():
         marks = re.compile(f"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
         text, found = marks.subn(lambda match, part=part: f"{match[1]}{part}{match[2]}", text)
         assert found == 1, f"{found} places for {name}"
@@ -67,9 +78,27 @@ def rules() -> str:
     return "\n".join(lines) + "\n"
 
 
+def comparison(record: str) -> str:
+    """The table of ``forwardly compare``."""
+    content = json.loads((DIGITS / record / "summary.json").read_text())
+    lines = [
+        "| rule | learning rate | test accuracy (%) | difference from readout-only, 95 % interval | p |",
+        "|---|---|---|---|---|",
+    ]
+    for rule, row in content["rules"].items():
+        change = row["over_readout_only"]
+        made = Row(rule, row["accuracies"], None if change is None else Difference(**change))
+        rate = content["learning_rates"][rule]
+        lines.append(
+            f"| {rule} | {rate:g} | {made.accuracy_text()} | {' | '.join(made.difference_text())} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
 def _summary(record: str) -> dict[str, Any]:
     return json.loads((RECORDS / record / "summary.json").read_text())["rules"]
 
 
 if __name__ == "__main__":
-    README.write_text(generated(README.read_text()))
+    for document in (README, COMPARISON):
+        document.write_text(generated(document))

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import forwardly as fw
+from forwardly.experiments.digits import LEARNING_RATES, Digits
 from forwardly.experiments.teacher_student import TeacherStudent
 
 ROOT = Path(__file__).parent.parent
@@ -29,8 +30,24 @@ def _generator() -> ModuleType:
     return module
 
 
-def test_readme_is_as_generated() -> None:
-    assert _generator().generated(README) == README, "run `make docs`"
+@pytest.mark.parametrize("document", ["README", "COMPARISON"])
+def test_figures_are_as_generated(document: str) -> None:
+    generator = _generator()
+    path = getattr(generator, document)
+    assert generator.generated(path) == path.read_text(), "run `make docs`"
+
+
+@pytest.mark.parametrize(("record", "hidden"), [("digits", 128), ("digits-16", 16)])
+def test_comparisons_are_of_the_experiment(record: str, hidden: int) -> None:
+    summary = json.loads((ROOT / "records" / "compare" / record / "summary.json").read_text())
+    expected = json.loads(json.dumps(asdict(Digits(hidden=(hidden,)))))
+    assert summary["settings"] == expected
+    assert summary["status"] == "finished"
+    assert summary["uncommitted_changes"] is False
+    assert summary["learning_rates"] == LEARNING_RATES
+    assert summary["rules"].keys() == fw.RULES.keys()
+    for row in summary["rules"].values():
+        assert len(row["accuracies"]) == 5
 
 
 def test_readme_example_runs_and_learns() -> None:

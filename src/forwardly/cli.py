@@ -32,6 +32,7 @@ from forwardly.experiments import digits, results
 from forwardly.experiments.teacher_student import Run, TeacherStudent, draw
 from forwardly.history import History
 from forwardly.plugins import all_rules
+from forwardly.provenance import provenance
 
 app = cyclopts.App(
     name="forwardly",
@@ -287,6 +288,7 @@ def compare(
         seed=seed,
         epochs=epochs,
     )
+    software = provenance()
     folder = results.new_folder(out, "compare")
     torch.set_num_threads(1)
     console = Console()
@@ -298,13 +300,15 @@ def compare(
             bar = progress.add_task(data, total=len(settings.rules) * seeds)
             for name, _, accuracy in digits.run(settings):
                 accuracies[name].append(accuracy)
+                results.write_comparison(folder, settings, _rows(accuracies), "running", software)
                 progress.update(bar, advance=1, description=f"{data}, {name}")
     except KeyboardInterrupt:
         status = "interrupted"
-    control = accuracies.get("readout-only", [])
-    rows = [digits.Row.of(name, values, control) for name, values in accuracies.items()]
-    results.write_comparison(folder, settings, rows, data, status)
-    table = Table("rule", "test accuracy (%)", "over readout-only, 95 % interval", "p")
+    rows = _rows(accuracies)
+    results.write_comparison(folder, settings, rows, status, software)
+    table = Table(caption="difference from readout-only, paired by seed, with its 95 % interval")
+    for heading in ("rule", "test accuracy (%)", "difference", "p"):
+        table.add_column(heading, no_wrap=True)
     for row in rows:
         table.add_row(row.rule, row.accuracy_text(), *row.difference_text())
     console.print(table)
@@ -313,6 +317,11 @@ def compare(
         console.print("Stopped; what was done is written.", style="yellow")
         return _INTERRUPTED
     return 0
+
+
+def _rows(accuracies: dict[str, list[float]]) -> list[digits.Row]:
+    control = accuracies.get("readout-only", [])
+    return [digits.Row.of(name, values, control) for name, values in accuracies.items()]
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ seeds, with the control and the reference among them. 1,297 images to train, 200
 rates, 300 to test; the split, the network and the order of batches follow the seed, so rules pair.
 
 Learning rates are the best of {1, 3} · 10⁻ⁿ on the validation images for the 64-128-10 network, for
-each rule by itself; momentum 0.9, batches of 32, 30 epochs for all.
+each rule by itself, of two seeds and 15 epochs; momentum 0.9, batches of 32, 30 epochs for all.
 """
 
 from __future__ import annotations

@@ -95,17 +95,25 @@ def write_results(folder: Path, run: Run, status: str) -> list[Path]:
 
 
 def write_comparison(
-    folder: Path, settings: Digits, rows: Sequence[Row], data: str, status: str
+    folder: Path, settings: Digits, rows: Sequence[Row], status: str, software: dict[str, Any]
 ) -> None:
-    """Settings, software and results of ``forwardly compare``, as summary.json."""
+    """Settings and results of ``forwardly compare``, as summary.json.
+
+    Args:
+        folder: where to.
+        settings: the comparison's.
+        rows: its table.
+        status: "running", "finished" or "interrupted".
+        software: the provenance when it began.
+    """
     content: dict[str, Any] = {
         "experiment": "compare",
-        "data": data,
+        "data": "digits",
         "status": status,
         "settings": asdict(settings),
         "learning_rates": {name: LEARNING_RATES.get(name) for name in settings.rules},
         "rules": {row.rule: row.as_data() for row in rows},
-        **provenance(),
+        **software,
     }
     (folder / "config.json").unlink(missing_ok=True)
     _write_json(folder / "summary.json", content)
