@@ -82,7 +82,8 @@ def comparison(record: str) -> str:
     """The table of ``forwardly compare``."""
     content = json.loads((DIGITS / record / "summary.json").read_text())
     lines = [
-        "| rule | learning rate | test accuracy (%) | difference from readout-only, 95 % interval | p |",
+        "| rule | learning rate | test accuracy (%) "
+        "| difference from readout-only, 95 % interval | p |",
         "|---|---|---|---|---|",
     ]
     for rule, row in content["rules"].items():

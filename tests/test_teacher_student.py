@@ -116,6 +116,13 @@ def test_rules_start_from_the_same_arrays() -> None:
             np.testing.assert_array_equal(ours, w.T)
 
 
+@pytest.mark.parametrize("rule", ["feedback-alignment", "drtp", "sign-symmetry-batch"])
+def test_feedback_of_their_own_follows_the_seed(rule: str) -> None:
+    settings = replace(SHORT, rules=(rule,), learning_rate=1e-5)
+    first, again = (finished(settings).histories[rule].train[-1] for _ in range(2))
+    np.testing.assert_array_equal(first, again)
+
+
 def test_readout_only_leaves_the_hidden_layer() -> None:
     run = finished(SHORT)
     hidden, readout = run.trainings["readout-only"].weights(0)

@@ -69,7 +69,8 @@ def test_backprop_cannot_be_exported_but_traced() -> None:
 
 
 def test_compile_without_a_graph_break() -> None:
-    _compile("aot_eager", "dropout", "conv2d", *FACTORIES)
+    _compile("aot_eager", "dropout", *FACTORIES)
+    _compile("aot_eager", "conv2d", "batch-norm", "pepita", "adaptive-feedback-alignment")
 
 
 def test_compile_with_inductor() -> None:

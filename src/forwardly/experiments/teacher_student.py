@@ -142,14 +142,24 @@ def training(name: str, tasks: Sequence[Task], settings: TeacherStudent) -> Full
     # The post sums updates over the samples; a rule averages them.
     rate = settings.learning_rate * len(tasks[0].x_train)
     return FullBatchTraining(
-        [_rule(name, task, dtype, rate) for task in tasks],
+        [
+            _rule(name, task, dtype, rate, torch.Generator().manual_seed(settings.seed + i))
+            for i, task in enumerate(tasks)
+        ],
         Batch(stack(*(task.x_train for task in tasks)), stack(*(task.y_train for task in tasks))),
         Batch(stack(*(task.x_val for task in tasks)), stack(*(task.y_val for task in tasks))),
         learning_rate=rate,
     )
 
 
-def _rule(name: str, task: Task, dtype: torch.dtype, learning_rate: float) -> Rule:
+def _rule(
+    name: str,
+    task: Task,
+    dtype: torch.dtype,
+    learning_rate: float,
+    generator: torch.Generator,
+) -> Rule:
+    """The rule on a task's student. PEPITA's family has the task's F, others draw theirs."""
     layers: list[nn.Module] = []
     for w in task.weights:
         layers += [nn.Linear(*w.shape, bias=False, dtype=dtype), nn.ReLU()]
@@ -157,9 +167,11 @@ def _rule(name: str, task: Task, dtype: torch.dtype, learning_rate: float) -> Ru
     with torch.no_grad():
         for parameter, w in zip(model.parameters(), task.weights, strict=True):
             parameter.copy_(torch.as_tensor(w.T))
-    options: dict[str, object] = {}
-    if "from error to input" in RULES[name].feedback_path:
-        options["projection"] = torch.as_tensor(task.F.T)
+    options: dict[str, object] = {"generator": generator}
+    if "to input" in RULES[name].feedback_path:
+        # Signs do not shrink, so they come through an F ten times smaller, as in the paper's code.
+        scale = 0.1 if name == "sign-pepita" else 1.0
+        options["projection"] = scale * torch.as_tensor(task.F.T)
     if name == "time-local-pepita":
         options["learning_rate"] = learning_rate
     return cast(Callable[..., Rule], RULES[name])(model, nn.MSELoss(), **options)
