@@ -26,7 +26,7 @@ from rich.progress import (
 from rich.table import Table
 
 from forwardly import __version__
-from forwardly.errors import UsageError
+from forwardly.errors import UsageError, check_rules
 from forwardly.experiments import arrays as task_arrays
 from forwardly.experiments import digits, results
 from forwardly.experiments.teacher_student import Run, TeacherStudent, draw
@@ -236,10 +236,7 @@ def cite(*names: str) -> int:
         Rules, as ``forwardly rules`` lists them.
     """
     rules, _ = all_rules()
-    unknown = [name for name in names if name not in rules]
-    if unknown or not names:
-        given = f"unknown rule {unknown[0]!r}" if unknown else "no rule given"
-        raise UsageError(f"{given}; the known rules are {', '.join(rules)}")
+    check_rules(names, rules)
     for entry in dict.fromkeys(rules[name].paper.bibtex for name in names):
         sys.stdout.write(entry + "\n")  # plain, for a file or a pipe
     return 0

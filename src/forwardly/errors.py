@@ -1,7 +1,21 @@
-"""The one error that commands show without a traceback."""
+"""The one error that commands show without a traceback, and what several of them check."""
 
 from __future__ import annotations
+
+from collections.abc import Collection
 
 
 class UsageError(ValueError):
     """A mistake of the user's; the message says what was given, what is expected, what to do."""
+
+
+def check_rules(names: Collection[str], known: Collection[str]) -> None:
+    """Refuse names that are not among the known rules, and none at all.
+
+    Raises:
+        UsageError: that lists the known ones.
+    """
+    unknown = [name for name in names if name not in known]
+    if unknown or not names:
+        given = f"unknown rule {unknown[0]!r}" if unknown else "no rule given"
+        raise UsageError(f"{given}; the known rules are {', '.join(known)}")

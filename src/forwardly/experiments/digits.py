@@ -21,7 +21,7 @@ import torch
 from scipy import stats  # pyright: ignore[reportMissingTypeStubs]
 from torch import Tensor, nn
 
-from forwardly.errors import UsageError
+from forwardly.errors import UsageError, check_rules
 from forwardly.metrics import Accuracy
 from forwardly.rule import Rule
 from forwardly.rules import RULES
@@ -69,10 +69,7 @@ class Digits:
 
     def __post_init__(self) -> None:
         """Refuse settings that make no sense."""
-        unknown = [name for name in self.rules if name not in RULES]
-        if unknown or not self.rules:
-            given = f"unknown rule {unknown[0]!r}" if unknown else "no rule given"
-            raise UsageError(f"{given}; the known rules are {', '.join(RULES)}")
+        check_rules(self.rules, RULES)
         for name in ("seeds", "epochs", "batch"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1; given {getattr(self, name)}")

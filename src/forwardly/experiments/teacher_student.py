@@ -29,7 +29,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from forwardly.errors import UsageError
+from forwardly.errors import UsageError, check_rules
 from forwardly.full_batch import Batch, FullBatchTraining
 from forwardly.history import History
 from forwardly.rule import Rule
@@ -68,10 +68,7 @@ class TeacherStudent:
 
     def __post_init__(self) -> None:
         """Refuse settings that make no sense."""
-        unknown = [name for name in self.rules if name not in RULES]
-        if unknown or not self.rules:
-            given = f"unknown rule {unknown[0]!r}" if unknown else "no rule given"
-            raise UsageError(f"{given}; the known rules are {', '.join(RULES)}")
+        check_rules(self.rules, RULES)
         unfit = [name for name in self.rules if RULES[name].teacher == "label"]
         if unfit:
             raise UsageError(
