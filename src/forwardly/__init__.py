@@ -1,6 +1,6 @@
 """Train PyTorch networks with forward passes only: PEPITA and the rules it is compared with."""
 
-from forwardly import feedback, metrics, testing
+from forwardly import data, feedback, metrics, testing
 from forwardly.network import Network
 from forwardly.normalisation import Normalise
 from forwardly.rule import Credit, Paper, Rule
@@ -47,6 +47,7 @@ __all__ = [
     "SignPEPITA",
     "TimeLocalPEPITA",
     "UniformSignSymmetry",
+    "data",
     "feedback",
     "metrics",
     "testing",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
@@ -19,6 +20,7 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     Progress,
+    TaskID,
     TaskProgressColumn,
     TextColumn,
     TimeRemainingColumn,
@@ -26,13 +28,18 @@ from rich.progress import (
 from rich.table import Table
 
 from forwardly import __version__
+from forwardly.data import load
 from forwardly.errors import UsageError, check_rules
 from forwardly.experiments import arrays as task_arrays
 from forwardly.experiments import digits, results
+from forwardly.experiments.registry import experiment
 from forwardly.experiments.teacher_student import Run, TeacherStudent, draw
 from forwardly.history import History
 from forwardly.plugins import all_rules
 from forwardly.provenance import provenance
+from forwardly.records import folder as records_folder
+from forwardly.records import read as read_record
+from forwardly.reproduction import Job, Outcome, State, jobs_of, run_all
 
 app = cyclopts.App(
     name="forwardly",
@@ -314,6 +321,121 @@ def compare(
         console.print("Stopped; what was done is written.", style="yellow")
         return _INTERRUPTED
     return 0
+
+
+@app.command
+def reproduce(
+    name: str,
+    *,
+    cells: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="")] = (),
+    seeds: int = 3,
+    seed: int = 0,
+    jobs: int = 2,
+    data_root: Path | None = None,
+    records: Path = Path("records"),
+    work: Path = Path("runs/reproduce"),
+) -> int:
+    """Run a published experiment, as far as it is not recorded yet.
+
+    Each run ends as a small record. A command that was stopped or killed goes on where it was when
+    it is given again.
+
+    Parameters
+    ----------
+    name
+        The experiment: dellaferrera2022_table1, dellaferrera2022_tutorial, srinivasan2023_table,
+        srinivasan2023_depth or teacher_student.
+    cells
+        Which of its cells, with * and ? as wildcards, e.g. "fc-mnist/*" (default: all).
+    seeds
+        How many seeds a cell.
+    seed
+        The first of them.
+    jobs
+        Runs at a time, each in a process of its own.
+    data_root
+        The folder that holds, or is to hold, the data sets (default: the variable FORWARDLY_DATA,
+        else the user's cache).
+    records
+        The folder of the records.
+    work
+        The folder of the checkpoints.
+    """
+    for option, value in (("seeds", seeds), ("jobs", jobs)):
+        if value < 1:
+            raise UsageError(f"{option} must be at least 1; given {value}")
+    if seed < 0:
+        raise UsageError(f"seed must be at least 0; given {seed}")
+    chosen = experiment(name)
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    todo = jobs_of(
+        chosen,
+        list(chosen.choose(cells)),
+        seeds,
+        first_seed=seed,
+        record_root=records,
+        work=work,
+        data_root=data_root,
+        threads=threads,
+    )
+    console = Console()
+    if not todo:
+        console.print(f"All of it is recorded in {records / chosen.name}.", highlight=False)
+        return 0
+    for data in sorted({job.recipe.data for job in todo}):
+        load(data, data_root, progress=True)  # downloads once, and says now if it cannot
+    return _run_jobs(todo, jobs, console)
+
+
+def _run_jobs(todo: Sequence[Job], processes: int, console: Console) -> int:
+    """Run jobs under a bar for all and one for each that is running; the exit code."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[state]}"),
+        TimeRemainingColumn(),
+    )
+    outcomes: list[Outcome] = []
+    with Progress(*columns, console=console) as progress:
+        total = sum(job.recipe.epochs for job in todo)
+        whole = progress.add_task(f"{len(todo)} runs", total=total, state="")
+        bars: dict[int, TaskID] = {}
+        epochs = dict.fromkeys(range(len(todo)), 0.0)
+        try:
+            for news in run_all(todo, processes):
+                if isinstance(news, State):
+                    number, epoch, accuracy = news
+                    job = todo[number]
+                    if number not in bars:
+                        bars[number] = progress.add_task(
+                            job.name, total=job.recipe.epochs, state=""
+                        )
+                    epochs[number] = epoch
+                    state = "" if accuracy is None else f"validation {100 * accuracy:.2f} %"
+                    progress.update(bars[number], completed=epoch, state=state)
+                else:
+                    number, outcome = news
+                    outcomes.append(outcome)
+                    epochs[number] = todo[number].recipe.epochs
+                    if number in bars:
+                        progress.remove_task(bars.pop(number))
+                    _say_how_it_ended(todo[number], outcome, console)
+                done = len(outcomes)
+                progress.update(whole, completed=sum(epochs.values()), state=f"{done} done")
+        except KeyboardInterrupt:
+            console.print("Stopped; the same command goes on from the checkpoints.", style="yellow")
+            return _INTERRUPTED
+    return 0 if all(outcome == "finished" for outcome in outcomes) else 1
+
+
+def _say_how_it_ended(job: Job, outcome: Outcome, console: Console) -> None:
+    message = {"taken": "another process runs it", "stopped": "stopped"}.get(outcome)
+    if message is None:
+        place = records_folder(job.records, job.experiment, job.cell, job.seed)
+        accuracy = read_record(place).result["test_accuracy"]
+        message = "diverged" if accuracy is None else f"test accuracy {100 * accuracy:.2f} %"
+    console.print(f"{job.name}: {message}", highlight=False, soft_wrap=True)
 
 
 def _rows(accuracies: dict[str, list[float]]) -> list[digits.Row]:

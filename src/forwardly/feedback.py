@@ -168,6 +168,15 @@ class Mirror:
         self.samples = samples
         self._generator = generator
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """The state of the generator, if it has its own; the factors are the rule's buffers."""
+        return {} if self._generator is None else {"generator": self._generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Continue from ``state_dict``."""
+        if self._generator is not None:
+            self._generator.set_state(state["generator"])
+
     @torch.no_grad()
     def step(self) -> None:
         """Noise through every layer, and one update of every factor, and so of F."""

@@ -95,12 +95,12 @@ class Stage:
             parameters have none.
         """
         updates: dict[str, Tensor] = {}
-        n = post.shape[0]
+        post = post / post.shape[0]  # here, as the weight is the larger tensor
         if "weight" in self.trained:
-            updates[f"{self.name}.weight"] = self._correlation(post, pre) / n
+            updates[f"{self.name}.weight"] = self._correlation(post, pre)
         if "bias" in self.trained:
             positions = [i for i in range(post.dim()) if i != self.unit_dimension(post)]
-            updates[f"{self.name}.bias"] = post.sum(positions) / n
+            updates[f"{self.name}.bias"] = post.sum(positions)
         return updates
 
     def send_back(self, post: Tensor, pre: Tensor, weight: Tensor) -> Tensor:

@@ -1,0 +1,1 @@
+"""Published experiments, one a file: settings, published figures and where they stand."""

@@ -1,0 +1,54 @@
+"""NAME.npz files in Keras' layout: uint8 x_train, y_train, x_test, y_test, samples first."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.lib.npyio import NpzFile
+from numpy.typing import NDArray
+
+from forwardly.errors import UsageError
+from forwardly.files import replacing
+
+Arrays = dict[str, NDArray[Any]]
+KEYS = ("x_train", "y_train", "x_test", "y_test")
+
+
+def read(path: Path) -> Arrays:
+    """The four arrays, checked; images (n, h, w) or (n, h, w, c), labels (n,).
+
+    Raises:
+        UsageError: if the file is not such a file.
+    """
+    try:
+        with cast(NpzFile, np.load(path, allow_pickle=False)) as file:
+            missing = [key for key in KEYS if key not in file.files]
+            arrays = {key: file[key] for key in KEYS if key in file.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as reason:
+        raise UsageError(
+            f"{path} cannot be read ({reason}): delete it to download it anew"
+        ) from None
+    if missing:
+        raise UsageError(
+            f"{path} has no array {', '.join(missing)}; needed are {', '.join(KEYS)}, as in "
+            "Keras' files"
+        )
+    for part in ("train", "test"):
+        x, y = arrays[f"x_{part}"], arrays[f"y_{part}"]
+        fits = x.ndim in (3, 4) and x.dtype == np.uint8 and np.issubdtype(y.dtype, np.integer)
+        if not fits or y.size != len(x) or len(x) == 0:
+            raise UsageError(
+                f"{path}: x_{part} must be uint8 images (n, h, w) or (n, h, w, c) and y_{part} "
+                f"n integers; they are {x.dtype} {x.shape} and {y.dtype} {y.shape}"
+            )
+        arrays[f"y_{part}"] = y.reshape(-1)
+    return arrays
+
+
+def write(path: Path, arrays: Arrays) -> None:
+    """Write the four arrays; the file appears whole or not at all."""
+    with replacing(path) as part, part.open("wb") as file:
+        np.savez(file, allow_pickle=False, **{key: arrays[key] for key in KEYS})

@@ -1,0 +1,84 @@
+"""What a published experiment is: a table of cells, each a recipe and what was published for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from forwardly.errors import UsageError
+from forwardly.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published test accuracy, in percent.
+
+    Attributes:
+        mean: over seeds.
+        sd: standard deviation over seeds; None where none is given.
+        seeds: how many; None where it is not said.
+        where: the table or figure that it stands in.
+    """
+
+    mean: float
+    sd: float | None
+    seeds: int | None
+    where: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of an experiment's table.
+
+    Attributes:
+        recipe: how it is trained.
+        published: what it is compared with, if anything.
+        note: what a reader should know of its settings.
+        shared: (experiment, cell) whose runs it is, where another experiment has the same one.
+    """
+
+    recipe: Recipe
+    published: Published | None = None
+    note: str = ""
+    shared: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A published experiment.
+
+    Attributes:
+        name: on the command line and of its folder of records.
+        title: what it is, in a line.
+        url: of the paper.
+        cells: by name, "COLUMN/ROW".
+        missing: what of the paper is not among the cells, and why.
+    """
+
+    name: str
+    title: str
+    url: str
+    cells: Mapping[str, Cell]
+    missing: str = ""
+
+    def choose(self, patterns: tuple[str, ...]) -> dict[str, Cell]:
+        """The cells whose names match one of the patterns (``*`` and ``?``); all, if none is given.
+
+        Raises:
+            UsageError: if a pattern matches nothing.
+        """
+        chosen: dict[str, Cell] = {}
+        for pattern in patterns or ("*",):
+            found = [name for name in self.cells if fnmatchcase(name, pattern)]
+            if not found:
+                raise UsageError(
+                    f"no cell of {self.name} is called {pattern!r}; there are "
+                    f"{', '.join(self.cells)}"
+                )
+            chosen |= {name: self.cells[name] for name in found}
+        return chosen
+
+    def place(self, cell: str) -> tuple[str, str]:
+        """(experiment, cell) under which the runs of a cell are recorded."""
+        return self.cells[cell].shared or (self.name, cell)

@@ -1,0 +1,35 @@
+"""The experiments that ``forwardly reproduce`` knows, by name."""
+
+from __future__ import annotations
+
+from forwardly.errors import UsageError
+from forwardly.experiments import (
+    dellaferrera2022_table1,
+    dellaferrera2022_tutorial,
+    srinivasan2023_depth,
+    srinivasan2023_table,
+)
+from forwardly.experiments.experiment import Experiment
+
+EXPERIMENTS: dict[str, Experiment] = {
+    module.EXPERIMENT.name: module.EXPERIMENT
+    for module in (
+        dellaferrera2022_table1,
+        dellaferrera2022_tutorial,
+        srinivasan2023_table,
+        srinivasan2023_depth,
+    )
+}
+
+
+def experiment(name: str) -> Experiment:
+    """The experiment of that name; hyphens are as good as underscores.
+
+    Raises:
+        UsageError: that lists the known ones.
+    """
+    found = EXPERIMENTS.get(name.replace("-", "_"))
+    if found is None:
+        known = ", ".join((*EXPERIMENTS, "teacher_student"))
+        raise UsageError(f"unknown experiment {name!r}; the known ones are {known}")
+    return found

@@ -1,0 +1,122 @@
+"""The two networks of the papers, as ``nn.Sequential``: fully connected, and one convolution."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import TypeVar, cast
+
+import torch
+from torch import nn
+
+from forwardly.checks import one_of
+from forwardly.normalisation import Normalise
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+}
+Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
+_GAINS = {"he": math.sqrt(2), "torch": 1 / math.sqrt(3)}
+
+
+def initialise(
+    layer: nn.Linear | nn.Conv2d, initial: str, generator: torch.Generator | None
+) -> None:
+    """Draw weights from U(±g·√(3/fan-in)), in place.
+
+    Args:
+        layer: a layer without bias.
+        initial: "he" (g = √2: U(±√(6/fan-in)), He et al. 2015) or "torch" (g = 1/√3:
+            U(±√(1/fan-in)), what torch's layers come with).
+        generator: torch's global one if None.
+    """
+    gain = _GAINS[one_of("initial", initial, tuple(_GAINS))]
+    bound = gain * math.sqrt(3 / layer.weight[0].numel())
+    nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
+
+
+def mlp(
+    inputs: int,
+    hidden: tuple[int, ...],
+    outputs: int,
+    *,
+    activation: str = "relu",
+    dropout: float = 0.0,
+    normalise: str | None = None,
+    initial: str = "he",
+    generator: torch.Generator | None = None,
+) -> nn.Sequential:
+    """Flatten, then linear layers without biases, the hidden ones with what follows them.
+
+    Args:
+        inputs: numbers a sample.
+        hidden: sizes of the hidden layers.
+        outputs: k.
+        activation: of the hidden layers; one of ``ACTIVATIONS``.
+        dropout: the probability with which a hidden unit is dropped.
+        normalise: "sample" or "batch" for ``Normalise`` after each activation.
+        initial: see ``initialise``.
+        generator: see ``initialise``.
+    """
+    one_of("activation", activation, tuple(ACTIVATIONS))
+    layers: list[nn.Module] = [nn.Flatten()]
+    sizes = (inputs, *hidden, outputs)
+    for before, after in pairwise(sizes):
+        linear = _empty(nn.Linear, before, after)
+        initialise(linear, initial, generator)
+        layers += [linear, ACTIVATIONS[activation]()]
+        if normalise is not None:
+            layers.append(Normalise(over=normalise))
+        if dropout > 0:
+            layers.append(nn.Dropout(dropout))
+    after_last = 1 + (normalise is not None) + (dropout > 0)
+    return nn.Sequential(*layers[:-after_last])
+
+
+def conv(
+    shape: tuple[int, ...],
+    outputs: int,
+    *,
+    channels: int = 32,
+    kernel: int = 5,
+    activation: str = "relu",
+    initial: str = "torch",
+    generator: torch.Generator | None = None,
+) -> nn.Sequential:
+    """A convolution, an activation, max pooling by 2, and a linear readout; no biases.
+
+    Args:
+        shape: of a sample, (c, h, w).
+        outputs: k.
+        channels: of the convolution.
+        kernel: its height and width.
+        activation: one of ``ACTIVATIONS``.
+        initial: see ``initialise``.
+        generator: see ``initialise``.
+
+    Raises:
+        ValueError: if samples are no images, or too small.
+    """
+    one_of("activation", activation, tuple(ACTIVATIONS))
+    if len(shape) != 3 or min(shape[1:]) < kernel + 1:
+        raise ValueError(
+            f"the convolutional model needs images (c, h, w) of at least {kernel + 1} pixels a "
+            f"side; samples of this data set are {shape}"
+        )
+    c, height, width = shape
+    convolution = _empty(nn.Conv2d, c, channels, kernel)
+    pooled = channels * ((height - kernel + 1) // 2) * ((width - kernel + 1) // 2)
+    readout = _empty(nn.Linear, pooled, outputs)
+    for layer in (convolution, readout):
+        initialise(layer, initial, generator)
+    return nn.Sequential(
+        convolution, ACTIVATIONS[activation](), nn.MaxPool2d(2), nn.Flatten(), readout
+    )
+
+
+def _empty(kind: type[Layer], *sizes: int) -> Layer:
+    """A layer without bias, its weights not drawn yet (and no random numbers used)."""
+    layer = nn.utils.skip_init(kind, *sizes, bias=False)  # pyright: ignore[reportUnknownMemberType]
+    return cast(Layer, layer)

@@ -1,0 +1,257 @@
+"""Run what of an experiment is not recorded yet, in parallel processes that survive being killed.
+
+Each run keeps a checkpoint in its working folder, is locked against a second process, and ends as a
+record. So a command that was killed, or a machine that was switched off, is continued by giving the
+same command again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from queue import Empty
+from typing import Any, Literal, NamedTuple
+
+import torch
+
+from forwardly import files, records
+from forwardly.errors import UsageError
+from forwardly.experiments.experiment import Experiment
+from forwardly.measures import MEASURES
+from forwardly.provenance import provenance
+from forwardly.recipe import Recipe, prepare
+from forwardly.records import Record
+from forwardly.training import Row, evaluate, fit
+
+_BATCHES_BETWEEN_LOOKS = 20
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: a recipe with a seed, and where its record and its checkpoint belong."""
+
+    experiment: str
+    cell: str
+    seed: int
+    recipe: Recipe
+    records: Path
+    work: Path
+    data_root: Path | None
+    threads: int
+
+    @property
+    def name(self) -> str:
+        """What to show."""
+        return f"{self.cell} seed {self.seed}"
+
+    @property
+    def folder(self) -> Path:
+        """Its working folder."""
+        return records.folder(self.work, self.experiment, self.cell, self.seed)
+
+
+class State(NamedTuple):
+    """How far a run is."""
+
+    job: int
+    epoch: float  # with the part of the epoch that is under way
+    accuracy: float | None
+
+
+Outcome = Literal["finished", "stopped", "taken"]
+"""How a run ended: recorded; told to stop, or its parent gone; another process runs it."""
+
+
+def jobs_of(
+    experiment: Experiment,
+    cells: Sequence[str],
+    seeds: int,
+    *,
+    first_seed: int,
+    record_root: Path,
+    work: Path,
+    data_root: Path | None,
+    threads: int,
+) -> list[Job]:
+    """The runs of these cells that have no record yet; all cells' first seed, then the second, ….
+
+    Raises:
+        UsageError: if a record is there with another recipe.
+    """
+    jobs: list[Job] = []
+    for seed in range(first_seed, first_seed + seeds):
+        for cell in cells:
+            recipe = experiment.cells[cell].recipe
+            name, place = experiment.place(cell)
+            folder = records.folder(record_root, name, place, seed)
+            if not folder.exists():
+                jobs.append(Job(name, place, seed, recipe, record_root, work, data_root, threads))
+            elif not matches(records.read(folder), recipe):
+                raise UsageError(
+                    f"the record {folder} was made with another recipe than the experiment has "
+                    "now: move it away"
+                )
+    return jobs
+
+
+def matches(record: Record, recipe: Recipe) -> bool:
+    """Whether a record is of that recipe."""
+    return Recipe.from_data(record.recipe) == recipe
+
+
+def run(
+    job: Job, report: Callable[[float, float | None], None], stop: Callable[[], bool]
+) -> Outcome:
+    """Train, or go on from the checkpoint, and write the record.
+
+    Args:
+        job: which.
+        report: called with the epochs done and the last validation accuracy, now and then.
+        stop: whether to stop; asked now and then.
+
+    Raises:
+        UsageError: if the data is not there, or the recipe makes no sense.
+    """
+    from filelock import FileLock, Timeout
+
+    job.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(job.folder / "lock", timeout=0):
+            return _run(job, report, stop)
+    except Timeout:
+        return "taken"
+
+
+class _StopError(Exception):
+    """Training was told to stop."""
+
+
+def _run(
+    job: Job, report: Callable[[float, float | None], None], stop: Callable[[], bool]
+) -> Outcome:
+    if records.folder(job.records, job.experiment, job.cell, job.seed).exists():
+        return "finished"  # by another process, meanwhile
+    torch.set_num_threads(job.threads)
+    environment = _environment(job)
+    prepared = prepare(job.recipe, job.seed, job.data_root)
+    last: list[Row] = []
+
+    def on_batch(done: int, batches: int) -> None:
+        if done % _BATCHES_BETWEEN_LOOKS == 0:
+            if stop():
+                raise _StopError
+            accuracy = last[0].get("validation_accuracy") if last else None
+            report((last[0]["epoch"] if last else 0) + done / batches, accuracy)
+
+    mirroring = job.recipe.mirroring
+    try:
+        trained = fit(
+            prepared.rule,
+            prepared.dataset,
+            prepared.optimizer,
+            epochs=job.recipe.epochs,
+            batch=job.recipe.batch,
+            scheduler=prepared.scheduler,
+            seed=prepared.order_seed,
+            measures=tuple(MEASURES.values()),
+            mirror=prepared.mirror,
+            mirror_every=1 if mirroring is None else mirroring.every,
+            checkpoint=job.folder / "checkpoint.pt",
+            resume=True,
+            settings={"recipe": job.recipe.as_data(), "run_seed": job.seed},
+            on_batch=on_batch,
+            on_epoch=lambda row: last.__setitem__(slice(None), [row]),
+        )
+    except _StopError:
+        return "stopped"
+    tested = {} if trained.diverged else evaluate(prepared.rule, prepared.dataset.test)
+    result = {
+        **{f"test_{name}": tested.get(name) for name in ("loss", "accuracy")},
+        "diverged": trained.diverged,
+        "epochs": len(trained.rows),
+        "seconds": round(trained.seconds, 1),
+    }
+    content = job.recipe.as_data()
+    record = Record(job.experiment, job.cell, job.seed, content, result, environment, trained.rows)
+    records.write(job.records, record)
+    (job.folder / "checkpoint.pt").unlink(missing_ok=True)
+    return "finished"
+
+
+def _environment(job: Job) -> dict[str, Any]:
+    """Software and machine; with the revisions of all sessions, where a run was interrupted."""
+    path = job.folder / "revisions.json"
+    environment = {**provenance(), "threads": job.threads}
+    revision = environment["revision"], environment["uncommitted_changes"]
+    revisions: list[Any] = json.loads(path.read_text()) if path.exists() else []
+    revisions.append(revision)
+    files.write(path, json.dumps(revisions))
+    before = sorted({name for name, _ in revisions[:-1] if name not in (None, revision[0])})
+    environment["earlier_revisions"] = before
+    environment["uncommitted_changes"] = any(changed for _, changed in revisions)
+    environment["sessions"] = len(revisions)
+    return environment
+
+
+def run_all(jobs: Sequence[Job], processes: int) -> Iterator[State | tuple[int, Outcome]]:
+    """Run jobs side by side; yields how far they are, and how each ended.
+
+    Leaving the loop (or Ctrl-C in it) stops all runs; their checkpoints stay.
+
+    Raises:
+        UsageError: of the first run that cannot be done.
+    """
+    context = get_context("spawn")  # torch's threads do not survive a fork
+    stop, queue = context.Event(), context.Queue()
+    with ProcessPoolExecutor(
+        processes, mp_context=context, initializer=_begin, initargs=(stop, queue, os.getpid())
+    ) as pool:
+        running: dict[Future[Outcome], int] = {}
+        left = iter(enumerate(jobs))
+        try:
+            while True:
+                for number, job in left:
+                    running[pool.submit(_work, number, job)] = number
+                    if len(running) >= processes:
+                        break
+                if not running:
+                    return
+                done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
+                while True:
+                    try:
+                        yield State(*queue.get_nowait())
+                    except Empty:
+                        break
+                for future in done:
+                    yield running.pop(future), future.result()
+        finally:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+
+
+_worker: dict[str, Any] = {}
+"""What ``_begin`` gives a process, for ``_work``."""
+
+
+def _begin(stop: Any, queue: Any, parent: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    _worker.update(stop=stop, queue=queue, parent=parent)
+
+
+def _work(number: int, job: Job) -> Outcome:
+    def stop() -> bool:
+        orphaned = hasattr(os, "getppid") and os.getppid() != _worker["parent"]
+        if orphaned:  # killed; nobody waits for an answer
+            os._exit(1)
+        return _worker["stop"].is_set()
+
+    def report(epoch: float, accuracy: float | None) -> None:
+        _worker["queue"].put((number, epoch, accuracy))
+
+    return run(job, report, stop)
