@@ -137,7 +137,7 @@ MUTANTS: dict[str, list[Mutant]] = {
         ),
     ],
     "readout-only": [
-        ("sign flipped", "rules/readout_only.py", "synapse_update(e.", "synapse_update(-e."),
+        ("sign flipped", "rules/readout_only.py", "stages[-1], e.", "stages[-1], -e."),
         ("activity for error", "rules/readout_only.py", "e.reshape(last.z.shape)", "last.h"),
         ("output for input", "rules/readout_only.py", ", last.pre)", ", last.pre * 0 + 1)"),
         (
@@ -181,8 +181,8 @@ MUTANTS: dict[str, list[Mutant]] = {
         (
             "sign flipped",
             "rules/feedback_alignment.py",
-            "stage.synapse_update(delta,",
-            "stage.synapse_update(-delta,",
+            "step.update(stage, delta,",
+            "step.update(stage, -delta,",
         ),
     ],
     "sign-symmetry-uniform": [
@@ -266,8 +266,8 @@ MUTANTS: dict[str, list[Mutant]] = {
         (
             "output layer frozen",
             "rules/direct_feedback_alignment.py",
-            "synapse_update(e.reshape(last.z.shape)",
-            "synapse_update(0 * e.reshape(last.z.shape)",
+            "stages[-1], e.reshape(last.z.shape)",
+            "stages[-1], 0 * e.reshape(last.z.shape)",
         ),
     ],
     "drtp": [
@@ -283,8 +283,8 @@ MUTANTS: dict[str, list[Mutant]] = {
         (
             "output layer by the target",
             "rules/drtp.py",
-            "synapse_update(e.reshape",
-            "synapse_update((e + 1).reshape",
+            "step.update(stage, e.reshape",
+            "step.update(stage, (e + 1).reshape",
         ),
     ],
     "forward-forward": [
@@ -396,14 +396,14 @@ MUTANTS: dict[str, list[Mutant]] = {
         (
             "sign flipped",
             "rules/adaptive_feedback_alignment.py",
-            "synapse_update(-h_tangent",
-            "synapse_update(h_tangent",
+            "step.update(stage, -h_tangent",
+            "step.update(stage, h_tangent",
         ),
         (
             "tangent grows",
             "rules/adaptive_feedback_alignment.py",
-            "updates |= stage.synapse_update(-h_tangent, layer.pre)",
-            "updates |= stage.synapse_update(-h_tangent, layer.pre); tangent = 2 * tangent",
+            "updates |= step.update(stage, -h_tangent, layer.pre)",
+            "updates |= step.update(stage, -h_tangent, layer.pre); tangent = 2 * tangent",
         ),
         (
             "sign option ignored",
@@ -429,8 +429,8 @@ MUTANTS: dict[str, list[Mutant]] = {
         (
             "clean presynaptic activity",
             "rules/mem_pepita.py",
-            "synapse_update(post, second.pre)",
-            "synapse_update(post, first.pre)",
+            "step.update(stage, post, second.pre)",
+            "step.update(stage, post, first.pre)",
         ),
         (
             "error not added",

@@ -1,6 +1,7 @@
 """Train PyTorch networks with forward passes only: PEPITA and the rules it is compared with."""
 
 from forwardly import data, feedback, metrics, testing
+from forwardly.local_sgd import LocalSGD
 from forwardly.network import Network
 from forwardly.normalisation import Normalise
 from forwardly.rule import Credit, Paper, Rule
@@ -38,6 +39,7 @@ __all__ = [
     "FixedSignSymmetry",
     "ForwardForward",
     "HebbianPEPITA",
+    "LocalSGD",
     "MemPEPITA",
     "Network",
     "Normalise",

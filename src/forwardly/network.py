@@ -141,6 +141,10 @@ class Stage:
         return correlate(pre, synapse.weight.shape, post, *options)
 
 
+Apply = Callable[[Stage, Tensor, Tensor], None]
+"""Takes a stage and the post and pre of its update."""
+
+
 class Step:
     """What all passes of one training step share.
 
@@ -156,6 +160,15 @@ class Step:
         self.keep_masks = True
         """Whether masks are kept for later passes, or made again from the noise."""
         self.statistics: dict[str, Tensor] = {}
+        self.apply: Apply | None = None
+        """What takes updates as they become known, in place of returning them; see ``update``."""
+
+    def update(self, stage: Stage, post: Tensor, pre: Tensor) -> dict[str, Tensor]:
+        """``stage.synapse_update(post, pre)``; nothing, where an optimizer applies it by itself."""
+        if self.apply is None:
+            return stage.synapse_update(post, pre)
+        self.apply(stage, post, pre)
+        return {}
 
     def prepare(self, x: Tensor, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
         """a₀: the input after what stands before the first synapse."""
@@ -168,6 +181,7 @@ class Step:
         a_0: Tensor,
         parameters: Mapping[str, Tensor] | None = None,
         between: Callable[[Tensor], Tensor] | None = None,
+        first_z: Tensor | None = None,
     ) -> Iterator[Activity]:
         """One forward pass from ``a_0``, a stage at a time; what is not kept is freed.
 
@@ -175,11 +189,15 @@ class Step:
             a_0: the prepared (perhaps perturbed) input.
             parameters: tensors to use in place of the model's own, by parameter name.
             between: what a stage's activity goes through before it enters the next one.
+            first_z: z₁, where it is known already.
         """
         pre = a_0
         for stage in self._network.stages:
             _check_presynaptic(stage, pre)
-            z = _call(Part(stage.name, stage.synapse), pre, parameters)
+            if first_z is None:
+                z = _call(Part(stage.name, stage.synapse), pre, parameters)
+            else:
+                z, first_z = first_z, None
             h = self._through(stage.elementwise, z, parameters)
             a = self._through(stage.reshaping, h, parameters)
             yield Activity(pre, z, h, a)

@@ -22,6 +22,7 @@ from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
 
 from forwardly import data, feedback, models
 from forwardly.errors import UsageError, check_rules
+from forwardly.local_sgd import LocalSGD
 from forwardly.plugins import all_rules
 from forwardly.rule import Rule
 
@@ -226,9 +227,14 @@ def _optimizer(recipe: Recipe, rule: Rule) -> Optimizer:
     groups: list[dict[str, Any]] = [{"params": linear}]
     if others:
         groups.append({"params": others, "lr": recipe.learning_rate * recipe.conv_rate})
-    return torch.optim.SGD(
-        groups,
-        lr=recipe.learning_rate,
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
+    options: dict[str, Any] = {
+        "lr": recipe.learning_rate,
+        "momentum": recipe.momentum,
+        "weight_decay": recipe.weight_decay,
+    }
+    # The same descent; LocalSGD is quicker where the rule gives it outer products.
+    return (
+        torch.optim.SGD(groups, **options)
+        if rule.uses_autograd
+        else LocalSGD(rule, params=groups, **options)
     )

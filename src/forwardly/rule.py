@@ -7,7 +7,7 @@ where ``loss.backward()`` would: it adds the updates to ``.grad``, for any torch
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
@@ -83,6 +83,10 @@ class Rule(nn.Module, ABC):
     """Parameters that get updates: all; the weights and biases of synapses, and a model with others
     is refused; or those of the last synapse, and the others are frozen by intent."""
 
+    updates_at_once: ClassVar[bool] = False
+    """Whether a layer's weights may change as soon as its update is known, before the next layer's,
+    since nothing later in the step reads them. See ``LocalSGD``."""
+
     draws: ClassVar[bool] = False
     """Whether it needs random numbers in every step, beside those of dropout."""
 
@@ -149,11 +153,16 @@ class Rule(nn.Module, ABC):
                 parameter.grad = update
             else:
                 parameter.grad += update
+        self.finish_step(statistics)
+        return credit
+
+    @torch.no_grad()
+    def finish_step(self, statistics: Mapping[str, Tensor]) -> None:
+        """Move batch normalisation's statistics, and the dropout masks on to the next step."""
         for name, value in statistics.items():
             self.model.get_buffer(name).copy_(value)
         if self.noise is not None:
             self.noise[1] += 1
-        return credit
 
     @torch.no_grad()
     def predict(self, x: Shaped[Tensor, "n ..."]) -> Tensor:
@@ -176,11 +185,12 @@ class Rule(nn.Module, ABC):
 
     @torch.no_grad()
     def _run(self, x: Tensor, target: Tensor) -> tuple[Credit, dict[str, Tensor]]:
-        self._check_batch(x, target)
+        self.check_batch(x, target)
         step = self.network.step(self.noise)
         return self.assign(x, target, step), step.statistics
 
-    def _check_batch(self, x: Tensor, target: Tensor) -> None:
+    def check_batch(self, x: Tensor, target: Tensor) -> None:
+        """Refuse a batch as ``forward`` does."""
         if x.dim() < 2 or x.shape[0] == 0:
             raise ValueError(
                 f"x must be a batch of samples, its first dimension counting them, and not empty; "

@@ -24,6 +24,7 @@ from forwardly import checkpoint as checkpoints
 from forwardly.data import Dataset, Split
 from forwardly.errors import UsageError
 from forwardly.feedback import Mirror
+from forwardly.local_sgd import LocalSGD
 from forwardly.rule import Rule
 
 Measure = Callable[[Rule, Tensor, Tensor], Mapping[str, float]]
@@ -239,9 +240,12 @@ def _epoch(
     began = time.perf_counter()
     for done in range(1, batches + 1):
         x, target = split.batch(order[(done - 1) * batch : done * batch], dtype)
-        run.optimizer.zero_grad()
-        credit = rule.accumulate(x, target)
-        run.optimizer.step()  # pyright: ignore[reportUnknownMemberType]
+        if isinstance(run.optimizer, LocalSGD):
+            credit = run.optimizer.step(x, target)
+        else:
+            run.optimizer.zero_grad()
+            credit = rule.accumulate(x, target)
+            run.optimizer.step()  # pyright: ignore[reportUnknownMemberType]
         total += credit.loss * len(x)
         if dataset.classes:
             right += (credit.output.argmax(1) == target).sum()

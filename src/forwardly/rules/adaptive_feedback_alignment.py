@@ -84,6 +84,6 @@ class AdaptiveFeedbackAlignment(Rule):
         updates: dict[str, Tensor] = {}
         for stage, layer in zip(self.network.stages[:-1], hidden, strict=True):
             h_tangent, tangent = step.tangent(stage, layer, tangent)
-            updates |= stage.synapse_update(-h_tangent, layer.pre)
-        updates |= self.network.stages[-1].synapse_update(e.reshape(last.z.shape), last.pre)
+            updates |= step.update(stage, -h_tangent, layer.pre)
+        updates |= step.update(self.network.stages[-1], e.reshape(last.z.shape), last.pre)
         return Credit(updates, last.a, self.loss_value(last.a, target), e)

@@ -82,10 +82,10 @@ class DRTP(Rule):
         for l, (stage, layer) in enumerate(zip(self.network.stages, activities, strict=True), 1):
             if stage is self.network.stages[-1]:
                 e = self.error(layer.a, target)
-                updates |= stage.synapse_update(e.reshape(layer.z.shape), layer.pre)
+                updates |= step.update(stage, e.reshape(layer.z.shape), layer.pre)
                 return Credit(updates, layer.a, self.loss_value(layer.a, target), e)
             signal = -(t @ self.get_buffer(f"B_{l}").T).reshape(layer.z.shape)
-            updates |= stage.synapse_update(signal * step.slope(stage, layer.z), layer.pre)
+            updates |= step.update(stage, signal * step.slope(stage, layer.z), layer.pre)
         raise AssertionError("a network has a last stage")
 
     def _target(self, target: Tensor) -> Tensor:

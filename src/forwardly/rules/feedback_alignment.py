@@ -41,7 +41,7 @@ def send_error_back(
     updates: dict[str, Tensor] = {}
     for stage, layer in reversed(list(zip(rule.network.stages, clean, strict=True))):
         delta = step.through_activation(stage, layer.z, signal)
-        updates |= stage.synapse_update(delta, layer.pre)
+        updates |= step.update(stage, delta, layer.pre)
         if stage is not rule.network.stages[0]:
             signal = stage.send_back(delta, layer.pre, weights[stage.name])
     return Credit(updates, output, rule.loss_value(output, target), e)

@@ -58,6 +58,7 @@ class MemPEPITA(Rule):
     feedback_path = "F, from error to input"
     teacher = "error"
     trains = "synapses"
+    updates_at_once = True
     F: Tensor
 
     def __init__(
@@ -91,6 +92,6 @@ class MemPEPITA(Rule):
         for stage, first, second in zip(self.network.stages, clean, modulated, strict=True):
             is_last = stage is self.network.stages[-1]
             post = e.reshape(first.z.shape) if is_last else first.h - second.h
-            updates |= stage.synapse_update(post, second.pre)
+            updates |= step.update(stage, post, second.pre)
             del first, second, post
         return Credit(updates, output, self.loss_value(output, target), e)

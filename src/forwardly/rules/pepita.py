@@ -165,5 +165,5 @@ class PEPITA(Rule):
         pres = [layer.pre for layer in (modulated if self.presynaptic == "modulated" else clean)]
         updates: dict[str, Tensor] = {}
         for stage, post, pre in zip(self.network.stages, posts, pres, strict=True):
-            updates |= stage.synapse_update(post, pre)
+            updates |= step.update(stage, post, pre)
         return Credit(updates, output, self.loss_value(output, target), e)

@@ -55,5 +55,5 @@ class ReadoutOnly(Rule):
         """One forward pass and the delta rule on what enters the last synapse."""
         *_, last = step.activities(step.prepare(x))
         e = self.error(last.a, target)
-        updates = self.network.stages[-1].synapse_update(e.reshape(last.z.shape), last.pre)
+        updates = step.update(self.network.stages[-1], e.reshape(last.z.shape), last.pre)
         return Credit(updates, last.a, self.loss_value(last.a, target), e)

@@ -81,5 +81,5 @@ class SignPEPITA(Rule):
         posts[-1] = e.reshape(clean[-1].z.shape)
         updates: dict[str, Tensor] = {}
         for stage, post, layer in zip(self.network.stages, posts, modulated, strict=True):
-            updates |= stage.synapse_update(post, layer.pre)
+            updates |= step.update(stage, post, layer.pre)
         return Credit(updates, output, self.loss_value(output, target), e)

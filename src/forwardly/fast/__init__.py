@@ -1,0 +1,18 @@
+"""Fast paths: the same credit as the readable rules, up to rounding, by fewer operations.
+
+``FAST`` maps a rule to a function with the arguments of its ``assign``, and the rule before them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from forwardly.fast import pepita
+from forwardly.network import Step
+from forwardly.rule import Credit, Rule
+from forwardly.rules.pepita import PEPITA
+
+FAST: dict[type[Rule], Callable[[Any, Tensor, Tensor, Step], Credit]] = {PEPITA: pepita.assign}

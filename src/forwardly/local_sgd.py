@@ -1,0 +1,178 @@
+"""``LocalSGD``: stochastic gradient descent for local rules, without gradient tensors.
+
+A local update is an outer product, so it can be added to a layer's momentum, or its weights, by the
+operation that computes it. The parameters end where ``rule.accumulate`` and ``torch.optim.SGD``
+would take them, up to rounding.
+
+    momentum μ, decay λ, rate η      M ← μM + mean of post ⊗ pre + λW        W ← W − ηM
+    no momentum                      W ← (1 − ηλ)W − η · mean of post ⊗ pre
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from forwardly.fast import FAST
+from forwardly.network import Stage, Step
+from forwardly.rule import Credit, Rule
+
+
+class _Update(NamedTuple):
+    stage: Stage
+    post: Tensor
+    pre: Tensor
+
+
+class LocalSGD(Optimizer):
+    """SGD that takes its updates from a rule, layer by layer; ``step(x, target)`` is all there is.
+
+    It has the ``param_groups``, state and ``state_dict`` of ``torch.optim.SGD``, so schedulers work
+    on it, and the one loads what the other saved.
+
+    Args:
+        rule: whose model is trained.
+        lr: η, the learning rate.
+        momentum: μ.
+        weight_decay: λ, added to the update as λW.
+        nesterov: whether to look ahead along the momentum.
+        fast: whether to use a fast path of the rule where there is one (see ``forwardly.fast``).
+        params: what to train, as for torch's optimizers, groups with rates of their own too; all of
+            the model's parameters if None.
+
+    Raises:
+        ValueError: if a number is negative, or Nesterov is without momentum.
+    """
+
+    def __init__(
+        self,
+        rule: Rule,
+        lr: float,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+        *,
+        fast: bool = True,
+        params: Any = None,
+    ) -> None:
+        if not (lr >= 0 and momentum >= 0 and weight_decay >= 0):
+            raise ValueError(
+                "lr, momentum and weight_decay must be at least 0; "
+                f"given {lr}, {momentum}, {weight_decay}"
+            )
+        if nesterov and momentum == 0:
+            raise ValueError("nesterov needs a momentum above 0")
+        defaults: dict[str, Any] = {
+            "lr": lr,
+            "momentum": momentum,
+            "dampening": 0,
+            "weight_decay": weight_decay,
+            "nesterov": nesterov,
+            "maximize": False,
+            "foreach": None,
+            "differentiable": False,
+            "fused": None,
+        }
+        super().__init__(rule.model.parameters() if params is None else params, defaults)
+        self.rule = rule
+        self.fast = fast
+
+    @torch.no_grad()
+    def step(self, x: Tensor, target: Tensor) -> Credit:  # pyright: ignore
+        """Train on one batch.
+
+        Args:
+            x: n samples, as the rule takes them.
+            target: n targets.
+
+        Returns:
+            The rule's credit, without the updates: these are applied.
+
+        Raises:
+            TypeError, ValueError: what the rule raises; then nothing has changed.
+        """
+        rule = self.rule
+        rule.check_batch(x, target)
+        groups = {p: group for group in self.param_groups for p in group["params"]}
+        waiting: list[_Update] = []
+
+        def apply(stage: Stage, post: Tensor, pre: Tensor) -> None:
+            update = _Update(stage, post, pre)
+            if rule.updates_at_once:
+                self._outer_product(update, groups)
+            else:
+                waiting.append(update)
+
+        step = rule.network.step(rule.noise)
+        step.apply = apply
+        credit = self._assign(x, target, step)
+        for update in waiting:
+            self._outer_product(update, groups)
+        for name, update in credit.updates.items():
+            self._add(rule.model.get_parameter(name), groups, _plain(update))
+        rule.finish_step(step.statistics)
+        return credit._replace(updates={})
+
+    def _assign(self, x: Tensor, target: Tensor, step: Step) -> Credit:
+        fast = FAST.get(type(self.rule)) if self.fast else None
+        if fast is None:
+            return self.rule.assign(x, target, step)
+        return fast(self.rule, x, target, step)
+
+    def _outer_product(self, update: _Update, groups: _Groups) -> None:
+        stage, post, pre = update
+        synapse = stage.synapse
+        if not (isinstance(synapse, nn.Linear) and "weight" in stage.trained):
+            for name, value in stage.synapse_update(post, pre).items():
+                self._add(self.rule.model.get_parameter(name), groups, _plain(value))
+            return
+        post, pre = post.flatten(0, -2), pre.flatten(0, -2)
+        n = update.post.shape[0]
+        weight = synapse.weight
+        self._add(
+            weight,
+            groups,
+            lambda to, keep, times: to.addmm_(post.T, pre, beta=keep, alpha=times / n),
+        )
+        if "bias" in stage.trained:
+            self._add(synapse.bias, groups, _plain(post.sum(0) / n))
+
+    def _add(self, parameter: Tensor, groups: _Groups, update: _Into) -> None:
+        """One parameter's step, from an update that is added to something."""
+        group = groups.get(parameter)
+        if group is None:  # not this optimizer's
+            return
+        rate, momentum = group["lr"], group["momentum"]
+        decay, nesterov = group["weight_decay"], group["nesterov"]
+        if momentum == 0:
+            update(parameter, 1 - rate * decay, -rate)
+            return
+        state = cast(dict[str, Tensor], self.state[parameter])
+        buffer = state.get("momentum_buffer")
+        keep = momentum
+        if buffer is None:
+            buffer = state["momentum_buffer"] = torch.zeros_like(parameter)
+        if nesterov:
+            # W − η(g + μM), where g = M − μM_before: needs the old momentum once more.
+            parameter.add_(buffer, alpha=rate * momentum)
+            if decay:  # of the weights before that
+                buffer.mul_(1 - rate * decay)
+        update(buffer, keep, 1.0)
+        if decay:
+            buffer.add_(parameter, alpha=decay)
+        parameter.add_(buffer, alpha=-rate * (1 + momentum) if nesterov else -rate)
+
+
+_Groups = Mapping[Tensor, dict[str, Any]]
+"""The parameter group of each parameter."""
+
+_Into = Callable[[Tensor, float, float], object]
+"""(to, keep, times): to ← keep · to + times · update, in place."""
+
+
+def _plain(update: Tensor) -> _Into:
+    return lambda to, keep, times: to.mul_(keep).add_(update, alpha=times)
