@@ -9,7 +9,8 @@ from statistics import median
 from typing import Any
 
 import forwardly as fw
-from forwardly.experiments.digits import Difference, Row
+from forwardly.experiments.digits import Row
+from forwardly.statistics import Difference
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"

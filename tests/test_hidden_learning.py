@@ -14,8 +14,9 @@ import pytest
 from scipy import stats
 
 import forwardly as fw
-from forwardly.experiments.digits import Digits, difference, train
+from forwardly.experiments.digits import Digits, train
 from forwardly.experiments.teacher_student import Run, TeacherStudent, draw
+from forwardly.statistics import difference
 
 BOTTLENECKS = {
     "relu": Digits(hidden=(16,), activation="relu", seeds=4, epochs=15),

@@ -67,7 +67,7 @@ def rule_colour(rule: str) -> str:
     return _RULE_COLOURS.get(rule, _OTHER_COLOURS[sum(rule.encode()) % len(_OTHER_COLOURS)])
 
 
-def _colours(rules: Sequence[str]) -> dict[str, str]:
+def colours_of(rules: Sequence[str]) -> dict[str, str]:
     """Each rule's colour, or where an earlier one has taken it, the next that is free."""
     colours = {rule: rule_colour(rule) for rule in rules if rule in _RULE_COLOURS}
     for rule in rules:
@@ -88,7 +88,7 @@ def mae_figure(curves: Sequence[Curve], *, title: str = "") -> Figure:
     """
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.subplots()
-    colours = _colours([curve.rule for curve in curves])
+    colours = colours_of([curve.rule for curve in curves])
     for curve in curves:
         _draw_errors(axes, curve, curve.train, "-", colours[curve.rule])
         _draw_errors(axes, curve, curve.validation, _DASHES, colours[curve.rule])

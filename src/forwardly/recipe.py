@@ -44,8 +44,9 @@ class Recipe:
     Attributes:
         rule: its name on the command line.
         data: a name for ``forwardly.data.load``.
-        options: of the rule, beside model, loss, input_shape and generator. "projection" is the
-            scale of a uniform F, or with mirroring of a factored one.
+        options: of the rule, beside model, loss, input_shape and generator. "projection" (F) and
+            "backward" (B) are scales for ``feedback.uniform``; with mirroring "projection" is that
+            of a factored F, ``feedback.product``.
         model: "mlp" or "conv"; see ``forwardly.models``.
         hidden: sizes of the hidden layers ("mlp"), or the channels of the convolution ("conv").
         initial, activation, dropout, normalise: see ``forwardly.models``.
@@ -208,8 +209,9 @@ def _rule(
     options: dict[str, Any] = dict(recipe.options)
     if recipe.mirroring is not None:
         options["projection"] = feedback.product(options.get("projection", 0.05))
-    elif isinstance(options.get("projection"), float):
-        options["projection"] = feedback.uniform(options["projection"])
+    for name in ("projection", "backward"):
+        if isinstance(options.get(name), float | int):
+            options[name] = feedback.uniform(options[name])
     if recipe.rule == "time-local-pepita":  # which updates the weights between its passes
         options.setdefault("learning_rate", recipe.learning_rate)
     shape = dataset.sample_shape

@@ -63,7 +63,7 @@ def write(root: Path, record: Record) -> Path:
     try:
         part.chmod(0o755)
         (part / "record.json").write_text(json.dumps(content, indent=2) + "\n")
-        (part / "epochs.csv").write_text(_table(record.rows))
+        (part / "epochs.csv").write_text(table(record.rows))
         part.rename(place)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
@@ -101,10 +101,11 @@ def read_all(root: Path) -> list[Record]:
     return sorted(found, key=lambda record: (record.experiment, record.cell, record.seed))
 
 
-def _table(rows: Sequence[Row]) -> str:
+def table(rows: Sequence[Row], digits: int = 6) -> str:
+    """What epochs measured as CSV, to so many significant digits."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO()
-    table = csv.DictWriter(text, names, lineterminator="\n")
-    table.writeheader()
-    table.writerows({name: f"{value:.6g}" for name, value in row.items()} for row in rows)
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: f"{value:.{digits}g}" for name, value in row.items()} for row in rows)
     return text.getvalue()

@@ -232,7 +232,8 @@ def _epoch(
     dtype, device = _dtype(rule), split.x.device
     rule.train()
     epoch = len(run.fit.rows) + 1
-    row: Row = {"epoch": epoch, "learning_rate": run.optimizer.param_groups[0]["lr"]}
+    rate = float(run.optimizer.param_groups[0]["lr"])
+    row: Row = {"epoch": float(epoch), "learning_rate": rate}
     total = torch.zeros((), dtype=torch.float64, device=device)
     right = torch.zeros((), dtype=torch.int64, device=device)
     order = torch.randperm(len(split), generator=run.order).to(device)

@@ -10,21 +10,17 @@ each rule by itself, of two seeds and 15 epochs; momentum 0.9, batches of 32, 30
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
-from itertools import pairwise
-from typing import NamedTuple, cast
-
-import numpy as np
-import torch
-from scipy import stats  # pyright: ignore[reportMissingTypeStubs]
-from torch import Tensor, nn
+from typing import NamedTuple
 
 from forwardly.errors import UsageError, check_rules
-from forwardly.metrics import Accuracy
-from forwardly.rule import Rule
+from forwardly.models import ACTIVATIONS
+from forwardly.recipe import Recipe, prepare
 from forwardly.rules import RULES
+from forwardly.statistics import Difference, difference, mean_text
+from forwardly.training import evaluate, fit
 
 LEARNING_RATES = {
     "adaptive-feedback-alignment": 0.3,
@@ -45,9 +41,6 @@ LEARNING_RATES = {
 }
 
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
-
-
 @dataclass(frozen=True)
 class Digits:
     """The settings.
@@ -65,7 +58,6 @@ class Digits:
     batch: int = 32
     momentum: float = 0.9
     validation_samples: int = 200
-    test_samples: int = 300
 
     def __post_init__(self) -> None:
         """Refuse settings that make no sense."""
@@ -85,52 +77,41 @@ class Digits:
             )
 
 
-class Split(NamedTuple):
-    """Images (n, 64) in [0, 1] and classes (n,)."""
-
-    x: Tensor
-    target: Tensor
-
-
-@cache
-def _digits() -> Split:
-    from sklearn.datasets import load_digits  # pyright: ignore
-
-    images, classes = cast(tuple[np.ndarray, np.ndarray], load_digits(return_X_y=True))
-    return Split(torch.as_tensor(images / 16, dtype=torch.float32), torch.as_tensor(classes))
-
-
-def splits(settings: Digits, seed: int) -> tuple[Split, Split, Split]:
-    """Training, validation and test images of one seed."""
-    x, target = _digits()
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
-    first = len(x) - settings.validation_samples - settings.test_samples
-    second = len(x) - settings.test_samples
-    parts = order[:first], order[first:second], order[second:]
-    train, validation, test = (Split(x[part], target[part]) for part in parts)
-    return train, validation, test
+def recipe(name: str, settings: Digits, learning_rate: float | None = None) -> Recipe:
+    """How one rule is trained."""
+    return Recipe(
+        name,
+        "digits",
+        {},
+        hidden=settings.hidden,
+        activation=settings.activation,
+        dropout=0.0,
+        learning_rate=LEARNING_RATES[name] if learning_rate is None else learning_rate,
+        momentum=settings.momentum,
+        batch=settings.batch,
+        epochs=settings.epochs,
+        milestones=(),
+        validation=settings.validation_samples,
+    )
 
 
 def train(
     name: str, settings: Digits, seed: int, learning_rate: float | None = None
 ) -> tuple[float, float]:
-    """Train one rule from one seed; its validation and test accuracy, 0 to 1."""
-    training, *others = splits(settings, seed)
-    generator = torch.Generator().manual_seed(seed)
-    model = _network(settings, generator)
-    rate = LEARNING_RATES[name] if learning_rate is None else learning_rate
-    rule = _rule(name, model, rate, generator)
-    optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=settings.momentum)
-    for _ in range(settings.epochs):
-        order = torch.randperm(len(training.x), generator=generator)
-        for start in range(0, len(order), settings.batch):
-            batch = order[start : start + settings.batch]
-            optimizer.zero_grad()
-            rule.accumulate(training.x[batch], training.target[batch])
-            optimizer.step()  # pyright: ignore[reportUnknownMemberType]
-            if not all(bool(p.isfinite().all()) for p in model.parameters()):
-                return float("nan"), float("nan")
-    return cast(tuple[float, float], tuple(_accuracy(rule, part) for part in others))
+    """Train one rule from one seed; its validation and test accuracy, 0 to 1 (NaN: diverged)."""
+    prepared = prepare(recipe(name, settings, learning_rate), seed)
+    trained = fit(
+        prepared.rule,
+        prepared.dataset,
+        prepared.optimizer,
+        epochs=settings.epochs,
+        batch=settings.batch,
+        seed=prepared.order_seed,
+    )
+    if trained.diverged is not None:
+        return math.nan, math.nan
+    tested = evaluate(prepared.rule, prepared.dataset.test)
+    return trained.rows[-1]["validation_accuracy"], tested["accuracy"]
 
 
 def run(settings: Digits) -> Iterator[tuple[str, int, float]]:
@@ -138,27 +119,6 @@ def run(settings: Digits) -> Iterator[tuple[str, int, float]]:
     for seed in range(settings.seed, settings.seed + settings.seeds):
         for name in settings.rules:
             yield name, seed, train(name, settings, seed)[1]
-
-
-class Difference(NamedTuple):
-    """Of paired accuracies: the mean, its 95 % confidence interval, and the paired t-test's p."""
-
-    mean: float
-    low: float
-    high: float
-    p: float
-
-
-def difference(ours: list[float], control: list[float]) -> Difference | None:
-    """``ours`` − ``control``, seed by seed; None of fewer than two, or where all are the same."""
-    change = np.array(ours) - np.array(control)
-    if len(change) < 2 or not np.isfinite(change).all() or not change.std() > 0:
-        return None
-    tested = stats.ttest_rel(ours, control)  # pyright: ignore
-    interval = tested.confidence_interval()  # pyright: ignore
-    return Difference(
-        *(float(value) for value in (change.mean(), interval.low, interval.high, tested.pvalue))  # pyright: ignore
-    )
 
 
 class Row(NamedTuple):
@@ -176,43 +136,16 @@ class Row(NamedTuple):
 
     def accuracy_text(self) -> str:
         """Mean ± sd in percent."""
-        if not self.accuracies:
-            return "–"
-        percent = 100 * np.array(self.accuracies)
-        spread = f" ± {percent.std(ddof=1):.2f}" if len(percent) > 1 else ""
-        return f"{percent.mean():.2f}{spread}"
+        return mean_text([100 * accuracy for accuracy in self.accuracies])
 
     def difference_text(self) -> tuple[str, str]:
         """The difference with its interval in percent, and p."""
         if self.over_control is None:
             return "–", "–"
         mean, low, high, p = self.over_control
-        return f"{100 * mean:+.2f} [{100 * low:+.2f}, {100 * high:+.2f}]", f"{p:.2g}"
+        return Difference(100 * mean, 100 * low, 100 * high, p).text(), f"{p:.2g}"
 
     def as_data(self) -> dict[str, object]:
         """Plain data, for a record."""
         change = None if self.over_control is None else self.over_control._asdict()
         return {"accuracies": self.accuracies, "over_readout_only": change}
-
-
-def _network(settings: Digits, generator: torch.Generator) -> nn.Sequential:
-    sizes = (64, *settings.hidden, 10)
-    layers: list[nn.Module] = []
-    for before, after in pairwise(sizes):
-        linear = nn.Linear(before, after, bias=False)
-        nn.init.kaiming_uniform_(linear.weight, nonlinearity="relu", generator=generator)
-        layers += [linear, ACTIVATIONS[settings.activation]()]
-    return nn.Sequential(*layers[:-1])
-
-
-def _rule(name: str, model: nn.Module, rate: float, generator: torch.Generator) -> Rule:
-    make = cast(Callable[..., Rule], RULES[name])
-    options = {"learning_rate": rate} if name == "time-local-pepita" else {}
-    return make(model, nn.CrossEntropyLoss(), generator=generator, **options)
-
-
-def _accuracy(rule: Rule, part: Split) -> float:
-    accuracy = Accuracy()
-    accuracy.update(rule.eval().predict(part.x), part.target)
-    rule.train()
-    return accuracy.compute()

@@ -1,0 +1,34 @@
+"""``forwardly report``: one page of all records."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from forwardly import files
+from forwardly.errors import UsageError
+from forwardly.report import render
+
+
+def report(*records: Path, out: Path = Path("report.html")) -> int:
+    """Make one self-contained page of records: published beside ours, curves, settings, gaps.
+
+    Parameters
+    ----------
+    records
+        Folders of records (default: records).
+    out
+        The page; one that is there is replaced.
+    """
+    if not out.parent.is_dir():
+        raise UsageError(f"there is no folder {out.parent} to write {out.name} to")
+    console = Console()
+    with console.status("reading records, drawing figures"):
+        page = render(records or (Path("records"),))
+    try:
+        files.write(out, page)
+    except OSError as reason:
+        raise UsageError(f"cannot write to {out}: {reason.strerror}; name another --out") from None
+    console.print(str(out), soft_wrap=True, highlight=False)
+    return 0

@@ -1,0 +1,124 @@
+"""``forwardly reproduce``: run a published experiment as far as it is not recorded."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import TaskID
+
+from forwardly import records as record_files
+from forwardly.commands.console import INTERRUPTED, Several, bars
+from forwardly.data import load
+from forwardly.errors import UsageError
+from forwardly.experiments.registry import experiment
+from forwardly.reproduction import Job, Outcome, State, jobs_of, run_all
+
+
+def reproduce(
+    name: str,
+    *,
+    cells: Several[str] = (),
+    seeds: int = 3,
+    seed: int = 0,
+    jobs: int = 2,
+    data_root: Path | None = None,
+    records: Path = Path("records"),
+    work: Path = Path("runs/reproduce"),
+) -> int:
+    """Run a published experiment, as far as it is not recorded yet.
+
+    Each run ends as a small record. A command that was stopped or killed goes on where it was when
+    it is given again.
+
+    Parameters
+    ----------
+    name
+        The experiment: dellaferrera2022_table1, dellaferrera2022_tutorial, srinivasan2023_table,
+        srinivasan2023_depth or teacher_student.
+    cells
+        Which of its cells, with * and ? as wildcards, e.g. "fc-mnist/*" (default: all).
+    seeds
+        How many seeds a cell.
+    seed
+        The first of them.
+    jobs
+        Runs at a time, each in a process of its own.
+    data_root
+        The folder that holds, or is to hold, the data sets (default: the variable FORWARDLY_DATA,
+        else the user's cache).
+    records
+        The folder of the records.
+    work
+        The folder of the checkpoints.
+    """
+    for option, value in (("seeds", seeds), ("jobs", jobs)):
+        if value < 1:
+            raise UsageError(f"{option} must be at least 1; given {value}")
+    if seed < 0:
+        raise UsageError(f"seed must be at least 0; given {seed}")
+    chosen = experiment(name)
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    todo = jobs_of(
+        chosen,
+        list(chosen.choose(cells)),
+        seeds,
+        first_seed=seed,
+        record_root=records,
+        work=work,
+        data_root=data_root,
+        threads=threads,
+    )
+    console = Console()
+    if not todo:
+        console.print(f"All of it is recorded in {records / chosen.name}.", highlight=False)
+        return 0
+    for data in sorted({job.recipe.data for job in todo}):
+        load(data, data_root, progress=True)  # downloads once, and says now if it cannot
+    return _run_jobs(todo, jobs, console)
+
+
+def _run_jobs(todo: Sequence[Job], processes: int, console: Console) -> int:
+    """Run jobs under a bar for all and one for each that is running; the exit code."""
+    outcomes: list[Outcome] = []
+    with bars(console, "{task.fields[state]}") as progress:
+        total = sum(job.recipe.epochs for job in todo)
+        whole = progress.add_task(f"{len(todo)} runs", total=total, state="")
+        tasks: dict[int, TaskID] = {}
+        epochs = dict.fromkeys(range(len(todo)), 0.0)
+        try:
+            for news in run_all(todo, processes):
+                if isinstance(news, State):
+                    number, epoch, accuracy = news
+                    job = todo[number]
+                    if number not in tasks:
+                        tasks[number] = progress.add_task(
+                            job.name, total=job.recipe.epochs, state=""
+                        )
+                    epochs[number] = epoch
+                    state = "" if accuracy is None else f"validation {100 * accuracy:.2f} %"
+                    progress.update(tasks[number], completed=epoch, state=state)
+                else:
+                    number, outcome = news
+                    outcomes.append(outcome)
+                    epochs[number] = todo[number].recipe.epochs
+                    if number in tasks:
+                        progress.remove_task(tasks.pop(number))
+                    _say_how_it_ended(todo[number], outcome, console)
+                done = len(outcomes)
+                progress.update(whole, completed=sum(epochs.values()), state=f"{done} done")
+        except KeyboardInterrupt:
+            console.print("Stopped; the same command goes on from the checkpoints.", style="yellow")
+            return INTERRUPTED
+    return 0 if all(outcome == "finished" for outcome in outcomes) else 1
+
+
+def _say_how_it_ended(job: Job, outcome: Outcome, console: Console) -> None:
+    message = {"taken": "another process runs it", "stopped": "stopped"}.get(outcome)
+    if message is None:
+        place = record_files.folder(job.records, job.experiment, job.cell, job.seed)
+        accuracy = record_files.read(place).result["test_accuracy"]
+        message = "diverged" if accuracy is None else f"test accuracy {100 * accuracy:.2f} %"
+    console.print(f"{job.name}: {message}", highlight=False, soft_wrap=True)

@@ -1,0 +1,49 @@
+"""``forwardly rules`` and ``forwardly cite``: what there is, and whose it is."""
+
+from __future__ import annotations
+
+import sys
+
+from rich.console import Console
+from rich.table import Table
+
+from forwardly.errors import check_rules
+from forwardly.plugins import all_rules
+
+
+def list_rules() -> int:
+    """List the rules, those of other installed packages too, and what each of them needs."""
+    table = Table("rule", "paper", "year", "passes", "autograd", "feedback", "hidden layers see")
+    rules, problems = all_rules()
+    for name, rule in rules.items():
+        people = [author.split()[-1] for author in rule.paper.authors]
+        table.add_row(
+            name,
+            people[0] if len(people) == 1 else f"{people[0]} et al.",
+            str(rule.paper.year),
+            str(rule.forward_passes),
+            "yes" if rule.uses_autograd else "no",
+            rule.feedback_path or "–",
+            {"error": "the error", "target": "the target", "label": "labels as input"}[rule.teacher]
+            if rule.trains != "readout"
+            else "nothing",
+        )
+    Console().print(table)
+    for problem in problems:
+        Console(stderr=True).print(problem, style="yellow", highlight=False, markup=False)
+    return 0
+
+
+def cite(*names: str) -> int:
+    """Print the BibTeX entries of rules' papers.
+
+    Parameters
+    ----------
+    names
+        Rules, as ``forwardly rules`` lists them.
+    """
+    rules, _ = all_rules()
+    check_rules(names, rules)
+    for entry in dict.fromkeys(rules[name].paper.bibtex for name in names):
+        sys.stdout.write(entry + "\n")  # plain, for a file or a pipe
+    return 0

@@ -1,0 +1,129 @@
+"""Figures of training runs: losses and accuracies over epochs, with the spread of seeds."""
+
+# matplotlib's own annotations leave keyword arguments untyped.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from forwardly.plots import colours_of, rule_colour
+
+Array = NDArray[np.float64]
+
+_INK = "#123456"
+"""Stands for the page's text colour; see ``inline_svg``."""
+
+
+def training_figure(rows: Sequence[Mapping[str, float]], rule: str, title: str) -> Figure:
+    """Loss and, of data with classes, accuracy: training solid, validation dashed."""
+    kinds = [("loss", "Loss")]
+    if "accuracy" in rows[0]:
+        kinds.append(("accuracy", "Accuracy (%)"))
+    figure = Figure(figsize=(4.6 * len(kinds), 3.4), layout="constrained")
+    panels: list[Axes] = list(figure.subplots(1, len(kinds), squeeze=False)[0])
+    epochs = [row["epoch"] for row in rows]
+    colour = rule_colour(rule)
+    for axes, (name, label) in zip(panels, kinds, strict=True):
+        scale = 100 if name == "accuracy" else 1
+        for prefix, style, text in (("", "-", "training"), ("validation_", "--", "validation")):
+            values = [scale * row.get(prefix + name, np.nan) for row in rows]
+            marker = "o" if len(rows) == 1 else ""
+            axes.plot(epochs, values, style, color=colour, marker=marker, label=text)
+        _dress(axes, label)
+        axes.legend(frameon=False)
+    figure.suptitle(title)
+    return figure
+
+
+def spread_figure(
+    series: Mapping[str, Sequence[Sequence[float]]],
+    label: str,
+    *,
+    points: Mapping[int, float] | None = None,
+    line: float | None = None,
+) -> Figure:
+    """Lines over epochs, one a name: means over seeds, and a band of one standard deviation.
+
+    Args:
+        series: for each name the curve of each seed, from epoch 1; curves may differ in length.
+        label: of the vertical axis.
+        points: published values by epoch, drawn as crosses.
+        line: a value to mark, such as a right angle.
+    """
+    with rc_context(dict.fromkeys(_INKED, _INK)):
+        figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+        figure.patch.set_alpha(0)
+        axes = figure.subplots()
+        axes.patch.set_alpha(0)
+        colours = colours_of(list(series))
+        for name, curves in series.items():
+            epochs, mean, sd = _mean_and_sd(curves)
+            axes.plot(epochs, mean, color=colours[name], linewidth=1.4, label=name)
+            axes.fill_between(
+                epochs, mean - sd, mean + sd, color=colours[name], alpha=0.25, linewidth=0
+            )
+        if points:
+            axes.plot(
+                list(points), list(points.values()), "x", color=_INK, label="published", zorder=4
+            )
+        if line is not None:
+            axes.axhline(line, color=_INK, linewidth=0.8, linestyle=":")
+        _dress(axes, label)
+        axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+_INKED = ("text.color", "axes.labelcolor", "xtick.color", "ytick.color", "axes.edgecolor")
+
+
+def inline_svg(figure: Figure, description: str, name: str) -> str:
+    """The figure as an ``<svg>`` element of a page, its text and axes in the page's text colour.
+
+    Args:
+        figure: of ``spread_figure``.
+        description: for those who do not see it; escaped by the caller's template.
+        name: unique in the page, as identifiers inside the figures must differ.
+    """
+    content = io.StringIO()
+    with rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
+        figure.savefig(content, format="svg", metadata={"Date": None})
+    text = content.getvalue()
+    text = text[text.index("<svg") :].replace(_INK, "currentColor")
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'(<svg[^>]*?) (?:width|height)="[^"]*"', r"\1", text)
+    text = re.sub(r'(<svg[^>]*?) (?:width|height)="[^"]*"', r"\1", text)
+    # Identifiers of different figures must not meet in one page.
+    text = re.sub(r'\bid="', f'id="{name}-', text)
+    text = text.replace('href="#', f'href="#{name}-').replace("url(#", f"url(#{name}-")
+    return text.replace("<svg", f'<svg role="img" aria-label="{description}"', 1)
+
+
+def _mean_and_sd(curves: Sequence[Sequence[float]]) -> tuple[Array, Array, Array]:
+    """Epochs, mean and sample standard deviation (0 of one seed) over the curves that go so far."""
+    length = max(map(len, curves))
+    table = np.full((len(curves), length), np.nan)
+    for row, curve in zip(table, curves, strict=True):
+        row[: len(curve)] = curve
+    count = np.isfinite(table).sum(0)
+    mean = np.where(count > 0, np.nansum(table, 0) / np.maximum(count, 1), np.nan)
+    squares = np.nansum((table - mean) ** 2, 0)
+    sd = np.sqrt(squares / np.maximum(count - 1, 1))
+    return np.arange(1.0, length + 1), mean, sd
+
+
+def _dress(axes: Axes, label: str) -> None:
+    axes.set_xlabel("Epoch")
+    axes.set_ylabel(label)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
+    axes.grid(color="#80808040", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,322 @@
+"""One page of all records: published beside ours, curves, slowness, angles, settings, gaps.
+
+The page is self-contained (no script, no font, no picture from elsewhere) and works offline. All
+text passes Jinja's escaping; only figures of our own making are put in as they are.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from forwardly import __version__, records
+from forwardly.curves import inline_svg, spread_figure
+from forwardly.errors import UsageError
+from forwardly.experiments.dellaferrera2022_tutorial import EXPERIMENT as TUTORIAL
+from forwardly.experiments.dellaferrera2022_tutorial import PUBLISHED_CURVE, PUBLISHED_SLOWNESS
+from forwardly.experiments.experiment import Cell, Experiment
+from forwardly.experiments.registry import EXPERIMENTS
+from forwardly.metrics import slowness
+from forwardly.recipe import Recipe
+from forwardly.records import Record
+from forwardly.statistics import Difference, Distance, difference, distance, mean_text
+
+CONTROL = "readout-only"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row of an experiment's table: a cell and its runs.
+
+    Attributes:
+        name: of the row, within its column.
+        cell: what it is.
+        runs: its records, by seed.
+        accuracies: test accuracies of those that did not diverge, in percent, by seed.
+        over_control: paired difference from readout-only of the same column, in points.
+        slowness: of each run's validation curve before the learning rate first drops.
+    """
+
+    name: str
+    cell: Cell
+    runs: Mapping[int, Record]
+    accuracies: Mapping[int, float]
+    over_control: Difference | None
+    slowness: Sequence[float]
+
+    @property
+    def ours(self) -> str:
+        """Mean ± sd over seeds."""
+        return mean_text(list(self.accuracies.values()))
+
+    @property
+    def published(self) -> str:
+        """As in the paper."""
+        p = self.cell.published
+        if p is None:
+            return "–"
+        return f"{p.mean:.2f}" + ("" if p.sd is None else f" ± {p.sd:.2f}")
+
+    @property
+    def distance(self) -> Distance | None:
+        """Ours from the published mean."""
+        p = self.cell.published
+        if p is None or not self.accuracies:
+            return None
+        return distance(list(self.accuracies.values()), p.mean, p.sd, p.seeds)
+
+    @property
+    def diverged(self) -> list[int]:
+        """The seeds that did."""
+        return [seed for seed, run in self.runs.items() if run.result["diverged"] is not None]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A part of an experiment's table: one data set and kind of network."""
+
+    name: str
+    lines: Sequence[Line]
+
+    @property
+    def recorded(self) -> list[Line]:
+        """The rows that have runs."""
+        return [line for line in self.lines if line.runs]
+
+    @property
+    def missing(self) -> list[Line]:
+        """The rows that have none."""
+        return [line for line in self.lines if not line.runs]
+
+
+def columns(experiment: Experiment, found: Sequence[Record]) -> list[Column]:
+    """The experiment's table, filled with the records that are of its recipes.
+
+    Raises:
+        UsageError: if a record was made with another recipe than the experiment has now.
+    """
+    by_place: dict[tuple[str, str], dict[int, Record]] = {}
+    for record in found:
+        by_place.setdefault((record.experiment, record.cell), {})[record.seed] = record
+    tables: dict[str, list[tuple[str, Cell, dict[int, Record]]]] = {}
+    for name, cell in experiment.cells.items():
+        runs = by_place.get(experiment.place(name), {})
+        for record in runs.values():
+            if Recipe.from_data(record.recipe) != cell.recipe:
+                raise UsageError(
+                    f"the record of {record.experiment}, {record.cell}, seed {record.seed} was "
+                    "made with another recipe than the experiment has now"
+                )
+        column, _, row = name.partition("/")
+        tables.setdefault(column, []).append((row, cell, runs))
+    return [Column(name, _lines(rows)) for name, rows in tables.items()]
+
+
+def _lines(rows: Sequence[tuple[str, Cell, dict[int, Record]]]) -> list[Line]:
+    controls = [_accuracies(runs) for row, _, runs in rows if row == CONTROL]
+    control = controls[0] if controls else dict[int, float]()
+    lines: list[Line] = []
+    for row, cell, runs in rows:
+        accuracies = _accuracies(runs)
+        paired = sorted(accuracies.keys() & control.keys())
+        over = difference([accuracies[s] for s in paired], [control[s] for s in paired])
+        slow = [a for run in runs.values() if (a := _slowness(run, cell)) is not None]
+        lines.append(Line(row, cell, runs, accuracies, over, slow))
+    return lines
+
+
+def _accuracies(runs: Mapping[int, Record]) -> dict[int, float]:
+    return {
+        seed: 100 * run.result["test_accuracy"]
+        for seed, run in sorted(runs.items())
+        if run.result["test_accuracy"] is not None
+    }
+
+
+def _slowness(run: Record, cell: Cell) -> float | None:
+    """Over the epochs before the first drop of the learning rate, if there are enough."""
+    curve = [row["validation_accuracy"] for row in run.rows if "validation_accuracy" in row]
+    before_drop = min(cell.recipe.milestones, default=len(curve))
+    curve = curve[:before_drop]
+    if len(curve) < 3 or not all(map(math.isfinite, curve)):
+        return None
+    classes = 100 if cell.recipe.data == "cifar100" else 10
+    return slowness(curve, chance=1 / classes)
+
+
+@dataclass
+class Section:
+    """What the page says of one experiment."""
+
+    experiment: Experiment
+    columns: list[Column]
+    figures: dict[str, list[tuple[str, Markup]]] = field(
+        default_factory=dict[str, list[tuple[str, Markup]]]
+    )
+
+    @property
+    def missing(self) -> list[str]:
+        """Cells without a run."""
+        return [f"{c.name}/{line.name}" for c in self.columns for line in c.missing]
+
+    @property
+    def recorded(self) -> bool:
+        """Whether any cell has a run."""
+        return any(column.recorded for column in self.columns)
+
+
+def render(roots: Sequence[Path]) -> str:
+    """The page, as HTML.
+
+    Args:
+        roots: folders of records.
+
+    Raises:
+        UsageError: if a folder is missing or holds no record, or a record is damaged or outdated.
+    """
+    found = [record for root in roots for record in records.read_all(root)]
+    teacher_student = [page for root in roots for page in _teacher_student(root)]
+    if not found and not teacher_student:
+        names = ", ".join(map(str, roots))
+        raise UsageError(f"there is no record in {names}; forwardly reproduce makes them")
+    sections = [Section(e, columns(e, found)) for e in EXPERIMENTS.values()]
+    for section in sections:
+        for column in section.columns:
+            if column.recorded:
+                section.figures[column.name] = _figures(section.experiment, column)
+    known = set(EXPERIMENTS)
+    environment = Environment(
+        loader=PackageLoader("forwardly"), autoescape=True, undefined=StrictUndefined
+    )
+    environment.filters |= {"signed": _signed, "plain": _plain_value}  # pyright: ignore
+    return environment.get_template("report.html.jinja").render(
+        sections=sections,
+        teacher_student=teacher_student,
+        others=sorted({r.experiment for r in found if r.experiment not in known}),
+        runs=len(found),
+        mean_text=mean_text,
+        tutorial=TUTORIAL.name,
+        published_slowness=PUBLISHED_SLOWNESS,
+        version=__version__,
+        made=datetime.now(UTC).strftime("%Y-%m-%d"),
+        environments=_environments(found),
+    )
+
+
+def _figures(experiment: Experiment, column: Column) -> list[tuple[str, Markup]]:
+    """(caption, figure) of one column: accuracy, angles, alignment of updates."""
+    made: list[tuple[str, Markup]] = []
+    prefix = f"{experiment.name}-{column.name}".replace("_", "-").replace(".", "-")
+
+    def add(kind: str, caption: str, series: Mapping[str, Any], label: str, **options: Any) -> None:
+        if series:
+            figure = spread_figure(series, label, **options)
+            description = html.escape(f"{caption}: {', '.join(series)}")
+            made.append((caption, Markup(inline_svg(figure, description, f"{prefix}-{kind}"))))
+
+    accuracy = {
+        line.name: [
+            [100 * row["validation_accuracy"] for row in run.rows] for run in line.runs.values()
+        ]
+        for line in column.recorded
+    }
+    points = PUBLISHED_CURVE if experiment.name == TUTORIAL.name else None
+    add("accuracy", "Validation accuracy", accuracy, "Validation accuracy (%)", points=points)
+    angles = _measured(column, "angle/F")
+    caption = "Angle between the chained weights and F (90°: no relation)"
+    add("angle", caption, angles, "Angle (degrees)", line=90)
+    for layer in _layers(column):
+        alignment = _measured(column, f"alignment/{layer}")
+        alignment = {name: curves for name, curves in alignment.items() if name != "backprop"}
+        caption = f"Cosine of the update of {layer} with backprop's"
+        add(f"alignment-{layer.replace('.', '-')}", caption, alignment, "Cosine", line=0)
+    return made
+
+
+def _layers(column: Column) -> list[str]:
+    """The parameters whose alignment was measured, but for the readout's, always near 1."""
+    names = {
+        name.removeprefix("alignment/"): None
+        for line in column.recorded
+        for run in line.runs.values()
+        for name in run.rows[0]
+        if name.startswith("alignment/")
+    }
+    ordered = sorted(names, key=lambda name: [int(p) for p in name.split(".") if p.isdigit()])
+    return ordered[:-1]
+
+
+def _measured(column: Column, name: str) -> dict[str, list[list[float]]]:
+    """For each row that has it, one figure's curve of every run."""
+    series: dict[str, list[list[float]]] = {}
+    for line in column.recorded:
+        for run in line.runs.values():
+            if name in run.rows[0]:
+                curve = [row.get(name, math.nan) for row in run.rows]
+                series.setdefault(line.name, []).append(curve)
+    return series
+
+
+def _teacher_student(root: Path) -> list[dict[str, Any]]:
+    """The teacher–student records under a folder: rules, errors, and the figure as they left it."""
+    pages: list[dict[str, Any]] = []
+    for path in sorted(root.rglob("summary.json")):
+        config = path.parent / "config.json"
+        if not config.exists():
+            continue
+        try:
+            settings = json.loads(config.read_text())
+            rules: dict[str, Any] = json.loads(path.read_text())["rules"]
+            if settings["experiment"] != "teacher-student":
+                continue
+        except (ValueError, KeyError, TypeError) as reason:
+            raise UsageError(f"{path.parent} is not a record: {reason}") from None
+        picture = path.parent / "mae.png"
+        data = base64.b64encode(picture.read_bytes()).decode() if picture.exists() else ""
+        pages.append(
+            {
+                "name": path.parent.name,
+                "settings": settings["settings"],
+                "rules": rules,
+                "picture": data,
+            }
+        )
+    return pages
+
+
+def _environments(found: Sequence[Record]) -> list[tuple[str, int]]:
+    """Which software made how many of the records."""
+    counts: dict[str, int] = {}
+    for record in found:
+        environment = record.environment
+        versions = ", ".join(f"{k} {v}" for k, v in environment["versions"].items())
+        revision = str(environment["revision"] or "unknown")[:10]
+        changed = " with uncommitted changes" if environment["uncommitted_changes"] else ""
+        text = f"revision {revision}{changed}; {versions}; {environment['platform']}"
+        counts[text] = counts.get(text, 0) + 1
+    return sorted(counts.items())
+
+
+def _signed(value: float, digits: int = 2) -> str:
+    return f"{value:+.{digits}f}"
+
+
+def _plain_value(value: Any) -> str:
+    """A setting as people write it."""
+    if value is None:
+        return "none"
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {_plain_value(v)}" for k, v in value.items()) or "none"  # pyright: ignore
+    if isinstance(value, tuple | list):
+        return ", ".join(map(_plain_value, value)) or "none"  # pyright: ignore
+    return f"{value:g}" if isinstance(value, float) else str(value)
