@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -34,7 +33,7 @@ def load(path: Path) -> dict[str, Any]:
         )
     except FileNotFoundError:
         raise UsageError(f"there is no checkpoint {path}") from None
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as reason:
+    except Exception as reason:  # of a damaged file torch raises anything
         first_line = str(reason).splitlines()[0] if str(reason) else type(reason).__name__
         raise UsageError(f"{path} is not a checkpoint of forwardly: {first_line}") from None
     if not isinstance(state, dict) or state.get("version") != VERSION:  # pyright: ignore

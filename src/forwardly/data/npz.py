@@ -24,10 +24,10 @@ def read(path: Path) -> Arrays:
         UsageError: if the file is not such a file.
     """
     try:
-        with cast(NpzFile, np.load(path, allow_pickle=False)) as file:
+        with path.open("rb") as opened, cast(NpzFile, np.load(opened, allow_pickle=False)) as file:
             missing = [key for key in KEYS if key not in file.files]
             arrays = {key: file[key] for key in KEYS if key in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as reason:
+    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as reason:
         raise UsageError(
             f"{path} cannot be read ({reason}): delete it to download it anew"
         ) from None

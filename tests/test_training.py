@@ -1,0 +1,370 @@
+"""The training loop: what it computes, what it leaves alone, and that nothing is lost."""
+
+from __future__ import annotations
+
+import copy
+import math
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import CosineAnnealingLR, MultiStepLR, ReduceLROnPlateau
+
+import forwardly as fw
+from forwardly import checkpoint, data
+from forwardly.errors import UsageError
+from forwardly.measures import MEASURES
+from forwardly.rule import Rule
+from forwardly.training import Fit, Row, evaluate, fit
+
+
+def small(samples: int = 200) -> data.Dataset:
+    whole = data.load("digits", validation=50)
+    train = data.Split(whole.train.x[:samples], whole.train.target[:samples])
+    return data.Dataset("digits", 10, train, whole.validation, whole.test)
+
+
+def rule(name: str = "pepita", **options: Any) -> Rule:
+    torch.manual_seed(0)
+    layers = nn.Linear(64, 20, bias=False), nn.ReLU(), nn.Dropout(0.2)
+    model = nn.Sequential(*layers, nn.Linear(20, 10, bias=False))
+    kind: Any = fw.RULES[name]
+    generator = torch.Generator().manual_seed(1)
+    return kind(model, nn.CrossEntropyLoss(), generator=generator, **options)
+
+
+def test_equals_a_loop_written_out() -> None:
+    dataset = small()
+    ours, expected = rule(), rule()
+    optimizer = torch.optim.Adam(ours.model.parameters(), 0.01)
+    fitted = fit(ours, dataset, optimizer, epochs=2, batch=64, seed=5)
+
+    adam = torch.optim.Adam(expected.model.parameters(), 0.01)
+    order = torch.Generator().manual_seed(5)
+    for epoch in range(2):
+        total, right = 0.0, 0
+        shuffled = torch.randperm(200, generator=order)
+        for start in (0, 64, 128, 192):
+            chosen = shuffled[start : start + 64]
+            adam.zero_grad()
+            credit = expected.accumulate(dataset.train.x[chosen], dataset.train.target[chosen])
+            adam.step()
+            total += float(credit.loss) * len(chosen)
+            right += int((credit.output.argmax(1) == dataset.train.target[chosen]).sum())
+        expected.eval()
+        output = expected.model(dataset.validation.x)
+        expected.train()
+        row = fitted.rows[epoch]
+        assert row["loss"] == pytest.approx(total / 200)
+        assert row["accuracy"] == right / 200
+        loss = nn.functional.cross_entropy(output, dataset.validation.target)
+        assert row["validation_loss"] == pytest.approx(float(loss.detach()), rel=1e-6)
+        correct = (output.argmax(1) == dataset.validation.target).float().mean()
+        assert row["validation_accuracy"] == pytest.approx(float(correct))
+        assert row["epoch"] == epoch + 1
+        assert row["samples_per_second"] == pytest.approx(200 / row["seconds"])
+    for name, value in expected.state_dict().items():
+        assert torch.equal(value, ours.state_dict()[name]), name
+
+
+def test_the_test_set_is_not_looked_at() -> None:
+    dataset = small()
+    nothing = data.Split(torch.empty(0), torch.empty(0))
+    blind = data.Dataset("digits", 10, dataset.train, dataset.validation, nothing)
+    ours = rule()
+    fit(ours, blind, torch.optim.SGD(ours.model.parameters(), 0.1), epochs=1)
+    with pytest.raises(ZeroDivisionError):
+        evaluate(ours, blind.test)
+
+
+def test_evaluation_is_without_dropout_and_restores_the_mode() -> None:
+    ours = rule()
+    split = data.load("digits").train  # more than one part
+    row = evaluate(ours, split)
+    assert ours.training
+    ours.eval()
+    output = ours.predict(split.x)
+    expected = nn.functional.cross_entropy(output, split.target)
+    assert row["loss"] == pytest.approx(float(expected), rel=1e-5)
+    correct = (output.argmax(1) == split.target).float().mean()
+    assert row["accuracy"] == pytest.approx(float(correct))
+    evaluate(ours, split)
+    assert not ours.training
+
+
+def test_numbers_as_targets() -> None:
+    dataset = data.load("teacher-student")
+    model = nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 1)).double()
+    ours = fw.PEPITA(model, nn.MSELoss())
+    rows = fit(ours, dataset, torch.optim.SGD(model.parameters(), 0.01), epochs=3).rows
+    assert rows[-1]["validation_loss"] < rows[0]["validation_loss"]
+    assert "accuracy" not in rows[0]
+    assert "validation_accuracy" not in rows[0]
+
+
+def test_measures_join_the_row_and_change_nothing() -> None:
+    plain, measured = rule(), rule()
+    for ours, measures in ((plain, ()), (measured, tuple(MEASURES.values()))):
+        optimizer = torch.optim.SGD(ours.model.parameters(), 0.1)
+        fitted = fit(ours, small(), optimizer, epochs=2, measures=measures)
+    row = fitted.rows[0]
+    names = {"norm/0.weight", "norm/3.weight", "alignment/0.weight", "alignment/3.weight"}
+    assert names | {"angle/F"} <= row.keys()
+    assert 0 < row["angle/F"] < 180
+    for name, value in plain.state_dict().items():
+        assert torch.equal(value, measured.state_dict()[name])
+
+
+def test_angles_of_factors_and_of_feedback_weights() -> None:
+    batch = torch.rand(8, 64), torch.randint(10, (8,))
+    factored = MEASURES["angles"](rule(projection=fw.feedback.product()), *batch)
+    assert factored.keys() == {"angle/F", "angle/0", "angle/3"}
+    assert MEASURES["angles"](rule("feedback-alignment"), *batch).keys() == {"angle/3"}
+    assert MEASURES["angles"](rule("backprop"), *batch) == {}
+
+
+def test_norms_are_of_the_updates() -> None:
+    ours = rule().eval()
+    x, target = torch.rand(8, 64), torch.randint(10, (8,))
+    measured = MEASURES["norms"](ours, x, target)
+    update = ours(x, target).updates["0.weight"]
+    assert measured["norm/0.weight"] == pytest.approx(float(update.square().sum().sqrt()))
+
+
+def test_divergence_ends_training_at_its_epoch() -> None:
+    ours = rule()
+    optimizer = torch.optim.SGD(ours.model.parameters(), 1e30)
+    fitted = fit(ours, small(), optimizer, epochs=5, batch=2)
+    assert fitted.diverged == 1
+    assert len(fitted.rows) == 1
+
+
+def test_plateaus_are_of_the_validation_loss() -> None:
+    ours = rule()
+    optimizer = torch.optim.SGD(ours.model.parameters(), 0.0)  # learns nothing
+    scheduler = ReduceLROnPlateau(optimizer, patience=0, factor=0.5, eps=0)
+    for group in optimizer.param_groups:
+        group["lr"] = 1e-30
+    rows = fit(ours, small(), optimizer, epochs=3, scheduler=scheduler).rows
+    assert [row["learning_rate"] for row in rows] == pytest.approx([1e-30, 1e-30, 5e-31], rel=1e-6)
+
+
+def test_progress_is_reported() -> None:
+    ours = rule()
+    batches: list[tuple[int, int]] = []
+    epochs: list[Row] = []
+    fitted = fit(
+        ours,
+        small(),
+        torch.optim.SGD(ours.model.parameters(), 0.1),
+        epochs=2,
+        batch=90,
+        on_batch=lambda done, of: batches.append((done, of)),
+        on_epoch=epochs.append,
+    )
+    assert batches == [(1, 3), (2, 3), (3, 3)] * 2
+    assert epochs == fitted.rows
+    assert fitted.seconds == sum(row["seconds"] for row in epochs)
+    assert fitted.curve("epoch") == [1, 2]
+
+
+class InterruptedHereError(Exception):
+    """Stands for a kill in the middle of an epoch."""
+
+
+def sgd(ours: Rule) -> tuple[Any, Any, Any]:
+    optimizer = fw.LocalSGD(ours, 0.1, 0.9)
+    return optimizer, MultiStepLR(optimizer, [2], 0.1), None
+
+
+def adam(ours: Rule) -> tuple[Any, Any, Any]:
+    optimizer = torch.optim.AdamW(ours.model.parameters(), 0.01, amsgrad=True)
+    return optimizer, CosineAnnealingLR(optimizer, 4), None
+
+
+def plateau(ours: Rule) -> tuple[Any, Any, Any]:
+    optimizer = torch.optim.SGD(ours.model.parameters(), 0.1, nesterov=True, momentum=0.5)
+    return optimizer, ReduceLROnPlateau(optimizer, patience=0), None
+
+
+def mirrored(ours: Rule) -> tuple[Any, Any, Any]:
+    optimizer = fw.LocalSGD(ours, 0.1, 0.9)
+    mirror = fw.feedback.Mirror(ours, generator=torch.Generator().manual_seed(9))
+    return optimizer, None, mirror
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "make"),
+    [
+        ("pepita", {}, sgd),
+        ("backprop", {}, adam),
+        ("feedback-alignment", {}, plateau),
+        ("forward-forward", {}, sgd),
+        ("pepita", {"projection": fw.feedback.product()}, mirrored),
+    ],
+)
+def test_a_resumed_run_ends_as_one_left_alone(
+    name: str, options: dict[str, Any], make: Callable[[Rule], Any], tmp_path: Path
+) -> None:
+    def start(path: Path | None, resume: bool, stop_at: int | None) -> tuple[Rule, Fit | None]:
+        ours = rule(name, **options)
+        optimizer, scheduler, mirror = make(ours)
+        seen = [0]
+
+        def on_batch(done: int, of: int) -> None:
+            seen[0] += 1
+            if seen[0] == stop_at:
+                raise InterruptedHereError
+
+        try:
+            fitted = fit(
+                ours,
+                small(),
+                optimizer,
+                epochs=4,
+                batch=50,
+                scheduler=scheduler,
+                seed=3,
+                mirror=mirror,
+                mirror_every=2,
+                checkpoint=path,
+                resume=resume,
+                on_batch=on_batch,
+            )
+        except InterruptedHereError:
+            return ours, None
+        return ours, fitted
+
+    alone, expected = start(None, False, None)
+    assert expected is not None
+    for stop_at in (1, 7, 9, 16):
+        path = tmp_path / f"{stop_at}.pt"
+        _, stopped = start(path, False, stop_at)
+        assert stopped is None
+        torch.rand(5)  # what happens meanwhile must not matter
+        resumed, fitted = start(path, True, None)
+        assert fitted is not None
+        for key, value in alone.state_dict().items():
+            assert torch.equal(value, resumed.state_dict()[key]), (stop_at, key)
+        times = ("seconds", "samples_per_second")
+        for one, other in zip(expected.rows, fitted.rows, strict=True):
+            assert {k: v for k, v in one.items() if k not in times} == {
+                k: v for k, v in other.items() if k not in times
+            }
+
+
+def one_epoch(path: Path, resume: bool = False, **changes: Any) -> Fit:
+    ours = changes.pop("rule", None) or rule()
+    optimizer = changes.pop("optimizer", None) or torch.optim.SGD(ours.model.parameters(), 0.1)
+    arguments: dict[str, Any] = {"epochs": 1, "batch": 50, "seed": 3} | changes
+    return fit(ours, small(), optimizer, checkpoint=path, resume=resume, **arguments)
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
+    path = tmp_path / "c.pt"
+    first = one_epoch(path)
+    again = one_epoch(path, resume=True)
+    assert again.rows == first.rows
+    assert len(one_epoch(path, resume=True, epochs=3).rows) == 3
+
+
+def test_without_resume_a_run_begins_anew(tmp_path: Path) -> None:
+    path = tmp_path / "c.pt"
+    one_epoch(path)
+    assert [row["epoch"] for row in one_epoch(path).rows] == [1]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batch": 20}, "other settings: batch 50 there, 20 here"),
+        ({"seed": 4}, "seed 3 there, 4 here"),
+        ({"settings": {"data": "x"}}, "data None there, 'x' here"),
+        ({"rule": "backprop"}, "rule 'PEPITA' there, 'Backprop' here"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused(
+    change: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    one_epoch(tmp_path / "c.pt")
+    if "rule" in change:
+        change = {"rule": rule(change["rule"])}
+    with pytest.raises(UsageError, match=message):
+        one_epoch(tmp_path / "c.pt", resume=True, **change)
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
+    one_epoch(tmp_path / "c.pt")
+    other = fw.PEPITA(nn.Sequential(nn.Linear(64, 10)), nn.CrossEntropyLoss())
+    with pytest.raises(UsageError, match="of another model"):
+        one_epoch(tmp_path / "c.pt", resume=True, rule=other)
+
+
+def test_damaged_checkpoints_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "c.pt"
+    one_epoch(path)
+    whole = path.read_bytes()
+    for content in (whole[: len(whole) // 2], b"", b"text", whole[:-1]):
+        path.write_bytes(content)
+        with pytest.raises(UsageError, match=r"c\.pt is not a checkpoint"):
+            one_epoch(path, resume=True)
+    torch.save({"version": 99}, path)
+    with pytest.raises(UsageError, match="of this version"):
+        one_epoch(path, resume=True)
+    with pytest.raises(UsageError, match="there is no checkpoint"):
+        checkpoint.load(tmp_path / "none.pt")
+
+
+class Bomb:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (Path("exploded"),))
+
+
+def test_no_code_runs_on_loading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"version": 1, "rule": Bomb()}, "c.pt")
+    pickle.loads(pickle.dumps(Bomb()))
+    assert Path("exploded").exists()  # it is one
+    Path("exploded").unlink()
+    with pytest.raises(UsageError, match="not a checkpoint"):
+        checkpoint.load(Path("c.pt"))
+    assert not Path("exploded").exists()
+
+
+def test_a_failed_save_leaves_the_old_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "c.pt"
+    checkpoint.save(path, {"rows": [1]})
+
+    def fail(_: object, place: Path) -> None:
+        place.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(OSError, match="disk full"):
+        checkpoint.save(path, {"rows": [2]})
+    assert checkpoint.load(path)["rows"] == [1]
+    assert [file.name for file in tmp_path.iterdir()] == ["c.pt"]
+
+
+def test_a_half_written_file_beside_is_not_picked_up(tmp_path: Path) -> None:
+    path = tmp_path / "c.pt"
+    (tmp_path / ".c.pt.abc.part").write_bytes(b"half")
+    assert len(one_epoch(path, resume=True).rows) == 1
+
+
+@pytest.mark.parametrize("name", ["epochs", "batch", "mirror_every"])
+def test_counts_must_be_positive(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=f"{name} must be at least 1; given 0"):
+        one_epoch(tmp_path / "c.pt", **{name: 0})
+
+
+def test_float64_models_see_float64() -> None:
+    ours = copy.deepcopy(rule()).double()
+    fitted = fit(ours, small(), torch.optim.SGD(ours.model.parameters(), 0.1), epochs=1)
+    assert math.isfinite(fitted.rows[0]["loss"])
