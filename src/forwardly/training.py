@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -198,11 +198,11 @@ class _Run:
             UsageError: if it is damaged, or of a run with other settings.
         """
         state = checkpoints.load(path)
-        theirs: dict[str, Any] = state["settings"]
+        theirs, ours = _flat(state["settings"]), _flat(self.settings)
         other = [
-            f"{name} {theirs.get(name)!r} there, {self.settings.get(name)!r} here"
-            for name in sorted(self.settings.keys() | theirs.keys())
-            if theirs.get(name) != self.settings.get(name)
+            f"{name} {theirs.get(name)!r} there, {ours.get(name)!r} here"
+            for name in sorted(ours.keys() | theirs.keys())
+            if theirs.get(name) != ours.get(name)
         ]
         if other:
             raise UsageError(f"{path} is of a run with other settings: {'; '.join(other)}")
@@ -266,6 +266,17 @@ def _epoch(
     if not (math.isfinite(row["loss"]) and math.isfinite(row["validation_loss"])):
         run.fit.diverged = epoch
     return row
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings side by side, as "outer.inner"."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(cast(Mapping[str, Any], value), f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
 
 
 def _dtype(rule: Rule) -> torch.dtype:

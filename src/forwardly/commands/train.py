@@ -135,10 +135,12 @@ def train(
     load(data, data_root, validation=validation, seed=seed, progress=True)  # says now if it cannot
     if threads is not None:
         torch.set_num_threads(threads)
-    folder = _folder(out, resume)
     prepared = prepare(recipe, seed, data_root)
-    config = {"recipe": recipe.as_data(), "seed": seed, "measure": list(measure), **provenance()}
-    files.write(folder / "config.json", json.dumps(config, indent=2) + "\n")
+    settings = {"recipe": recipe.as_data(), "run_seed": seed, "measure": list(measure)}
+    folder = _folder(out, resume)
+    if not resume:
+        config = json.dumps({**settings, **provenance()}, indent=2)
+        files.write(folder / "config.json", config + "\n")
     console = Console()
     checkpoint = folder / "checkpoint.pt"
     with bars(console, "{task.fields[state]}") as progress:
@@ -169,7 +171,7 @@ def train(
                 measures=[MEASURES[name] for name in measure],
                 checkpoint=checkpoint,
                 resume=resume,
-                settings={"recipe": recipe.as_data(), "run_seed": seed, "measure": list(measure)},
+                settings=settings,
                 on_batch=on_batch,
                 on_epoch=on_epoch,
             )

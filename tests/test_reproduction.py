@@ -1,0 +1,267 @@
+"""Runs of an experiment: recorded once, in parallel, across kills."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from forwardly import records
+from forwardly.cli import main
+from forwardly.errors import UsageError
+from forwardly.experiments import registry
+from forwardly.experiments.experiment import Cell, Experiment, Published
+from forwardly.recipe import Recipe
+from forwardly.reproduction import Job, State, jobs_of, run, run_all
+
+EPOCHS = 5
+
+
+def recipe(rule: str, **changes: Any) -> Recipe:
+    settings: dict[str, Any] = {"hidden": (16,), "epochs": EPOCHS, "milestones": (3,)} | changes
+    return Recipe(rule, "digits", {}, **settings)
+
+
+def experiment(**changes: Any) -> Experiment:
+    cells = {
+        "small/pepita": Cell(recipe("pepita", **changes), Published(90.0, 1.0, 10, "Table 9")),
+        "small/readout-only": Cell(recipe("readout-only", **changes)),
+    }
+    return Experiment("toy2026", "A toy", "https://example.org", cells)
+
+
+def jobs(folder: Path, seeds: int = 1, **changes: Any) -> list[Job]:
+    made = experiment(**changes)
+    return jobs_of(
+        made,
+        list(made.cells),
+        seeds,
+        first_seed=0,
+        record_root=folder / "records",
+        work=folder / "work",
+        data_root=None,
+        threads=1,
+    )
+
+
+def never() -> bool:
+    return False
+
+
+def nothing(*_: object) -> None:
+    pass
+
+
+def test_what_is_recorded_is_not_run_again(tmp_path: Path) -> None:
+    first, *others = jobs(tmp_path, seeds=2)
+    assert [job.name for job in others] == [
+        "small/readout-only seed 0",
+        "small/pepita seed 1",
+        "small/readout-only seed 1",
+    ]
+    assert run(first, nothing, never) == "finished"
+    assert [job.name for job in jobs(tmp_path, seeds=2)] == [job.name for job in others]
+    (record,) = records.read_all(tmp_path / "records")
+    assert (record.experiment, record.cell, record.seed) == ("toy2026", "small/pepita", 0)
+    assert Recipe.from_data(record.recipe) == first.recipe
+    assert len(record.rows) == record.result["epochs"] == EPOCHS
+    assert 0.3 < record.result["test_accuracy"] < 1
+    assert record.result["diverged"] is None
+    assert record.environment["sessions"] == 1
+    assert record.environment["versions"]["torch"]
+    assert {"norm/1.weight", "alignment/1.weight", "angle/F"} <= record.rows[0].keys()
+    assert not (first.folder / "checkpoint.pt").exists()
+
+
+def test_a_record_of_another_recipe_is_not_mixed_in(tmp_path: Path) -> None:
+    run(jobs(tmp_path)[0], nothing, never)
+    with pytest.raises(UsageError, match="made with another recipe than the experiment has now"):
+        jobs(tmp_path, learning_rate=0.2)
+
+
+def test_a_stopped_run_goes_on(tmp_path: Path) -> None:
+    job = jobs(tmp_path)[0]
+    alone = jobs(tmp_path / "alone")[0]
+    looks = [0]
+
+    def stop() -> bool:
+        looks[0] += 1
+        return looks[0] == 4
+
+    assert run(job, nothing, stop) == "stopped"
+    assert (job.folder / "checkpoint.pt").exists()
+    assert not (tmp_path / "records").exists()
+    assert run(job, nothing, never) == "finished"
+    assert run(alone, nothing, never) == "finished"
+    (ours,), (expected,) = (
+        records.read_all(folder / "records") for folder in (tmp_path, tmp_path / "alone")
+    )
+    assert ours.result["test_loss"] == expected.result["test_loss"]
+    assert [row["loss"] for row in ours.rows] == [row["loss"] for row in expected.rows]
+    assert (ours.environment["sessions"], expected.environment["sessions"]) == (2, 1)
+
+
+def test_divergence_is_a_result(tmp_path: Path) -> None:
+    job = jobs(tmp_path, learning_rate=1e30)[0]
+    assert run(job, nothing, never) == "finished"
+    (record,) = records.read_all(tmp_path / "records")
+    assert record.result["diverged"] == 1
+    assert record.result["test_accuracy"] is None
+
+
+def test_two_processes_do_not_run_the_same(tmp_path: Path) -> None:
+    from filelock import FileLock
+
+    job = jobs(tmp_path)[0]
+    job.folder.mkdir(parents=True)
+    with FileLock(job.folder / "lock"):
+        code = (
+            "import sys; sys.path.insert(0, 'tests'); from pathlib import Path\n"
+            "from test_reproduction import jobs, run, nothing, never\n"
+            f"print(run(jobs(Path({str(tmp_path)!r}))[0], nothing, never))"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            cwd=Path(__file__).parent.parent,
+            timeout=100,
+        )
+    assert done.stdout == "taken\n", done.stderr
+
+
+def test_side_by_side(tmp_path: Path) -> None:
+    todo = jobs(tmp_path, seeds=2, epochs=2)
+    ended: dict[int, str] = {}
+    seen: set[int] = set()
+    for news in run_all(todo, 2):
+        if isinstance(news, State):
+            seen.add(news.job)
+            assert 0 < news.epoch <= 2
+        else:
+            ended[news[0]] = news[1]
+    assert ended == dict.fromkeys(range(4), "finished")
+    assert seen == set(range(4))
+    assert len(records.read_all(tmp_path / "records")) == 4
+    in_one = tmp_path / "one"
+    for job in jobs(in_one, seeds=2, epochs=2):
+        run(job, nothing, never)
+    pairs = zip(
+        records.read_all(tmp_path / "records"), records.read_all(in_one / "records"), strict=True
+    )
+    for ours, expected in pairs:
+        assert ours.result["test_loss"] == pytest.approx(expected.result["test_loss"], rel=1e-5)
+
+
+def test_leaving_the_loop_stops_the_runs(tmp_path: Path) -> None:
+    todo = jobs(tmp_path, epochs=100_000)
+    for news in run_all(todo, 2):
+        assert isinstance(news, State)
+        if news.epoch > 2:
+            break
+    assert (todo[0].folder / "checkpoint.pt").exists()
+    assert not (tmp_path / "records").exists()
+
+
+def test_a_users_mistake_in_a_run_reaches_the_parent(tmp_path: Path) -> None:
+    (job, *_) = jobs(tmp_path, validation=5000)
+    with pytest.raises(UsageError, match="validation must be 1 to 1496; given 5000"):
+        list(run_all([job], 1))
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+sys.path.insert(0, "tests")
+from test_reproduction import jobs, run_all
+if __name__ == "__main__":
+    for news in run_all(jobs(Path(sys.argv[1]), seeds=1, epochs=60), 2):
+        pass
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="kills processes the POSIX way")
+def test_killed_and_given_again_it_ends_the_same(tmp_path: Path) -> None:
+    """SIGKILL to the parent: its workers stop by themselves, and nothing is lost or mixed."""
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+
+    def start(folder: Path) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, str(program), str(folder)], cwd=Path(__file__).parent.parent
+        )
+
+    killed = tmp_path / "killed"
+    process = start(killed)
+    end = time.monotonic() + 90
+    while len(list(killed.rglob("checkpoint.pt"))) < 2:
+        assert process.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (killed / "records").exists() or len(records.read_all(killed / "records")) < 2
+    assert start(killed).wait(timeout=120) == 0
+    assert start(tmp_path / "alone").wait(timeout=120) == 0
+    pairs = zip(
+        records.read_all(killed / "records"),
+        records.read_all(tmp_path / "alone" / "records"),
+        strict=True,
+    )
+    for ours, expected in pairs:
+        assert ours.result["test_loss"] == expected.result["test_loss"]
+        assert [row["loss"] for row in ours.rows] == [row["loss"] for row in expected.rows]
+        assert len(ours.rows) == 60
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["forwardly", *map(str, arguments)])
+    with pytest.raises(SystemExit) as end:
+        main()
+    return int(end.value.code or 0)
+
+
+def test_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(registry.EXPERIMENTS, "toy2026", experiment(epochs=2))
+    monkeypatch.chdir(tmp_path)
+    arguments = ("reproduce", "toy2026", "--seeds", "1", "--cells", "*/pepita")
+    assert call(monkeypatch, *arguments) == 0
+    out = capsys.readouterr().out
+    record = json.loads((tmp_path / "records/toy2026/small/pepita/seed-0/record.json").read_text())
+    assert f"test accuracy {100 * record['result']['test_accuracy']:.2f} %" in out
+    assert call(monkeypatch, *arguments) == 0
+    assert "All of it is recorded in records/toy2026." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("dellaferrera", "unknown experiment 'dellaferrera'; the known ones are dellaferrera2022_"),
+        ("toy2026 --cells fc/*", "no cell of toy2026 is called 'fc/*'; there are small/pepita"),
+        ("toy2026 --seeds 0", "seeds must be at least 1; given 0"),
+        ("toy2026 --jobs 0", "jobs must be at least 1; given 0"),
+        ("toy2026 --seed -1", "seed must be at least 0; given -1"),
+        ("dellaferrera2022_table1 --data-root empty", "mnist is not in empty, and could not be"),
+    ],
+)
+def test_mistakes(
+    arguments: str,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(registry.EXPERIMENTS, "toy2026", experiment())
+    monkeypatch.chdir(tmp_path)
+    cells = ["--cells", "fc-mnist/*"] if "table1" in arguments else []
+    assert call(monkeypatch, "reproduce", *arguments.split(), *cells) == 2
+    assert message in capsys.readouterr().err

@@ -1,0 +1,207 @@
+"""``forwardly train`` as users run it: options, wrong input, Ctrl-C, and kills at any moment."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from forwardly import checkpoint
+from forwardly.cli import main
+from test_cli import COMMAND, run
+
+SMALL = ["train", "--data", "digits", "--hidden", "16", "--threads", "1", "--seed", "4"]
+LONG = [*SMALL, "--epochs", "40", "--dropout", "0.2", "--milestones", "10", "30", "--measure"]
+
+
+def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*COMMAND, *arguments], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return checkpoint.load(folder / "checkpoint.pt")["rule"]
+
+
+def test_trains_and_writes(tmp_path: Path) -> None:
+    options = ["--epochs", "3", "--out", "here", "--measure", "norms", "alignment", "angles"]
+    done = run(*SMALL, *options, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    here = tmp_path / "here"
+    names = {"config.json", "epochs.csv", "checkpoint.pt", "result.json", "curves.png"}
+    assert {path.name for path in here.iterdir()} == names
+    for name in names - {"config.json"}:
+        assert f"here/{name}" in done.stdout
+    rows = list(csv.DictReader((here / "epochs.csv").read_text().splitlines()))
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    assert {"norm/1.weight", "alignment/1.weight", "angle/F"} <= rows[0].keys()
+    result = json.loads((here / "result.json").read_text())
+    assert f"{100 * result['test_accuracy']:.2f}" in done.stdout
+    assert f"{100 * float(rows[-1]['validation_accuracy']):.2f}" in done.stdout
+    config = json.loads((here / "config.json").read_text())
+    assert (config["recipe"]["hidden"], config["run_seed"]) == ([16], 4)
+    assert config["versions"]["torch"]
+
+
+def test_every_option_reaches_the_recipe(tmp_path: Path) -> None:
+    options: dict[str, tuple[str, Any]] = {
+        "rule": ("sign-pepita", "sign-pepita"),
+        "hidden": ("8 9", [8, 9]),
+        "epochs": ("2", 2),
+        "batch": ("33", 33),
+        "learning-rate": ("0.02", 0.02),
+        "momentum": ("0.3", 0.3),
+        "weight-decay": ("0.001", 0.001),
+        "milestones": ("1 2", [1, 2]),
+        "gamma": ("0.7", 0.7),
+        "activation": ("tanh", "tanh"),
+        "dropout": ("0.15", 0.15),
+        "normalise": ("sample", "sample"),
+        "initial": ("torch", "torch"),
+        "validation": ("60", 60),
+        "dtype": ("float64", "float64"),
+        "rule-options": ("sign=-1 projection=0.25", {"sign": -1, "projection": 0.25}),
+    }
+    given = [part for name, (text, _) in options.items() for part in (f"--{name}", *text.split())]
+    done = run("train", "--data", "digits", "--out", "here", *given, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    recipe = json.loads((tmp_path / "here" / "config.json").read_text())["recipe"]
+    for name, (_, value) in options.items():
+        key = "options" if name == "rule-options" else name.replace("-", "_")
+        assert recipe[key] == value, name
+
+
+def test_regression(tmp_path: Path) -> None:
+    options = "--data teacher-student --hidden 8 --learning-rate 0.001 --epochs 2 --out here"
+    done = run("train", *options.split(), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "test_accuracy" not in json.loads((tmp_path / "here" / "result.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--rule pepito", "unknown rule 'pepito'; the known rules are"),
+        ("--data minst", "data must be one of mnist, fashion-mnist"),
+        ("--model cnn", "model must be one of mlp, conv; given 'cnn'"),
+        ("--epochs 0", "epochs must be at least 1; given 0"),
+        ("--epochs many", "Invalid value"),
+        ("--model conv", "needs images (c, h, w)"),
+        ("--rule-options sign", "given as NAME=VALUE; given 'sign'"),
+        ("--rule-options sign=3", "pepita on digits: sign must be one of 1, -1; given 3"),
+        ("--rule-options colour=red", "pepita on digits:"),
+        ("--measure speed", "cannot measure 'speed'; what can be measured is norms, alignment"),
+        ("--threads 0", "threads must be at least 1; given 0"),
+        ("--seed -1", "seed must be at least 0; given -1"),
+        ("--resume", "--resume needs --out"),
+        ("--resume --out nowhere", "there is no run to continue in nowhere"),
+        ("--out taken", "taken exists already, and nothing is overwritten"),
+        ("--validation 2000", "validation must be 1 to 1496; given 2000"),
+        ("--data mnist --data-root empty", "mnist is not in empty, and could not be downloaded"),
+        ("--learning-rte 1", "Unknown option: --learning-rte. Did you mean --learning-rate?"),
+    ],
+)
+@pytest.mark.unchecked
+def test_mistakes(
+    arguments: str,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "file").touch()
+    given = arguments.split()
+    data = [] if "--data" in given else ["--data", "digits"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["forwardly", "train", *data, *given])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert not (tmp_path / "runs").exists()
+
+
+def test_divergence_is_told(tmp_path: Path) -> None:
+    done = run(*SMALL, "--learning-rate", "1e30", "--out", "here", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "diverged (NaN or infinity) in epoch 1 with learning rate 1e+30" in done.stdout
+    assert json.loads((tmp_path / "here" / "result.json").read_text())["diverged"] == 1
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    end = time.monotonic() + 60
+    while not path.exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopping_keeps_what_was_done(number: signal.Signals, tmp_path: Path) -> None:
+    process = start(*SMALL, "--epochs", "100000", "--out", "here", cwd=tmp_path)
+    wait_for(tmp_path / "here" / "checkpoint.pt", process)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command with --out here --resume goes on from epoch" in out
+    assert err == ""
+    assert checkpoint.load(tmp_path / "here" / "checkpoint.pt")["rows"]
+
+
+def test_killed_again_and_again_it_ends_with_the_same_weights(tmp_path: Path) -> None:
+    done = run(*LONG, "--out", "alone", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    moments = random.Random(0)
+    kills = 0
+    for _ in range(4):
+        resume = ["--resume"] if (tmp_path / "killed").exists() else []
+        process = start(*LONG, "--out", "killed", *resume, cwd=tmp_path)
+        wait_for(tmp_path / "killed" / "checkpoint.pt", process)
+        time.sleep(moments.uniform(0, 0.5))
+        process.kill()
+        process.communicate()
+        kills += process.returncode == -signal.SIGKILL
+        assert not (tmp_path / "killed" / "result.json").exists() or process.returncode == 0
+    assert kills
+    done = run(*LONG, "--out", "killed", "--resume", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    expected, found = weights(tmp_path / "alone"), weights(tmp_path / "killed")
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        assert torch.equal(value, found[name]), name
+    tested = [
+        json.loads((tmp_path / name / "result.json").read_text())["test_accuracy"]
+        for name in ("alone", "killed")
+    ]
+    assert tested[0] == tested[1]
+
+
+def test_resume_refuses_other_settings(tmp_path: Path) -> None:
+    assert run(*SMALL, "--epochs", "1", "--out", "here", cwd=tmp_path).returncode == 0
+    before = (tmp_path / "here" / "config.json").read_text()
+    done = run(*SMALL, "--epochs", "1", "--batch", "7", "--out", "here", "--resume", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "is of a run with other settings: batch 64 there, 7 here" in done.stderr
+    assert (tmp_path / "here" / "config.json").read_text() == before
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a folder that cannot be written to")
+def test_resume_of_a_damaged_checkpoint(tmp_path: Path) -> None:
+    assert run(*SMALL, "--epochs", "1", "--out", "here", cwd=tmp_path).returncode == 0
+    (tmp_path / "here" / "checkpoint.pt").write_bytes(b"half")
+    done = run(*SMALL, "--epochs", "1", "--out", "here", "--resume", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "here/checkpoint.pt is not a checkpoint of forwardly" in done.stderr
