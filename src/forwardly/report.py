@@ -234,12 +234,12 @@ def _figures(experiment: Experiment, column: Column) -> list[tuple[str, Markup]]
     add("accuracy", "Validation accuracy", accuracy, "Validation accuracy (%)", points=points)
     angles = _measured(column, "angle/F")
     caption = "Angle between the chained weights and F (90°: no relation)"
-    add("angle", caption, angles, "Angle (degrees)", line=90)
+    add("angle", caption, angles, "Angle (degrees)", line=90.0)
     for layer in _layers(column):
         alignment = _measured(column, f"alignment/{layer}")
         alignment = {name: curves for name, curves in alignment.items() if name != "backprop"}
         caption = f"Cosine of the update of {layer} with backprop's"
-        add(f"alignment-{layer.replace('.', '-')}", caption, alignment, "Cosine", line=0)
+        add(f"alignment-{layer.replace('.', '-')}", caption, alignment, "Cosine", line=0.0)
     return made
 
 

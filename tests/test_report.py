@@ -1,0 +1,225 @@
+"""The report: true to the records, safe to open, complete by itself."""
+
+from __future__ import annotations
+
+import re
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from forwardly import records, report
+from forwardly.cli import main
+from forwardly.errors import UsageError
+from forwardly.experiments.experiment import Cell, Experiment, Published
+from forwardly.metrics import slowness
+from forwardly.recipe import Recipe
+from forwardly.records import Record
+
+EVIL = '<script>alert("x")</script>'
+ENVIRONMENT: dict[str, Any] = {
+    "versions": {"python": "3.11", "torch": EVIL},
+    "revision": "0123456789abcdef",
+    "uncommitted_changes": True,
+    "platform": "here & there",
+}
+ACCURACIES = {"pepita": (0.96, 0.97, 0.975), "readout-only": (0.9, 0.92, 0.91), "drtp": ()}
+
+
+def cell(rule: str, **changes: Any) -> Cell:
+    recipe = Recipe(rule, "digits", {}, epochs=4, milestones=(4,), **changes)
+    published = Published(97.0, 0.5, 10, "Table 1") if rule == "pepita" else None
+    return Cell(recipe, published, note=EVIL if rule == "pepita" else "")
+
+
+@pytest.fixture
+def toy(monkeypatch: pytest.MonkeyPatch) -> Experiment:
+    cells = {f"fc-digits/{rule}": cell(rule) for rule in ACCURACIES}
+    made = Experiment("toy2026", "A <b>toy</b>", "https://example.org", cells)
+    monkeypatch.setattr(report, "EXPERIMENTS", {made.name: made})
+    return made
+
+
+def rows(last: float) -> list[dict[str, float]]:
+    return [
+        {
+            "epoch": float(epoch),
+            "validation_accuracy": last - 0.1 / epoch,
+            "angle/F": 90.0 + epoch,
+            "alignment/1.weight": 0.01 * epoch,
+            "alignment/3.weight": 0.99,
+        }
+        for epoch in range(1, 5)
+    ]
+
+
+def fill(root: Path, made: Experiment, **changes: Any) -> None:
+    for rule, accuracies in ACCURACIES.items():
+        for seed, accuracy in enumerate(accuracies):
+            content: dict[str, Any] = {
+                "experiment": made.name,
+                "cell": f"fc-digits/{rule}",
+                "seed": seed,
+                "recipe": made.cells[f"fc-digits/{rule}"].recipe.as_data(),
+                "result": {"test_accuracy": accuracy, "diverged": None, "epochs": 4},
+                "environment": ENVIRONMENT,
+                "rows": rows(accuracy),
+            } | changes
+            records.write(root, Record(**content))
+
+
+class Page(HTMLParser):
+    """Collects what a page refers to, its identifiers, tags and text."""
+
+    VOID = ("meta", "br", "img", "link", "hr", "path", "use")
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.references: list[str] = []
+        self.identifiers: list[str] = []
+        self.tags: list[str] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        if tag not in self.VOID:
+            self.open.append(tag)
+        for name, value in attrs:
+            if name in ("href", "src", "xlink:href"):
+                self.references.append(value or "")
+            if name == "id":
+                self.identifiers.append(value or "")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in self.VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data + " "
+
+
+def test_figures_of_the_table(toy: Experiment, tmp_path: Path) -> None:
+    fill(tmp_path, toy)
+    page = Page(report.render([tmp_path]))
+    assert not page.open
+    text = re.sub(r"\s+", " ", page.text)
+    mean = (96 + 97 + 97.5) / 3
+    assert f"97.00 ± 0.50 {mean:.2f} ± 0.76 3 {mean - 97:+.2f}" in text
+    error = (0.7637626**2 / 3 + 0.5**2 / 10) ** 0.5
+    assert f"({(mean - 97) / error:+.1f} se)" in text
+    over = report.difference([96.0, 97.0, 97.5], [90.0, 92.0, 91.0])
+    assert over is not None
+    assert over.text() in text
+    curves = [[row["validation_accuracy"] for row in rows(last)] for last in ACCURACIES["pepita"]]
+    slow = [slowness(curve, chance=0.1) for curve in curves]
+    assert f"{sum(slow) / 3:.3f} ±" in text
+    assert "Not run: 1 of 3 cells fc-digits/drtp" in text
+    assert "6 runs: revision 0123456789 with uncommitted changes" in text
+    assert "learning_rate" in text
+    for caption in ("Validation accuracy", "Angle between", "Cosine of the update of 1.weight"):
+        assert caption in text
+    assert "Cosine of the update of 3.weight" not in text
+
+
+def test_the_page_escapes_what_it_shows(toy: Experiment, tmp_path: Path) -> None:
+    fill(tmp_path, toy)
+    page = Page(report.render([tmp_path]))
+    assert "script" not in page.tags
+    assert page.text.count(EVIL) >= 2  # the note and the version, as text
+    assert "A <b>toy</b>" in page.text
+
+
+def test_the_page_stands_alone(toy: Experiment, tmp_path: Path) -> None:
+    fill(tmp_path, toy)
+    text = report.render([tmp_path])
+    page = Page(text)
+    assert page.tags.count("svg") == 3
+    assert len(page.identifiers) == len(set(page.identifiers)) > 20
+    for reference in page.references:
+        if reference.startswith("#"):
+            assert reference[1:] in page.identifiers
+        else:
+            assert reference == "https://example.org"  # a link of the text
+    assert "@import" not in text
+    assert not re.search(r"url\((?!#)", text)
+
+
+def test_references_inside_figures_hold(toy: Experiment, tmp_path: Path) -> None:
+    fill(tmp_path, toy)
+    text = report.render([tmp_path])
+    page = Page(text)
+    inside = re.findall(r"url\(#([^)]*)\)", text)
+    assert inside
+    assert set(inside) <= set(page.identifiers)
+
+
+def test_a_seed_that_diverged_is_named_and_left_out(toy: Experiment, tmp_path: Path) -> None:
+    fill(tmp_path, toy)
+    place = records.folder(tmp_path, toy.name, "fc-digits/pepita", 1)
+    broken = records.read(place)
+    for path in place.iterdir():
+        path.unlink()
+    place.rmdir()
+    result = {"test_accuracy": None, "diverged": 2, "epochs": 2}
+    records.write(tmp_path, Record(**(broken.__dict__ | {"result": result, "rows": rows(0.5)[:2]})))
+    text = re.sub(r"\s+", " ", Page(report.render([tmp_path])).text)
+    assert "96.75 ± 1.06 diverged: seed 1 2" in text
+
+
+def test_outdated_records_are_refused(toy: Experiment, tmp_path: Path) -> None:
+    fill(tmp_path, toy, recipe=cell("pepita", batch=7).recipe.as_data())
+    with pytest.raises(UsageError, match="toy2026, fc-digits/pepita, seed 0 was made with another"):
+        report.render([tmp_path])
+
+
+def test_records_of_unknown_experiments_are_named(toy: Experiment, tmp_path: Path) -> None:
+    fill(tmp_path, toy, experiment="other<2>")
+    assert "not shown: other<2>" in Page(report.render([tmp_path])).text
+
+
+def test_the_command(
+    toy: Experiment,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    fill(tmp_path / "records", toy)
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["forwardly", "report", *arguments])
+        with pytest.raises(SystemExit) as end:
+            main()
+        return int(end.value.code or 0)
+
+    assert call() == 0
+    assert capsys.readouterr().out.strip().endswith("report.html")
+    assert Page((tmp_path / "report.html").read_text()).text
+    assert call("records", "--out", "other.html") == 0
+    (tmp_path / "empty").mkdir()
+    for arguments, message in {
+        ("nowhere",): "there is no folder nowhere",
+        ("empty",): "there is no record in empty; forwardly reproduce makes them",
+        ("--out", "no/where.html"): "there is no folder no to write where.html to",
+    }.items():
+        assert call(*arguments) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_teacher_student_records_are_shown(toy: Experiment) -> None:
+    root = Path(__file__).parent.parent / "records" / "teacher-student"
+    page = Page(report.render([root]))
+    text = re.sub(r"\s+", " ", page.text)
+    assert "pepita 0.0985 0.1040 0 of 1" in text
+    assert page.tags.count("img") >= 1
+    assert all(r.startswith(("data:", "#", "https://")) for r in page.references)
