@@ -9,12 +9,17 @@ from statistics import median
 from typing import Any
 
 import forwardly as fw
+from forwardly import records
 from forwardly.experiments.digits import Row
+from forwardly.experiments.registry import EXPERIMENTS
+from forwardly.report import Column, Line, columns
 from forwardly.statistics import Difference
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 COMPARISON = ROOT / "docs" / "comparison.md"
+RESULTS = ROOT / "docs" / "results.md"
+ALL_RECORDS = ROOT / "records"
 RECORDS = ROOT / "records" / "teacher-student"
 DIGITS = ROOT / "records" / "compare"
 
@@ -27,7 +32,13 @@ NOTES = {
 def parts(document: Path) -> dict[str, str]:
     """What stands between the marks ``<!-- name -->`` of a document."""
     if document == README:
-        return {"teacher-student": teacher_student(), "rules": rules()}
+        return {
+            "teacher-student": teacher_student(),
+            "table-1": table_1(),
+            "rules": rules(),
+        }
+    if document == RESULTS:
+        return {"results": results()}
     return {name: comparison(name) for name in ("digits", "digits-16")}
 
 
@@ -60,6 +71,72 @@ def teacher_student() -> str:
             f"| {median(errors):.3f} | {max(errors):.3f} | {len(many[rule]['diverged'])} of 10 |"
         )
     return "\n".join(lines) + "\n"
+
+
+def table_1() -> str:
+    """Table 1 of the PEPITA paper: ours and, in brackets, published; one column a data set."""
+    experiment = EXPERIMENTS["dellaferrera2022_table1"]
+    found = {c.name: c for c in columns(experiment, records.read_all(ALL_RECORDS)) if c.recorded}
+    names = list(dict.fromkeys(line.name for c in found.values() for line in c.recorded))
+    lines = [f"| test accuracy (%) | {' | '.join(found)} |", "|---" * (len(found) + 1) + "|"]
+    for name in names:
+        cells: list[str] = []
+        for column in found.values():
+            line = next((one for one in column.recorded if one.name == name), None)
+            published = "" if line is None or line.cell.published is None else line.published
+            ours = "" if line is None else line.ours
+            cells.append(f"{ours} ({published})" if published else ours)
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    counts = [len(line.accuracies) for c in found.values() for line in c.recorded]
+    seeds = f"{min(counts)} to {max(counts)}" if min(counts) < max(counts) else f"{min(counts)}"
+    return "\n".join(lines) + f"\n\nSeeds of ours: {seeds}; published: ten.\n"
+
+
+def results() -> str:
+    """All experiments' tables, and what was not run."""
+    found = records.read_all(ALL_RECORDS)
+    lines: list[str] = []
+    for experiment in EXPERIMENTS.values():
+        table = columns(experiment, found)
+        lines += [
+            f"## {experiment.title}",
+            "",
+            f"<{experiment.url}>, `forwardly reproduce {experiment.name}`",
+            "",
+        ]
+        for column in table:
+            lines += _column(column)
+        missing = [name for column in table for name in column.missing_names()]
+        if missing:
+            lines += [f"Not run: {', '.join(f'`{name}`' for name in missing)}.", ""]
+    return "\n".join(lines)
+
+
+def _column(column: Column) -> list[str]:
+    if not column.recorded:
+        return []
+    heads = "rule", "published", "ours", "seeds", "from published", "over readout-only", "p"
+    lines = [f"### {column.name}", "", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    return [*lines, *map(_line, column.recorded), ""]
+
+
+def _line(line: Line) -> str:
+    apart = line.distance
+    difference = "–"
+    if apart is not None:
+        difference = f"{apart.difference:+.2f}"
+        if apart.standard_errors is not None:
+            difference += f" ({apart.standard_errors:+.1f} se)"
+        if apart.within is False:
+            difference = f"**{difference}**"
+    over, p = "–", "–"
+    if line.over_control is not None:
+        over, p = line.over_control.text(), f"{line.over_control.p:.2g}"
+    diverged = f", {len(line.diverged)} diverged" if line.diverged else ""
+    seeds = f"{len(line.accuracies)}{diverged}"
+    return (
+        f"| {line.name} | {line.published} | {line.ours} | {seeds} | {difference} | {over} | {p} |"
+    )
 
 
 def rules() -> str:
@@ -102,5 +179,5 @@ def _summary(record: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    for document in (README, COMPARISON):
+    for document in (README, COMPARISON, RESULTS):
         document.write_text(generated(document))

@@ -30,7 +30,7 @@ def _generator() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("document", ["README", "COMPARISON"])
+@pytest.mark.parametrize("document", ["README", "COMPARISON", "RESULTS"])
 def test_figures_are_as_generated(document: str) -> None:
     generator = _generator()
     path = getattr(generator, document)

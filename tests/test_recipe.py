@@ -128,7 +128,7 @@ def test_options_reach_rule_optimizer_and_scheduler() -> None:
     (group,) = prepared.optimizer.param_groups
     assert (group["lr"], group["momentum"], group["weight_decay"]) == (0.125, 0.5, 0.25)
     assert prepared.scheduler.state_dict()["milestones"] == {2: 1}
-    kinds = [type(module).__name__ for module in rule.model]
+    kinds = [type(module).__name__ for module in rule.model.children()]
     hidden = ["Linear", "ReLU", "Normalise", "Dropout"]
     assert kinds == ["Flatten", *hidden, *hidden, "Linear"]
     assert {p.dtype for p in rule.model.parameters()} == {torch.float64}

@@ -123,7 +123,7 @@ def test_figures_of_the_table(toy: Experiment, tmp_path: Path) -> None:
     curves = [[row["validation_accuracy"] for row in rows(last)] for last in ACCURACIES["pepita"]]
     slow = [slowness(curve, chance=0.1) for curve in curves]
     assert f"{sum(slow) / 3:.3f} ±" in text
-    assert "Not run: 1 of 3 cells fc-digits/drtp" in text
+    assert "Not run: fc-digits/drtp" in text
     assert "6 runs: revision 0123456789 with uncommitted changes" in text
     assert "learning_rate" in text
     for caption in ("Validation accuracy", "Angle between", "Cosine of the update of 1.weight"):

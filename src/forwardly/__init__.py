@@ -23,6 +23,7 @@ from forwardly.rules import (
     TimeLocalPEPITA,
     UniformSignSymmetry,
 )
+from forwardly.training import evaluate, fit
 
 __version__ = "0.1.0"
 
@@ -50,7 +51,9 @@ __all__ = [
     "TimeLocalPEPITA",
     "UniformSignSymmetry",
     "data",
+    "evaluate",
     "feedback",
+    "fit",
     "metrics",
     "testing",
 ]

@@ -98,6 +98,12 @@ class Column:
         """The rows that have none."""
         return [line for line in self.lines if not line.runs]
 
+    def missing_names(self) -> list[str]:
+        """The cells that have none; one pattern where that is the whole column."""
+        if not self.recorded:
+            return [f"{self.name}/*"]
+        return [f"{self.name}/{line.name}" for line in self.missing]
+
 
 def columns(experiment: Experiment, found: Sequence[Record]) -> list[Column]:
     """The experiment's table, filled with the records that are of its recipes.
@@ -166,8 +172,8 @@ class Section:
 
     @property
     def missing(self) -> list[str]:
-        """Cells without a run."""
-        return [f"{c.name}/{line.name}" for c in self.columns for line in c.missing]
+        """Cells without a run; a pattern for a whole column."""
+        return [name for column in self.columns for name in column.missing_names()]
 
     @property
     def recorded(self) -> bool:

@@ -20,7 +20,8 @@ class Difference(NamedTuple):
 
     def text(self, digits: int = 2) -> str:
         """The mean with its interval."""
-        return f"{self.mean:+.{digits}f} [{self.low:+.{digits}f}, {self.high:+.{digits}f}]"
+        mean, low, high = (round(value, digits) + 0.0 for value in self[:3])  # no −0.00
+        return f"{mean:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
 
 
 def difference(ours: Sequence[float], control: Sequence[float]) -> Difference | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from rich.progress import TaskID
 
 from forwardly import records as record_files
 from forwardly.commands.console import INTERRUPTED, Several, bars
+from forwardly.commands.teacher_student import teacher_student
 from forwardly.data import load
 from forwardly.errors import UsageError
 from forwardly.experiments.registry import experiment
@@ -59,6 +62,8 @@ def reproduce(
             raise UsageError(f"{option} must be at least 1; given {value}")
     if seed < 0:
         raise UsageError(f"seed must be at least 0; given {seed}")
+    if name.replace("-", "_") == "teacher_student":
+        return _teacher_student(records, work)
     chosen = experiment(name)
     threads = max(1, (os.cpu_count() or 1) // jobs)
     todo = jobs_of(
@@ -78,6 +83,26 @@ def reproduce(
     for data in sorted({job.recipe.data for job in todo}):
         load(data, data_root, progress=True)  # downloads once, and says now if it cannot
     return _run_jobs(todo, jobs, console)
+
+
+def _teacher_student(records: Path, work: Path) -> int:
+    """The blog post's experiment: with its seed, which the figure shows, and with ten seeds."""
+    console = Console()
+    for part, seeds in (("default", 1), ("ten-seeds", 10)):
+        place = records / "teacher-student" / part
+        if place.exists():
+            console.print(f"{place} is recorded.", highlight=False)
+            continue
+        place.parent.mkdir(parents=True, exist_ok=True)
+        scratch = work / "teacher-student"
+        scratch.mkdir(parents=True, exist_ok=True)
+        out = Path(tempfile.mkdtemp(prefix=f"{part}-", dir=scratch))
+        code = teacher_student(seeds=seeds, out=out)
+        if code == INTERRUPTED:
+            return code
+        shutil.move(out, place)  # a seed that diverged is a result
+        console.print(f"kept as {place}", highlight=False)
+    return 0
 
 
 def _run_jobs(todo: Sequence[Job], processes: int, console: Console) -> int:
