@@ -1,8 +1,7 @@
 """Every rule that claims to train hidden layers does: it beats readout-only where that cannot win.
 
-On the digits a frozen hidden layer of 16 units loses too much (8 where they are tanh units); on the
-teacher–student problem it is not the teacher's. The control has the learning rate that is best for
-it.
+On the digits a frozen hidden layer of 16 units loses too much; on the teacher–student problem it
+is not the teacher's. The control has the learning rate that is best for it.
 """
 
 from __future__ import annotations
@@ -19,24 +18,24 @@ from forwardly.experiments.teacher_student import Run, TeacherStudent, draw
 from forwardly.statistics import difference
 
 BOTTLENECKS = {
-    "relu": Digits(hidden=(16,), activation="relu", seeds=4, epochs=15),
-    "tanh": Digits(hidden=(8,), activation="tanh", seeds=4, epochs=15),
+    activation: Digits(hidden=(16,), activation=activation, seeds=8, epochs=15)
+    for activation in ("relu", "tanh")
 }
 
-# activation and learning rate, found on validation images
+# activation and learning rate, found on validation images; seeds, more where the gain is smaller
 ON_DIGITS = {
-    "adaptive-feedback-alignment": ("relu", 0.3),
-    "backprop": ("relu", 0.1),
-    "direct-feedback-alignment": ("relu", 0.1),
-    "drtp": ("tanh", 0.1),
-    "feedback-alignment": ("relu", 0.1),
-    "forward-forward": ("relu", 0.3),
-    "hebbian-pepita": ("relu", 0.3),
-    "mem-pepita": ("relu", 0.3),
-    "pepita": ("relu", 0.3),
-    "sign-symmetry-batch": ("relu", 0.1),
-    "sign-symmetry-fixed": ("relu", 0.1),
-    "sign-symmetry-uniform": ("relu", 0.1),
+    "adaptive-feedback-alignment": ("relu", 0.3, 4),
+    "backprop": ("relu", 0.1, 4),
+    "direct-feedback-alignment": ("relu", 0.1, 4),
+    "drtp": ("tanh", 0.03, 8),
+    "feedback-alignment": ("relu", 0.1, 4),
+    "forward-forward": ("relu", 0.3, 8),
+    "hebbian-pepita": ("relu", 0.3, 4),
+    "mem-pepita": ("relu", 0.3, 4),
+    "pepita": ("relu", 0.3, 4),
+    "sign-symmetry-batch": ("relu", 0.1, 4),
+    "sign-symmetry-fixed": ("relu", 0.1, 4),
+    "sign-symmetry-uniform": ("relu", 0.1, 4),
 }
 
 # learning rate on summed updates, bound of F, epochs. Signs of errors do not shrink, and the two
@@ -60,10 +59,10 @@ def control(activation: str) -> list[float]:
 
 @pytest.mark.parametrize("rule", ON_DIGITS)
 def test_beats_readout_only_on_digits(rule: str) -> None:
-    activation, rate = ON_DIGITS[rule]
+    activation, rate, seeds = ON_DIGITS[rule]
     settings = BOTTLENECKS[activation]
-    ours = [train(rule, settings, seed, rate)[1] for seed in range(settings.seeds)]
-    change = difference(ours, control(activation))
+    ours = [train(rule, settings, seed, rate)[1] for seed in range(seeds)]
+    change = difference(ours, control(activation)[:seeds])
     assert change is not None
     assert change.mean > 0.02
     assert change.p < 0.05
