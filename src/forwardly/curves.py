@@ -49,6 +49,7 @@ def spread_figure(
     series: Mapping[str, Sequence[Sequence[float]]],
     label: str,
     *,
+    colours: Mapping[str, str] | None = None,
     points: Mapping[int, float] | None = None,
     line: float | None = None,
 ) -> Figure:
@@ -57,6 +58,7 @@ def spread_figure(
     Args:
         series: for each name the curve of each seed, from epoch 1; curves may differ in length.
         label: of the vertical axis.
+        colours: of the names, where several figures are to agree; see ``plots.colours_of``.
         points: published values by epoch, drawn as crosses.
         line: a value to mark, such as a right angle.
     """
@@ -65,7 +67,7 @@ def spread_figure(
         figure.patch.set_alpha(0)
         axes = figure.subplots()
         axes.patch.set_alpha(0)
-        colours = colours_of(list(series))
+        colours = colours or colours_of(list(series))
         for name, curves in series.items():
             epochs, mean, sd = _mean_and_sd(curves)
             axes.plot(epochs, mean, color=colours[name], linewidth=1.4, label=name)

@@ -27,6 +27,7 @@ from forwardly.experiments.dellaferrera2022_tutorial import PUBLISHED_CURVE, PUB
 from forwardly.experiments.experiment import Cell, Experiment
 from forwardly.experiments.registry import EXPERIMENTS
 from forwardly.metrics import slowness
+from forwardly.plots import colours_of
 from forwardly.recipe import Recipe
 from forwardly.records import Record
 from forwardly.statistics import Difference, Distance, difference, distance, mean_text
@@ -222,11 +223,12 @@ def render(roots: Sequence[Path]) -> str:
 def _figures(experiment: Experiment, column: Column) -> list[tuple[str, Markup]]:
     """(caption, figure) of one column: accuracy, angles, alignment of updates."""
     made: list[tuple[str, Markup]] = []
+    colours = colours_of([line.name for line in column.recorded])
     prefix = f"{experiment.name}-{column.name}".replace("_", "-").replace(".", "-")
 
     def add(kind: str, caption: str, series: Mapping[str, Any], label: str, **options: Any) -> None:
         if series:
-            figure = spread_figure(series, label, **options)
+            figure = spread_figure(series, label, colours=colours, **options)
             description = html.escape(f"{caption}: {', '.join(series)}")
             made.append((caption, Markup(inline_svg(figure, description, f"{prefix}-{kind}"))))
 
