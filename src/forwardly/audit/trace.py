@@ -1,0 +1,167 @@
+"""A rule's training step as a graph of tensor operations, with the line that each comes from.
+
+The graph has the rule's state (parameters and buffers), x and the target as inputs, and is made of
+ATen operations without mutations. Nothing is asked of the rule but to be called.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, functionalize
+from torch.fx import Graph, Node
+from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from forwardly.rule import Rule
+
+_TORCH = str(Path(torch.__file__).parent)
+_HERE = str(Path(__file__).parent)
+
+
+@dataclass(frozen=True)
+class Traced:
+    """The graph, and what its inputs and outputs are.
+
+    Attributes:
+        graph: nodes have their value's shape in ``meta["val"]`` and their line in ``meta["line"]``.
+        state: the input of each parameter and buffer, by its name in the rule.
+        x: the input of the samples.
+        target: the input of the targets.
+        updates: the result for each parameter, by its name in the model.
+        error: the result ``Credit.error``.
+        layers: parameters and buffers of each stage, by their names in the rule; the first is the
+            synapse's weight. Counted from 1.
+        names: of the layers' synapses.
+        same_values: inputs of state that hold a copy of a layer's weight, or of its transpose:
+            (layer, whether transposed) of each.
+    """
+
+    graph: Graph
+    state: Mapping[str, Node]
+    x: Node
+    target: Node
+    updates: Mapping[str, Node]
+    error: Node
+    layers: Mapping[int, tuple[str, ...]]
+    names: Mapping[int, str]
+    same_values: Mapping[Node, tuple[int, bool]]
+
+
+def trace(rule: Rule, x: Tensor, target: Tensor) -> Traced:
+    """Trace one call of a rule.
+
+    Raises:
+        TypeError, ValueError: what the rule raises for the batch.
+    """
+    rule.check_batch(x, target)
+    state: dict[str, Tensor] = {
+        name: value.detach() for name, value in (*rule.named_parameters(), *rule.named_buffers())
+    }
+    names = list(state)
+    update_names: list[str] = []
+
+    def step(values: list[Tensor], x: Tensor, target: Tensor) -> list[Tensor]:
+        with _Lines():
+            credit = functional_call(rule, dict(zip(names, values, strict=True)), (x, target))
+        update_names[:] = credit.updates
+        return [*credit.updates.values(), credit.error]
+
+    pure = cast(Callable[..., list[Tensor]], functionalize(step, remove="mutations"))
+    module = make_fx(pure)(list(state.values()), x, target)
+    graph = module.graph
+    graph.eliminate_dead_code()
+    inputs = [node for node in graph.nodes if node.op == "placeholder"]
+    (output,) = (node for node in graph.nodes if node.op == "output")
+    *updates, error = cast(list[Node], output.args[0])
+    by_name = dict(zip(names, inputs[: len(names)], strict=True))
+    layers = _layers(rule)
+    constants = {
+        node: cast(Tensor, getattr(module, str(node.target)))
+        for node in graph.nodes
+        if node.op == "get_attr"
+    }
+    values = {by_name[name]: value for name, value in state.items()} | constants
+    own = {by_name[parts[0]] for parts in layers.values()}
+    return Traced(
+        graph,
+        by_name,
+        inputs[-2],
+        inputs[-1],
+        dict(zip(update_names, updates, strict=True)),
+        error,
+        layers,
+        {l: stage.name for l, stage in enumerate(rule.network.stages, start=1)},
+        _copies(layers, state, {node: v for node, v in values.items() if node not in own}),
+    )
+
+
+class _Lines(TorchDispatchMode):
+    """Notes at each new node of the graph the line of Python that it comes from."""
+
+    def __torch_dispatch__(  # noqa: D105
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        mode = get_proxy_mode()
+        graph = None if mode is None else mode.tracer.graph
+        last = None if graph is None else next(iter(reversed(graph.nodes)), None)
+        result = func(*args, **(kwargs or {}))
+        if graph is not None:
+            line = _line()
+            for node in reversed(graph.nodes):
+                if node is last:
+                    break
+                node.meta.setdefault("line", line)
+        return result
+
+
+def _line() -> str:
+    """The innermost line outside torch, as "file:line in function"."""
+    frame = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if not file.startswith((_TORCH, _HERE)) and "jaxtyping" not in file:
+            return f"{Path(file).name}:{frame.f_lineno} in {frame.f_code.co_name}"
+        frame = frame.f_back
+    return ""
+
+
+def _layers(rule: Rule) -> dict[int, tuple[str, ...]]:
+    """What belongs to each stage: the synapse's weight first, its bias, the modules behind it."""
+    layers: dict[int, tuple[str, ...]] = {}
+    known = dict(rule.named_parameters()) | dict(rule.named_buffers())
+    for l, stage in enumerate(rule.network.stages, start=1):
+        modules = [part.name for part in (*stage.elementwise, *stage.reshaping)]
+        prefixes = tuple(f"model.{name}." for name in (stage.name, *modules))
+        names = [name for name in known if name.startswith(prefixes)]
+        weight = f"model.{stage.name}.weight"
+        layers[l] = (weight, *(name for name in names if name != weight))
+    return layers
+
+
+def _copies(
+    layers: Mapping[int, tuple[str, ...]],
+    state: Mapping[str, Tensor],
+    others: Mapping[Node, Tensor],
+) -> dict[Node, tuple[int, bool]]:
+    copies: dict[Node, tuple[int, bool]] = {}
+    for node, value in others.items():
+        for l, names in layers.items():
+            weight = state[names[0]]
+            for transposed in (False, True):
+                candidate = weight.transpose(0, 1) if transposed else weight
+                same = value.shape == candidate.shape and bool(torch.equal(value, candidate))
+                if same and bool(weight.any()):
+                    copies.setdefault(node, (l, transposed))
+    return copies
+
+
+def is_synapse(module: nn.Module) -> bool:
+    """Whether a module has weights that carry signals."""
+    return isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d)
