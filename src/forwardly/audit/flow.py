@@ -159,12 +159,10 @@ def _follow(flow: Flow, node: Node) -> None:
     elif packet in _MATRIX_PRODUCTS:
         first, second = (cast(Node, node.args[i]) for i in _MATRIX_PRODUCTS[packet])
         rank = _rank(node)
-        _product(
-            flow, node, (first, rank - 1), (second, rank - 2), [(0, i) for i in range(rank - 1)]
-        )
+        _product(flow, node, (first, rank - 1), (second, rank - 2))
     elif packet in _VECTOR_PRODUCTS:
         first, second = (cast(Node, node.args[i]) for i in _VECTOR_PRODUCTS[packet])
-        _product(flow, node, (first, _rank(first) - 1), (second, 0), [])
+        _product(flow, node, (first, _rank(first) - 1), (second, 0))
     elif packet is aten.convolution:
         _convolution(flow, node)
     elif packet is aten.convolution_backward:
@@ -191,7 +189,6 @@ def _product(
     node: Node,
     first: tuple[Node, int],
     second: tuple[Node, int],
-    _: Sequence[tuple[int, int]],
 ) -> None:
     """A product that sums over one dimension of each factor; the others stay, in order."""
     signal = any(factor in flow.signals for factor, _ in (first, second))
@@ -246,7 +243,7 @@ def _convolution(flow: Flow, node: Node) -> None:
     image, kernel = cast(Node, node.args[0]), cast(Node, node.args[1])
     transposed = bool(node.args[6])
     # A convolution sums over the kernel's second dimension, a transposed one over its first.
-    _product(flow, node, (image, 1), (kernel, 0 if transposed else 1), [])
+    _product(flow, node, (image, 1), (kernel, 0 if transposed else 1))
     made = flow.made.pop(node, None)
     if made is not None:
         flow.made[node] = _mixed(flow, node)
@@ -289,9 +286,7 @@ def _reduction(flow: Flow, node: Node) -> None:
             return
     kept = len(node.args) > 2 and node.args[2] is True
     dims = [
-        made.dims[d] if d not in reduced else _NONE
-        for d in range(rank)
-        if kept or d not in reduced
+        made.dims[d] if d not in reduced else _NONE for d in range(rank) if kept or d not in reduced
     ]
     if len(dims) == _rank(node):
         _keep(flow, node, Made(tuple(dims), False, made.signal))
@@ -321,7 +316,7 @@ def _elementwise(flow: Flow, node: Node) -> None:
 
 def _view(flow: Flow, node: Node) -> None:
     source = cast(Node, node.args[0])
-    made = flow.made[source] if source in flow.made else None
+    made = flow.made.get(source)
     packet = _packet(node)
     if made is None:
         flow.made[node] = _mixed(flow, node)
@@ -356,7 +351,7 @@ def _reshaped(
     if packet is aten.select:
         gone = int(cast(int, node.args[1])) % len(dims)
         return dims[:gone] + dims[gone + 1 :]
-    # Both shapes fall apart into runs of equal size; a run's indices belong to all of its dimensions.
+    # Both shapes fall apart into runs of equal size, whose indices belong to all of its dimensions.
     moved: list[Indices] = []
     i = j = 0
     while i < len(before) or j < len(after):
@@ -380,7 +375,9 @@ def _reshaped(
 def _mixed(flow: Flow, node: Node, factors: Sequence[Node] | None = None) -> Made:
     """Of an operation that is not known: any index may be anywhere, and it is not the weight."""
     inputs = node.all_input_nodes if factors is None else factors
-    every = frozenset(i for one in inputs if one in flow.made for d in flow.made[one].dims for i in d)
+    every = frozenset(
+        i for one in inputs if one in flow.made for d in flow.made[one].dims for i in d
+    )
     rank = max(_rank(node), 1)
     return Made((every,) * rank, False, node in flow.signals)
 

@@ -205,9 +205,8 @@ def _needs(flow: Flow, l: int, updates: list[Node]) -> Needs:
             continue
         if node in others:
             activities.add(others[node])
-        elif node in owner:
-            if owner[node] not in inside:
-                weights.add(owner[node])
+        elif node in owner and owner[node] not in inside:
+            weights.add(owner[node])
         if node in owner or node in others:
             continue
         through = forward.get(node, set())
@@ -244,9 +243,9 @@ def _mixed_feedback(
     }
     tainted: set[Node] = set()
     for node in flow.traced.graph.nodes:
-        if node in reached and node not in flow.broadcast:
-            if node in downstream or any(one in tainted for one in node.all_input_nodes):
-                tainted.add(node)
+        below = node in downstream or any(one in tainted for one in node.all_input_nodes)
+        if below and node in reached and node not in flow.broadcast:
+            tainted.add(node)
     mixed: set[str] = set()
     ends = set(updates)
     for start, names in flow.feedback.items():
@@ -319,12 +318,12 @@ def _locking(flow: Flow) -> Locking:
     }
     for l, nodes in updates.items():
         needed = _ancestors(nodes)
-        if any(p.layer > l and p.direction == "forward" and p.node in needed for p in flow.products):
+        if any(
+            p.layer > l and p.direction == "forward" and p.node in needed for p in flow.products
+        ):
             locked.append(l)
         other = {m for node, m in after_output.items() if node in needed and m != l}
-        chained = [
-            node for node in flow.feedback if node in needed and not _directly(flow, node)
-        ]
+        chained = [node for node in flow.feedback if node in needed and not _directly(flow, node)]
         if other or chained:
             backward.append(l)
     start = max((wait - l + 1 for l, wait in waits.items()), default=1)

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call, functionalize
 from torch.fx import Graph, Node
 from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from forwardly.rule import Rule
 
@@ -39,6 +40,7 @@ class Traced:
         layers: parameters and buffers of each stage, by their names in the rule; the first is the
             synapse's weight. Counted from 1.
         names: of the layers' synapses.
+        macs: multiply–accumulate operations of one run.
         same_values: inputs of state that hold a copy of a layer's weight, or of its transpose:
             (layer, whether transposed) of each.
     """
@@ -51,6 +53,7 @@ class Traced:
     error: Node
     layers: Mapping[int, tuple[str, ...]]
     names: Mapping[int, str]
+    macs: int
     same_values: Mapping[Node, tuple[int, bool]]
 
 
@@ -75,6 +78,8 @@ def trace(rule: Rule, x: Tensor, target: Tensor) -> Traced:
 
     pure = cast(Callable[..., list[Tensor]], functionalize(step, remove="mutations"))
     module = make_fx(pure)(list(state.values()), x, target)
+    with FlopCounterMode(display=False) as counter:
+        module(list(state.values()), x, target)
     graph = module.graph
     graph.eliminate_dead_code()
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
@@ -98,6 +103,7 @@ def trace(rule: Rule, x: Tensor, target: Tensor) -> Traced:
         error,
         layers,
         {l: stage.name for l, stage in enumerate(rule.network.stages, start=1)},
+        counter.get_total_flops() // 2,
         _copies(layers, state, {node: v for node, v in values.items() if node not in own}),
     )
 
@@ -105,20 +111,22 @@ def trace(rule: Rule, x: Tensor, target: Tensor) -> Traced:
 class _Lines(TorchDispatchMode):
     """Notes at each new node of the graph the line of Python that it comes from."""
 
-    def __torch_dispatch__(  # noqa: D105
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        mode = get_proxy_mode()
-        graph = None if mode is None else mode.tracer.graph
-        last = None if graph is None else next(iter(reversed(graph.nodes)), None)
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        graph = _graph()
+        last = next(iter(reversed(graph.nodes)), None)
         result = func(*args, **(kwargs or {}))
-        if graph is not None:
-            line = _line()
-            for node in reversed(graph.nodes):
-                if node is last:
-                    break
-                node.meta.setdefault("line", line)
+        line = _line()
+        for node in reversed(graph.nodes):
+            if node is last:
+                break
+            node.meta.setdefault("line", line)
         return result
+
+
+def _graph() -> Graph:
+    """The graph that is being made."""
+    mode: Any = get_proxy_mode()
+    return cast(Graph, mode.tracer.graph)
 
 
 def _line() -> str:
@@ -160,8 +168,3 @@ def _copies(
                 if same and bool(weight.any()):
                     copies.setdefault(node, (l, transposed))
     return copies
-
-
-def is_synapse(module: nn.Module) -> bool:
-    """Whether a module has weights that carry signals."""
-    return isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d)

@@ -1,0 +1,79 @@
+"""The plausibility audit: what a rule does, measured on its traced training step.
+
+``audit(rule, x, target)`` answers the four questions with which the PEPITA paper opens, for any
+rule, from the graph of operations that one call of it is; see ``docs/audit.md``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from forwardly.audit.costs import Costs, checkpointed_backprop, costs
+from forwardly.audit.flow import follow
+from forwardly.audit.questions import Answers, answer
+from forwardly.audit.trace import trace
+from forwardly.rule import Rule
+
+__all__ = ["Answers", "AuditReport", "Costs", "audit", "checkpointed_backprop"]
+
+
+@dataclass(frozen=True)
+class AuditReport:
+    """What was found.
+
+    Attributes:
+        rule: the class of the rule.
+        layers: names of the synapses by layer, counted from 1.
+        samples: in the batch.
+        answers: to the four questions, with evidence.
+        costs: of one training step on that batch.
+        operations: how many the graph has.
+    """
+
+    rule: str
+    layers: dict[int, str]
+    samples: int
+    answers: Answers
+    costs: Costs
+    operations: int
+
+    def as_data(self) -> dict[str, Any]:
+        """Plain data, for audit.json."""
+        return {
+            "rule": self.rule,
+            "layers": self.layers,
+            "samples": self.samples,
+            **self.answers.as_data(),
+            "costs": self.costs.as_data(),
+            "operations": self.operations,
+        }
+
+
+def audit(rule: Rule, x: Tensor, target: Tensor) -> AuditReport:
+    """Trace ``rule(x, target)`` and answer the four questions from the graph alone.
+
+    Neither the rule's name nor its class attributes are looked at.
+
+    Args:
+        rule: any rule, its model of two hidden layers or more: with one, direct feedback alignment
+            and feedback alignment are the same.
+        x: a batch.
+        target: its targets.
+
+    Raises:
+        TypeError, ValueError: what the rule raises for the batch.
+    """
+    traced = trace(rule, x, target)
+    flow = follow(traced)
+    operations = sum(node.op == "call_function" for node in traced.graph.nodes)
+    return AuditReport(
+        type(rule).__name__,
+        dict(traced.names),
+        len(x),
+        answer(flow),
+        costs(rule, x, target, traced.macs),
+        operations,
+    )
