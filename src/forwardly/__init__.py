@@ -1,6 +1,7 @@
 """Train PyTorch networks with forward passes only: PEPITA and the rules it is compared with."""
 
 from forwardly import data, feedback, metrics, testing
+from forwardly.audit import AuditReport, audit
 from forwardly.local_sgd import LocalSGD
 from forwardly.network import Network
 from forwardly.normalisation import Normalise
@@ -32,6 +33,7 @@ __all__ = [
     "PEPITA",
     "RULES",
     "AdaptiveFeedbackAlignment",
+    "AuditReport",
     "Backprop",
     "BatchSignSymmetry",
     "Credit",
@@ -50,6 +52,7 @@ __all__ = [
     "SignPEPITA",
     "TimeLocalPEPITA",
     "UniformSignSymmetry",
+    "audit",
     "data",
     "evaluate",
     "feedback",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import weakref
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -99,16 +100,21 @@ def checkpointed_backprop(rule: Rule, x: Tensor, target: Tensor) -> tuple[int, i
 
 def peak_bytes(step: Callable[[], list[Tensor]]) -> int:
     """The most bytes alive at one time of all storages made by ``step``, but those it returns."""
-    with _Storages() as storages:
-        results = step()
-    kept = {result.untyped_storage().data_ptr() for result in results}
+    gc.collect()
+    gc.freeze()  # what is there already need not be looked through after every operation
+    try:
+        with _Storages() as storages:
+            results = step()
+    finally:
+        gc.unfreeze()
+    kept = {id(result.untyped_storage()) for result in results}
     changes = [size for key, size in storages.events if key not in kept]
     del results
     return max(accumulate(changes), default=0)
 
 
 class _Storages(TorchDispatchMode):
-    """Notes when a storage is made and when it is freed, as (address, ± bytes)."""
+    """Notes when a storage is made and when it is freed, as (identity, ± bytes)."""
 
     def __init__(self) -> None:
         super().__init__()  # pyright: ignore[reportUnknownMemberType]
@@ -116,18 +122,18 @@ class _Storages(TorchDispatchMode):
         self._living: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = {
-            tensor.untyped_storage().data_ptr()
-            for tensor in tree_leaves((args, kwargs))
-            if isinstance(tensor, Tensor)
-        }
+        inputs = tree_leaves((args, kwargs))
+        given = [one.untyped_storage() for one in inputs if isinstance(one, Tensor)]
+        known = {id(storage) for storage in given}
+        del inputs
         result = func(*args, **(kwargs or {}))
+        gc.collect()  # what only refers to itself is not alive
         for tensor in tree_leaves(result):
             if not isinstance(tensor, Tensor):
                 continue
             storage = tensor.untyped_storage()
-            key = storage.data_ptr()
-            if key in self._living or key in given or key == 0:
+            key = id(storage)  # lives as long as the storage does
+            if key in self._living or key in known:
                 continue
             self._living.add(key)
             self.events.append((key, storage.nbytes()))

@@ -101,7 +101,8 @@ class Locking:
         layers: the timetable.
         total: steps until all updates are known.
         update_locked: trained layers whose update waits for later layers' forward pass.
-        backward_locked: those that wait for what other layers compute after the output is known.
+        backward_locked: those that wait for what later layers compute, or send back through
+            feedback matrices one after the other, once the output is known.
         next_sample: after how many steps the next sample may enter so that it meets each layer with
             its weights updated.
         passes: how often signals go forward through the first layer.
@@ -322,9 +323,9 @@ def _locking(flow: Flow) -> Locking:
             p.layer > l and p.direction == "forward" and p.node in needed for p in flow.products
         ):
             locked.append(l)
-        other = {m for node, m in after_output.items() if node in needed and m != l}
+        later = {m for node, m in after_output.items() if node in needed and m > l}
         chained = [node for node in flow.feedback if node in needed and not _directly(flow, node)]
-        if other or chained:
+        if later or chained:
             backward.append(l)
     start = max((wait - l + 1 for l, wait in waits.items()), default=1)
     return Locking(

@@ -1,0 +1,125 @@
+"""``forwardly audit``: what each rule does, measured on its operations."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, cast
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from forwardly import files, models
+from forwardly.audit import AuditReport, checkpointed_backprop
+from forwardly.audit import audit as measure
+from forwardly.audit.page import answers, render
+from forwardly.commands.console import Several, bars
+from forwardly.errors import UsageError, check_rules
+from forwardly.experiments import results
+from forwardly.plugins import all_rules
+from forwardly.provenance import provenance
+from forwardly.rule import Rule
+from forwardly.rules import Backprop
+
+_CLASSES = 10
+_IMAGE = (1, 12, 12)
+
+
+def audit(
+    *,
+    rules: Several[str] = (),
+    model: Literal["mlp", "conv"] = "mlp",
+    hidden: Several[int] = (32, 32, 32),
+    batch: int = 16,
+    out: Path | None = None,
+) -> int:
+    """Measure the four ways in which backprop is implausible in the brain, for each rule.
+
+    Weight transport, locality, frozen activity and update locking are answered from the traced
+    operations of a training step; so are its costs. Writes audit.json and audit.html.
+
+    Parameters
+    ----------
+    rules
+        Rules to audit, those of other installed packages too (default: all).
+    model
+        mlp, of 64 inputs and the hidden layers given; or conv, two convolutions and a hidden layer.
+    hidden
+        Sizes of the mlp's hidden layers; two at least tell rules apart that are one with one.
+    batch
+        Samples in the batch.
+    out
+        Folder to write to; it must not hold anything yet (default: runs/audit/TIME).
+    """
+    known, _ = all_rules()
+    chosen = rules or tuple(known)
+    check_rules(chosen, known)
+    if batch < 1:
+        raise UsageError(f"batch must be at least 1; given {batch}")
+    if not hidden or min(hidden) < 1:
+        raise UsageError(f"hidden must be one or more sizes of at least 1; given {list(hidden)}")
+    folder = results.new_folder(out, "audit")
+    generator = torch.Generator().manual_seed(0)
+    shape = (64,) if model == "mlp" else _IMAGE
+    x = torch.rand(batch, *shape, generator=generator)
+    target = torch.randint(_CLASSES, (batch,), generator=generator)
+    reports: dict[str, AuditReport] = {}
+    console = Console()
+    with bars(console) as progress:
+        bar = progress.add_task("audit", total=len(chosen))
+        for name in chosen:
+            progress.update(bar, description=name)
+            make = cast(Callable[..., Rule], known[name])
+            rule = make(_model(model, hidden, generator), nn.CrossEntropyLoss(), input_shape=shape)
+            reports[name] = measure(rule, x, target)
+            progress.advance(bar)
+    reference = Backprop(_model(model, hidden, generator), nn.CrossEntropyLoss())
+    checkpointed = checkpointed_backprop(reference, x, target)
+    words = "two convolutions and a hidden layer"
+    if model == "mlp":
+        words = f"hidden layers of {', '.join(map(str, hidden))} units"
+    content = {
+        "model": str(reference.model),
+        "batch": batch,
+        "rules": {name: report.as_data() for name, report in reports.items()},
+        "checkpointed_backprop": {"peak_bytes": checkpointed[0], "macs": checkpointed[1]},
+        **provenance(),
+    }
+    files.write(folder / "audit.json", json.dumps(content, indent=2) + "\n")
+    page = render(reports, f"{words}, a batch of {batch} samples", checkpointed)
+    files.write(folder / "audit.html", page)
+    (folder / "config.json").unlink()  # that the folder was tried with
+    _show(reports, console)
+    for name in ("audit.json", "audit.html"):
+        console.print(str(folder / name), soft_wrap=True, highlight=False)
+    return 0
+
+
+def _model(kind: str, hidden: tuple[int, ...], generator: torch.Generator) -> nn.Sequential:
+    if kind == "mlp":
+        return models.mlp(64, hidden, _CLASSES, generator=generator)
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, bias=False),
+        nn.ReLU(),
+        nn.Conv2d(4, 6, 3, bias=False),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(6 * 4 * 4, 24, bias=False),
+        nn.ReLU(),
+        nn.Linear(24, _CLASSES, bias=False),
+    )
+
+
+def _show(reports: dict[str, AuditReport], console: Console) -> None:
+    table = Table("rule", "weight transport", "locality", "frozen activity", "update locking")
+    for heading in ("MACs / forward", "peak kB"):
+        table.add_column(heading, justify="right")
+    for name, report in reports.items():
+        costs = report.costs
+        ratio = f"{costs.macs / costs.forward_macs:.2f}"
+        table.add_row(name, *answers(report).values(), ratio, f"{costs.peak_bytes / 1000:.1f}")
+    console.print(table)
