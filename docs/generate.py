@@ -23,6 +23,8 @@ ALL_RECORDS = ROOT / "records"
 RECORDS = ROOT / "records" / "teacher-student"
 DIGITS = ROOT / "records" / "compare"
 
+AUDITED = ("backprop", "feedback-alignment", "direct-feedback-alignment", "drtp", "pepita")
+
 NOTES = {
     "backprop": "the reference",
     "readout-only": "the control: over a frozen hidden layer, a readout learns too",
@@ -34,6 +36,7 @@ def parts(document: Path) -> dict[str, str]:
     if document == README:
         return {
             "teacher-student": teacher_student(),
+            "audit": audit(),
             "table-1": table_1(),
             "rules": rules(),
         }
@@ -70,6 +73,27 @@ def teacher_student() -> str:
             f"| {all_final['val_mae']:.3f} ± {all_final['val_mae_sd']:.3f} "
             f"| {median(errors):.3f} | {max(errors):.3f} | {len(many[rule]['diverged'])} of 10 |"
         )
+    return "\n".join(lines) + "\n"
+
+
+def audit() -> str:
+    """The blog's four points, as measured."""
+    found: dict[str, Any] = json.loads((ALL_RECORDS / "audit" / "audit.json").read_text())["rules"]
+    order = [*AUDITED, *(name for name in found if name not in AUDITED)]
+    heads = "rule", "weight transport", "updates", "activity", "layer 1 waits", "next sample after"
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for name in order:
+        one = found[name]
+        locking = one["locking"]
+        first, total = locking["layers"]["1"]["update"], locking["total"]
+        cells = (
+            {"none": "no", "full": "**yes**"}.get(one["transport"]["answer"], "**partial**"),
+            {"local": "local", "non-local": "**non-local**"}[one["locality"]["answer"]],
+            {"frozen": "**frozen**"}.get(one["frozen"]["answer"], one["frozen"]["answer"]),
+            "–" if first is None else str(first),
+            f"{locking['next_sample']} of {total}",
+        )
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -48,11 +48,13 @@ class Made:
         exact: whether it is the weight itself (scaled, moved, added to), not a function such as
             its sign.
         signal: whether a signal has been multiplied or added in.
+        chain: layers whose weights were multiplied together to make it.
     """
 
     dims: tuple[Indices, ...]
     exact: bool
     signal: bool
+    chain: frozenset[int] = frozenset()
 
     @property
     def layers(self) -> frozenset[int]:
@@ -156,6 +158,8 @@ def _follow(flow: Flow, node: Node) -> None:
     packet = _packet(node)
     if packet in _SAME:
         _keep(flow, node, _made(flow, node.args[0]))
+    elif packet is aten.copy:
+        _keep(flow, node, _made(flow, node.args[1]))
     elif packet in _MATRIX_PRODUCTS:
         first, second = (cast(Node, node.args[i]) for i in _MATRIX_PRODUCTS[packet])
         rank = _rank(node)
@@ -204,7 +208,11 @@ def _product(
                 continue
         kept.append(made)
     dims = _product_dims(flow, node, first, second, kept)
-    _keep(flow, node, Made(dims, all(made.exact for made in kept), signal) if kept else None)
+    chain = frozenset[int]().union(*(made.chain for made in kept))
+    if len(kept) == 2:
+        chain = chain.union(*(made.layers for made in kept))
+    exact = all(made.exact for made in kept)
+    _keep(flow, node, Made(dims, exact, signal, chain) if kept else None)
 
 
 def _product_dims(
@@ -236,7 +244,8 @@ def _carry(flow: Flow, node: Node, made: Made, summed: Iterable[Index]) -> None:
     for layer, found in sides.items():
         for side in sorted(found):
             direction: Direction = "forward" if side == "in" else "backward"
-            flow.products.append(Product(node, layer, direction, made.exact))
+            for one in (layer, *sorted(made.chain - {layer})):  # in one go through all of a chain
+                flow.products.append(Product(node, one, direction, made.exact))
 
 
 def _convolution(flow: Flow, node: Node) -> None:
@@ -289,7 +298,7 @@ def _reduction(flow: Flow, node: Node) -> None:
         made.dims[d] if d not in reduced else _NONE for d in range(rank) if kept or d not in reduced
     ]
     if len(dims) == _rank(node):
-        _keep(flow, node, Made(tuple(dims), False, made.signal))
+        _keep(flow, node, Made(tuple(dims), False, made.signal, made.chain))
     elif any(made.dims):
         flow.made[node] = _mixed(flow, node)
 
@@ -299,10 +308,12 @@ def _elementwise(flow: Flow, node: Node) -> None:
     rank = _rank(node)
     dims: list[Indices] = [_NONE] * rank
     exact, signal = True, node in flow.signals
+    chain = frozenset[int]()
     made_inputs = [one for one in node.all_input_nodes if one in flow.made]
     for one in made_inputs:
         made = flow.made[one]
         exact &= made.exact
+        chain |= made.chain
         for dim, indices in enumerate(reversed(made.dims)):
             dims[rank - 1 - dim] |= indices
     linear = _packet(node) in _LINEAR
@@ -311,7 +322,7 @@ def _elementwise(flow: Flow, node: Node) -> None:
         # Times a number, or a signal that the product will be summed with; not times other state.
         linear = all(_numel(one) == 1 or one in flow.signals for one in others)
         linear &= len(made_inputs) == 1
-    _keep(flow, node, Made(tuple(dims), exact and linear, signal))
+    _keep(flow, node, Made(tuple(dims), exact and linear, signal, chain))
 
 
 def _view(flow: Flow, node: Node) -> None:
@@ -340,7 +351,7 @@ def _view(flow: Flow, node: Node) -> None:
     if moved is None or len(moved) != _rank(node):
         flow.made[node] = _mixed(flow, node)
     else:
-        _keep(flow, node, Made(tuple(moved), made.exact, made.signal))
+        _keep(flow, node, Made(tuple(moved), made.exact, made.signal, made.chain))
 
 
 def _reshaped(
@@ -379,7 +390,8 @@ def _mixed(flow: Flow, node: Node, factors: Sequence[Node] | None = None) -> Mad
         i for one in inputs if one in flow.made for d in flow.made[one].dims for i in d
     )
     rank = max(_rank(node), 1)
-    return Made((every,) * rank, False, node in flow.signals)
+    chain = frozenset[int]().union(*(flow.made[one].chain for one in inputs if one in flow.made))
+    return Made((every,) * rank, False, node in flow.signals, chain)
 
 
 def _note_feedback(flow: Flow, node: Node, floating: Mapping[Node, frozenset[str]]) -> None:
