@@ -367,6 +367,29 @@ class ComputesTheErrorAgain(Direct):
         return super(Direct, self).error(output, target)
 
 
+class ConvolvedBack(Adversary):
+    """Backprop through convolutions, by transposed convolutions with the same kernels."""
+
+    def send(self, l: int, delta: Tensor) -> Tensor:
+        stage = self.network.stages[l + 1]
+        if isinstance(stage.synapse, nn.Linear):
+            return (delta @ stage.synapse.weight).reshape(-1, 4, 5, 5)
+        return nn.functional.conv_transpose2d(delta, stage.synapse.weight)
+
+
+def test_transposed_convolutions_are_transport() -> None:
+    torch.manual_seed(0)
+    first = nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Conv2d(3, 4, 3), nn.ReLU()
+    model = nn.Sequential(*first, nn.Flatten(), nn.Linear(100, K))
+    batch = torch.rand(N, 2, 9, 9), torch.randint(K, (N,))
+    rule = ConvolvedBack(model, nn.CrossEntropyLoss())
+    expected = fw.Backprop(model, nn.CrossEntropyLoss())(*batch).updates
+    torch.testing.assert_close(rule(*batch).updates, expected)
+    a = fw.audit(rule, *batch).answers
+    assert (a.transport.answer, a.transport.layers) == ("full", (2, 3))
+    assert any("convolution" in one.operation for one in a.transport.evidence)
+
+
 FULL = [
     *(Contiguous, Copied, CopiedBefore, Einsum, Summed, Convolved, Rearranged, Scaled),
     *(Multiplied,),
