@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-HEAVY = ("rich", "cyclopts", "matplotlib", "scipy", "jaxtyping", "beartype", "pandas")
+HEAVY = ("rich", "cyclopts", "matplotlib", "scipy", "jaxtyping", "beartype", "pandas", "numba")
 
 PROGRAM = f"""
 import sys, time

@@ -1,5 +1,7 @@
 """Train PyTorch networks with forward passes only: PEPITA and the rules it is compared with."""
 
+from typing import TYPE_CHECKING, Any
+
 from forwardly import data, feedback, metrics, testing
 from forwardly.audit import AuditReport, audit
 from forwardly.local_sgd import LocalSGD
@@ -26,6 +28,9 @@ from forwardly.rules import (
 )
 from forwardly.training import evaluate, fit
 
+if TYPE_CHECKING:
+    from forwardly.fast.compiled import CompiledTraining
+
 __version__ = "0.1.0"
 
 __all__ = [
@@ -36,6 +41,7 @@ __all__ = [
     "AuditReport",
     "Backprop",
     "BatchSignSymmetry",
+    "CompiledTraining",
     "Credit",
     "DirectFeedbackAlignment",
     "FeedbackAlignment",
@@ -60,3 +66,12 @@ __all__ = [
     "metrics",
     "testing",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """``CompiledTraining``, when it is first asked for: numba is slow to import."""
+    if name == "CompiledTraining":
+        from forwardly.fast.compiled import CompiledTraining
+
+        return CompiledTraining
+    raise AttributeError(f"module 'forwardly' has no attribute {name!r}")

@@ -26,6 +26,14 @@ class Batch(NamedTuple):
     target: Tensor
 
 
+class Errors(NamedTuple):
+    """Mean absolute errors after ``epoch``: on the training and validation set, (seeds,) each."""
+
+    epoch: int
+    train: NDArray[np.float64]
+    validation: NDArray[np.float64]
+
+
 class FullBatchTraining:
     """One rule on one network a seed, all of the same form.
 
@@ -74,9 +82,29 @@ class FullBatchTraining:
         self._train_mae = flat(mae, *train, *self._weights)
         self._validation_mae = flat(mae, *validation, *self._weights)
 
+    def prepare(self) -> None:
+        """Nothing to prepare: an epoch was traced in the beginning."""
+
     @torch.inference_mode()
-    def advance(self, epochs: int) -> None:
-        """Run ``epochs`` more epochs; seeds that diverge in them are entered in ``diverged``."""
+    def advance(self, times: int, every: int) -> list[Errors]:
+        """Run ``times`` times ``every`` more epochs, and measure after each ``every``.
+
+        Returns:
+            The errors. Seeds that diverged are entered in ``diverged``.
+        """
+        rows: list[Errors] = []
+        for _ in range(times):
+            self._run(every)
+            (train,) = self._train_mae(*self._train, *self._weights)
+            (validation,) = self._validation_mae(*self._validation, *self._weights)
+            rows.append(Errors(self.epoch, train.double().numpy(), validation.double().numpy()))
+        return rows
+
+    def weights(self, seed: int) -> list[NDArray[np.float64]]:
+        """The weights of one seed's network (counted from 0), (n_l, n_{l−1}) each."""
+        return [weight[seed].double().numpy() for weight in self._weights]
+
+    def _run(self, epochs: int) -> None:
         before, first = self._weights, self.epoch
         for _ in range(epochs):
             self._weights = self._step(*self._train, *self._weights)
@@ -89,17 +117,6 @@ class FullBatchTraining:
                 for seed in self._broken():
                     self.diverged.setdefault(seed, epoch)
             self._weights = after
-
-    @torch.inference_mode()
-    def mae(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """The mean absolute errors on the training and the validation set, (seeds,) each."""
-        (train,) = self._train_mae(*self._train, *self._weights)
-        (validation,) = self._validation_mae(*self._validation, *self._weights)
-        return train.double().numpy(), validation.double().numpy()
-
-    def weights(self, seed: int) -> list[NDArray[np.float64]]:
-        """The weights of one seed's network (counted from 0), (n_l, n_{l−1}) each."""
-        return [weight[seed].double().numpy() for weight in self._weights]
 
     def _broken(self) -> set[int]:
         finite = torch.stack([w.isfinite().flatten(1).all(1) for w in self._weights]).all(0)

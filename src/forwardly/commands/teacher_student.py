@@ -34,6 +34,7 @@ def teacher_student(
     learning_rate: float = _DEFAULTS.learning_rate,
     dtype: Literal["float64", "float32"] = "float64",
     log_every: int = _DEFAULTS.log_every,
+    engine: Literal["compiled", "readable"] = "compiled",
     out: Path | None = None,
     arrays: Path | None = None,
     threads: int | None = None,
@@ -61,6 +62,9 @@ def teacher_student(
         Precision of the training.
     log_every
         Epochs between two measurements of the MAE.
+    engine
+        How the epochs run: compiled, for the rules that have it, or the readable rules as they
+        are written. Both come to the same errors.
     out
         Folder to write to; it must not hold anything yet (default: runs/teacher-student/TIME).
     arrays
@@ -88,6 +92,7 @@ def teacher_student(
         learning_rate=learning_rate,
         dtype=dtype,
         log_every=log_every,
+        engine=engine,
     )
     if given is None:
         tasks = [draw(settings, np.random.default_rng(seed + i)) for i in range(seeds)]
@@ -99,9 +104,11 @@ def teacher_student(
         torch.set_num_threads(threads or 1)
 
     console = Console()
-    run = Run(settings, tasks)
+    run = Run(settings, tasks, threads)
     status = "finished"
     try:
+        with console.status("Compiling the training loops; once on this machine, then kept"):
+            run.prepare()
         _train(run, folder, console)
     except KeyboardInterrupt:
         status = "interrupted"

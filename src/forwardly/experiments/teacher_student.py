@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -35,9 +35,12 @@ from forwardly.history import History
 from forwardly.rule import Rule
 from forwardly.rules import RULES
 
+if TYPE_CHECKING:
+    from forwardly.fast.full_batch import CompiledFullBatchTraining
+
 Array = NDArray[np.float64]
 
-_MOST_AT_ONCE = 100
+MOST_AT_ONCE = 500
 """Epochs between two looks at the keyboard, the clock and the weights."""
 
 
@@ -57,6 +60,7 @@ class TeacherStudent:
     learning_rate: float = 5e-4  # on updates summed over the batch
     dtype: str = "float64"
     log_every: int = 100
+    engine: str = "compiled"  # where the rule has it; "readable" for the rules as they are written
     inputs: int = 16
     teacher_hidden: int = 8
     outputs: int = 1
@@ -78,6 +82,8 @@ class TeacherStudent:
             raise UsageError(f"a rule is named twice: {', '.join(self.rules)}")
         if self.dtype not in ("float64", "float32"):
             raise UsageError(f"dtype must be float64 or float32; given {self.dtype!r}")
+        if self.engine not in ("compiled", "readable"):
+            raise UsageError(f"engine must be compiled or readable; given {self.engine!r}")
         for name in ("seeds", "epochs", "log_every"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1; given {getattr(self, name)}")
@@ -129,8 +135,13 @@ def output(weights: Sequence[Array], x: Array) -> Array:
     return h @ weights[-1]
 
 
-def training(name: str, tasks: Sequence[Task], settings: TeacherStudent) -> FullBatchTraining:
-    """The rule ``name`` on the students of all tasks at once."""
+def training(
+    name: str, tasks: Sequence[Task], settings: TeacherStudent, threads: int | None = None
+) -> FullBatchTraining | CompiledFullBatchTraining:
+    """The rule ``name`` on the students of all tasks at once; compiled, by ``threads``."""
+    from forwardly.fast.compiled import reason  # numba is slow to import, and only needed here
+    from forwardly.fast.full_batch import CompiledFullBatchTraining
+
     dtype = torch.float64 if settings.dtype == "float64" else torch.float32
 
     def stack(*arrays: Array) -> Tensor:
@@ -138,15 +149,19 @@ def training(name: str, tasks: Sequence[Task], settings: TeacherStudent) -> Full
 
     # The post sums updates over the samples; a rule averages them.
     rate = settings.learning_rate * len(tasks[0].x_train)
-    return FullBatchTraining(
-        [
-            _rule(name, task, dtype, rate, torch.Generator().manual_seed(settings.seed + i))
-            for i, task in enumerate(tasks)
-        ],
-        Batch(stack(*(task.x_train for task in tasks)), stack(*(task.y_train for task in tasks))),
-        Batch(stack(*(task.x_val for task in tasks)), stack(*(task.y_val for task in tasks))),
-        learning_rate=rate,
+    rules = [
+        _rule(name, task, dtype, rate, torch.Generator().manual_seed(settings.seed + i))
+        for i, task in enumerate(tasks)
+    ]
+    train = Batch(
+        stack(*(task.x_train for task in tasks)), stack(*(task.y_train for task in tasks))
     )
+    validation = Batch(
+        stack(*(task.x_val for task in tasks)), stack(*(task.y_val for task in tasks))
+    )
+    if settings.engine == "readable" or reason(rules[0]):
+        return FullBatchTraining(rules, train, validation, learning_rate=rate)
+    return CompiledFullBatchTraining(rules, train, validation, learning_rate=rate, threads=threads)
 
 
 def _rule(
@@ -180,18 +195,26 @@ class Run:
     Args:
         settings: the experiment's.
         tasks: a task a seed, from ``settings.seed`` on.
+        threads: networks at once, where epochs are compiled; one a processor if None.
 
     Attributes:
         histories: what has been logged, by rule.
         trainings: where each rule stands.
     """
 
-    def __init__(self, settings: TeacherStudent, tasks: Sequence[Task]) -> None:
+    def __init__(
+        self, settings: TeacherStudent, tasks: Sequence[Task], threads: int | None = None
+    ) -> None:
         self.settings = settings
         seeds = tuple(settings.seed + i for i in range(len(tasks)))
         self._tasks = tasks
-        self.trainings = {name: training(name, tasks, settings) for name in settings.rules}
+        self.trainings = {name: training(name, tasks, settings, threads) for name in settings.rules}
         self.histories = {name: History(name, seeds) for name in settings.rules}
+
+    def prepare(self) -> None:
+        """Have the loops compiled that this run needs: seconds, once on a machine."""
+        for one in self.trainings.values():
+            one.prepare()
 
     def before(self, which: int = 0) -> list[Array]:
         """A student's weights before training, (n_l, n_{l−1}) each; which of the seeds, from 0."""
@@ -210,16 +233,19 @@ class Run:
                 yield name
 
     def _some_epochs(self, name: str) -> bool:
-        """Train one rule up to the next epoch to log, or nearer; whether there is more to do."""
+        """Train one rule a little further; whether there is more to do."""
         now, history = self.trainings[name], self.histories[name]
         every, last = self.settings.log_every, self.settings.epochs
-        to_log = min(every - now.epoch % every, last - now.epoch)
+        step = min(every - now.epoch % every, last - now.epoch, MOST_AT_ONCE)
+        times = 1
+        if step == every:  # then several, each measured
+            times = min(MOST_AT_ONCE, last - now.epoch) // every
         start = time.perf_counter()
-        now.advance(min(to_log, _MOST_AT_ONCE))
+        rows = now.advance(times, step)
         history.seconds += time.perf_counter() - start
         history.diverged = {history.seeds[i]: epoch for i, epoch in now.diverged.items()}
-        if not history.alive:
-            return False
-        if now.epoch % every == 0 or now.epoch == last:
-            history.log(now.epoch, *now.mae())
-        return now.epoch < last
+        ends = [history.diverged.get(seed, last + 1) for seed in history.seeds]
+        for row in rows:
+            if (row.epoch % every == 0 or row.epoch == last) and row.epoch < max(ends):
+                history.log(*row)
+        return bool(history.alive) and now.epoch < last
