@@ -95,13 +95,17 @@ class Stage:
             parameters have none.
         """
         updates: dict[str, Tensor] = {}
-        post = post / post.shape[0]  # here, as the weight is the larger tensor
+        n, mean_first = post.shape[0], post.numel() < self.synapse.weight.numel()
+        if (
+            mean_first
+        ):  # the smaller tensor is divided: a layer's activities, a convolution's weight
+            post = post / n
         if "weight" in self.trained:
             updates[f"{self.name}.weight"] = self._correlation(post, pre)
         if "bias" in self.trained:
             positions = [i for i in range(post.dim()) if i != self.unit_dimension(post)]
             updates[f"{self.name}.bias"] = post.sum(positions)
-        return updates
+        return updates if mean_first else {name: sum_ / n for name, sum_ in updates.items()}
 
     def send_back(self, post: Tensor, pre: Tensor, weight: Tensor) -> Tensor:
         """What arrives at the presynaptic side when ``post`` goes back through ``weight``.
@@ -182,6 +186,7 @@ class Step:
         parameters: Mapping[str, Tensor] | None = None,
         between: Callable[[Tensor], Tensor] | None = None,
         first_z: Tensor | None = None,
+        keep_z: bool = True,
     ) -> Iterator[Activity]:
         """One forward pass from ``a_0``, a stage at a time; what is not kept is freed.
 
@@ -190,6 +195,7 @@ class Step:
             parameters: tensors to use in place of the model's own, by parameter name.
             between: what a stage's activity goes through before it enters the next one.
             first_z: z₁, where it is known already.
+            keep_z: if not, rectifiers may write over z, and what is recorded of it means nothing.
         """
         pre = a_0
         for stage in self._network.stages:
@@ -198,7 +204,10 @@ class Step:
                 z = _call(Part(stage.name, stage.synapse), pre, parameters)
             else:
                 z, first_z = first_z, None
-            h = self._through(stage.elementwise, z, parameters)
+            following = stage.elementwise
+            if not keep_z and following and isinstance(following[0].module, nn.ReLU):
+                z, following = functional.relu_(z), following[1:]
+            h = self._through(following, z, parameters)
             a = self._through(stage.reshaping, h, parameters)
             yield Activity(pre, z, h, a)
             pre = a if between is None else between(a)

@@ -9,6 +9,9 @@ correction of rank k:
 The columns of F go through the synapse as k more samples of the batch, since a product with k
 columns alone takes nearly as long as one with n.
 
+Maps of a two-dimensional convolution lie with the channels last, in which torch's convolution and
+pooling are quicker, and what has been used is written over.
+
 Shapes
     x (n, d), e (n, k), F (d, k) with k much smaller than n and d.
 """
@@ -16,7 +19,7 @@ Shapes
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from forwardly.network import Step
 from forwardly.rule import Credit
@@ -25,26 +28,29 @@ from forwardly.rules.pepita import PEPITA, perturbed
 
 def assign(rule: PEPITA, x: Tensor, target: Tensor, step: Step) -> Credit:
     """What ``PEPITA.assign`` gives."""
-    a_0 = step.prepare(x)
+    a_0 = _channels_last(rule, step.prepare(x))
     z_1, response = _through_first_synapse(rule, a_0)
     clean = list(step.activities(a_0, first_z=z_1))
     output = clean[-1].a
     e = rule.error(output, target)
 
     a_0_err = perturbed(a_0, e, rule.F, rule.sign)
-    change = (e @ response.flatten(1)).reshape(z_1.shape)
-    modulated = step.activities(a_0_err, first_z=torch.add(z_1, change, alpha=rule.sign))
+    modulated = step.activities(
+        a_0_err, first_z=_corrected(z_1, e, response, rule.sign), keep_z=False
+    )
+    take_clean = rule.presynaptic == "clean"
     *hidden, last = rule.network.stages
     updates: dict[str, Tensor] = {}
     pre_err = a_0_err
     for stage, first in zip(hidden, clean, strict=False):
         second = next(modulated)
-        pre = second.pre if rule.presynaptic == "modulated" else first.pre
-        updates |= step.update(stage, first.h - second.h, pre)
+        # Where no later update takes h as its presynaptic side, the difference takes its place.
+        post = first.h - second.h if take_clean else first.h.sub_(second.h)
+        updates |= step.update(stage, post, first.pre if take_clean else second.pre)
         pre_err = second.a
     # The modulated output itself is needed only where its error is.
     e_output = e if rule.output_error == "first" else rule.error(next(modulated).a, target)
-    pre = pre_err if rule.presynaptic == "modulated" else clean[-1].pre
+    pre = clean[-1].pre if take_clean else pre_err
     updates |= step.update(last, e_output.reshape(clean[-1].z.shape), pre)
     return Credit(updates, output, rule.loss_value(output, target), e)
 
@@ -52,10 +58,26 @@ def assign(rule: PEPITA, x: Tensor, target: Tensor, step: Step) -> Credit:
 def _through_first_synapse(rule: PEPITA, a_0: Tensor) -> tuple[Tensor, Tensor]:
     """z₁ of the batch, and the synapse's response, without bias, to each column of F."""
     synapse = rule.network.stages[0].synapse
-    columns = rule.F.T.reshape(-1, *a_0.shape[1:])
+    columns = _channels_last(rule, rule.F.T.reshape(-1, *a_0.shape[1:]))
     z_1, response = synapse(torch.cat([a_0, columns])).split([len(a_0), len(columns)])
     if synapse.bias is not None:
         units = [1] * response.dim()
         units[rule.network.stages[0].unit_dimension(response)] = -1
         response = response - synapse.bias.reshape(units)
     return z_1, response
+
+
+def _corrected(z_1: Tensor, e: Tensor, response: Tensor, sign: int) -> Tensor:
+    """z₁ ± e · response: the modulated pass's."""
+    if z_1.is_contiguous(memory_format=torch.contiguous_format) or z_1.dim() != 4:
+        z, r = z_1.flatten(1), response.flatten(1)
+        return torch.addmm(z, e, r, alpha=sign).reshape(z_1.shape)
+    z, r = z_1.permute(0, 2, 3, 1), response.permute(0, 2, 3, 1)
+    corrected = torch.addmm(z.flatten(1), e, r.flatten(1), alpha=sign)
+    return corrected.reshape(z.shape).permute(0, 3, 1, 2)
+
+
+def _channels_last(rule: PEPITA, a_0: Tensor) -> Tensor:
+    if isinstance(rule.network.stages[0].synapse, nn.Conv2d):
+        return a_0.contiguous(memory_format=torch.channels_last)
+    return a_0
