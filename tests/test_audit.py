@@ -240,6 +240,15 @@ class Copied(Adversary):
         return delta @ buffer
 
 
+class Added(Adversary):
+    """A copy that is what addmm adds to nothing."""
+
+    def send(self, l: int, delta: Tensor) -> Tensor:
+        weight = self.weights[l + 1]
+        nothing = torch.zeros(len(weight), 1), torch.zeros(1, weight.shape[1])
+        return delta @ torch.addmm(weight, *nothing)
+
+
 class CopiedBefore(Adversary):
     """Holds copies of the weights, made outside the step, transposed."""
 
@@ -391,7 +400,7 @@ def test_transposed_convolutions_are_transport() -> None:
 
 
 FULL = [
-    *(Contiguous, Copied, CopiedBefore, Einsum, Summed, Convolved, Rearranged, Scaled),
+    *(Contiguous, Copied, Added, CopiedBefore, Einsum, Summed, Convolved, Rearranged, Scaled),
     *(Multiplied,),
 ]
 
@@ -404,7 +413,7 @@ def test_hidden_transport_is_found(kind: type[Adversary]) -> None:
     assert a.locality.answer == "non-local"
 
 
-@pytest.mark.parametrize("kind", [Contiguous, Einsum, Summed])
+@pytest.mark.parametrize("kind", [Contiguous, Added, Einsum, Summed])
 def test_they_are_backprop(kind: type[Adversary]) -> None:
     """So the adversaries do what they say."""
     torch.manual_seed(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TypeVar
 
 import torch
@@ -31,7 +32,7 @@ def _transformed(tensor: Tensor) -> bool:
 
 def all_finite(values: Tensor) -> bool:
     """Whether no element is NaN or infinite; one reduction where all is well."""
-    return bool(values.sum().isfinite()) or bool(values.isfinite().all())
+    return math.isfinite(float(values.sum())) or bool(values.isfinite().all())
 
 
 def shape_of(tensor: Tensor) -> str:

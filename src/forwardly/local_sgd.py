@@ -10,7 +10,7 @@ would take them, up to rounding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -125,19 +125,19 @@ class LocalSGD(Optimizer):
 
     def _outer_product(self, update: _Update, groups: _Groups) -> None:
         stage, post, pre = update
-        synapse = stage.synapse
+        synapse, n = stage.synapse, len(update.post)
         if not (isinstance(synapse, nn.Linear) and "weight" in stage.trained):
             for name, value in stage.synapse_update(post, pre).items():
                 self._add(self.rule.model.get_parameter(name), groups, _plain(value))
             return
-        post, pre = post.flatten(0, -2), pre.flatten(0, -2)
-        n = update.post.shape[0]
-        weight = synapse.weight
-        self._add(
-            weight,
-            groups,
-            lambda to, keep, times: to.addmm_(post.T, pre, beta=keep, alpha=times / n),
-        )
+        if post.dim() > 2:
+            post, pre = post.flatten(0, -2), pre.flatten(0, -2)
+
+        def update_weight(to: Tensor, keep: float, times: float, rows: slice | None) -> None:
+            units = post if rows is None else post[:, rows]
+            to.addmm_(units.T, pre, beta=keep, alpha=times / n)
+
+        self._add(synapse.weight, groups, update_weight)
         if "bias" in stage.trained:
             self._add(synapse.bias, groups, _plain(post.sum(0) / n))
 
@@ -149,30 +149,49 @@ class LocalSGD(Optimizer):
         rate, momentum = group["lr"], group["momentum"]
         decay, nesterov = group["weight_decay"], group["nesterov"]
         if momentum == 0:
-            update(parameter, 1 - rate * decay, -rate)
+            update(parameter, 1 - rate * decay, -rate, None)
             return
         state = cast(dict[str, Tensor], self.state[parameter])
         buffer = state.get("momentum_buffer")
         keep = momentum
         if buffer is None:
             buffer = state["momentum_buffer"] = torch.zeros_like(parameter)
-        if nesterov:
-            # W − η(g + μM), where g = M − μM_before: needs the old momentum once more.
-            parameter.add_(buffer, alpha=rate * momentum)
-            if decay:  # of the weights before that
-                buffer.mul_(1 - rate * decay)
-        update(buffer, keep, 1.0)
-        if decay:
-            buffer.add_(parameter, alpha=decay)
-        parameter.add_(buffer, alpha=-rate * (1 + momentum) if nesterov else -rate)
+        for rows in _parts(parameter):
+            weight, moving = parameter, buffer
+            if rows is not None:
+                weight, moving = parameter[rows], buffer[rows]
+            if nesterov:
+                # W − η(g + μM), where g = M − μM_before: needs the old momentum once more.
+                weight.add_(moving, alpha=rate * momentum)
+                if decay:  # of the weights before that
+                    moving.mul_(1 - rate * decay)
+            update(moving, keep, 1.0, rows)
+            if decay:
+                moving.add_(weight, alpha=decay)
+            weight.add_(moving, alpha=-rate * (1 + momentum) if nesterov else -rate)
 
 
 _Groups = Mapping[Tensor, dict[str, Any]]
 """The parameter group of each parameter."""
 
-_Into = Callable[[Tensor, float, float], object]
-"""(to, keep, times): to ← keep · to + times · update, in place."""
+_Into = Callable[[Tensor, float, float, slice | None], object]
+"""(to, keep, times, rows): to ← keep · to + times · those rows of the update, in place."""
+
+_ROWS, _BYTES = 512, 6 << 20
+"""A part of a parameter has at least so many rows, and if it can no more bytes."""
+
+
+def _parts(parameter: Tensor) -> Sequence[slice | None]:
+    """Rows to update together, so that momentum is still in the cache when weights take it."""
+    rows = len(parameter)
+    several = min(rows // _ROWS, round(parameter.nbytes / _BYTES))
+    if several < 2:
+        return (None,)
+    return [slice(rows * i // several, rows * (i + 1) // several) for i in range(several)]
 
 
 def _plain(update: Tensor) -> _Into:
-    return lambda to, keep, times: to.mul_(keep).add_(update, alpha=times)
+    def add(to: Tensor, keep: float, times: float, rows: slice | None) -> None:
+        to.mul_(keep).add_(update if rows is None else update[rows], alpha=times)
+
+    return add

@@ -77,7 +77,8 @@ def encoded(
             raise _wrong_target(
                 loss, target, f"{n} class indices (int64) or {n} × {k} class probabilities"
             )
-        return t.to(dtype) * (1 - loss.label_smoothing) + loss.label_smoothing / k
+        smoothing = loss.label_smoothing
+        return t.to(dtype) * (1 - smoothing) + smoothing / k if smoothing else t.to(dtype)
     # Torch would broadcast (n,) against (n, 1) to (n, n) and learn nonsense.
     if target.shape != shape:
         raise _wrong_target(loss, target, f"numbers of the output's shape {tuple(shape)}")
@@ -106,7 +107,7 @@ def _two_dimensions(shape: tuple[int, ...], loss: nn.Module) -> tuple[int, int]:
 def _check_classes(target: Tensor, k: int) -> None:
     if not values_readable(target):
         return
-    low, high = int(target.min()), int(target.max())
+    low, high = (int(end) for end in target.aminmax())
     if low < 0 or high >= k:
         raise ValueError(
             f"class indices must be 0 to {k - 1}, as the model has {k} outputs; "

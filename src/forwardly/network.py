@@ -551,14 +551,15 @@ def _call(part: Part, a: Tensor, parameters: Mapping[str, Tensor] | None) -> Ten
 def _check_presynaptic(stage: Stage, pre: Float[Tensor, "..."]) -> None:
     synapse = stage.synapse
     if isinstance(synapse, nn.Linear):
-        fits = pre.dim() >= 2 and pre.shape[-1] == synapse.in_features
+        if pre.dim() >= 2 and pre.shape[-1] == synapse.in_features:
+            return
         expected = f"(samples, {synapse.in_features})"
     else:
         positions = len(synapse.kernel_size)
-        fits = pre.dim() == 2 + positions and pre.shape[1] == synapse.in_channels
+        if pre.dim() == 2 + positions and pre.shape[1] == synapse.in_channels:
+            return
         expected = f"(samples, {synapse.in_channels}, {', '.join('hw'[2 - positions :])})"
-    if not fits:
-        raise ValueError(
-            f"synapse {stage.name!r}, {synapse}, needs an input of shape {expected}; "
-            f"what reaches it is {shape_of(pre)}. Check the shape of x and the layers before it"
-        )
+    raise ValueError(
+        f"synapse {stage.name!r}, {synapse}, needs an input of shape {expected}; "
+        f"what reaches it is {shape_of(pre)}. Check the shape of x and the layers before it"
+    )

@@ -181,7 +181,8 @@ class Rule(nn.Module, ABC):
 
     def loss_value(self, output: Tensor, target: Tensor) -> Float[Tensor, ""]:
         """The loss module's value for reporting; its mean where the module does not reduce."""
-        return self.loss(output, target).mean()
+        loss: Tensor = self.loss(output, target)
+        return loss.mean() if loss.dim() else loss
 
     @torch.no_grad()
     def _run(self, x: Tensor, target: Tensor) -> tuple[Credit, dict[str, Tensor]]:
@@ -202,7 +203,7 @@ class Rule(nn.Module, ABC):
                 f"dimension; given is {shape_of(target)}"
             )
         for name, values in (("x", x), ("the target", target)):
-            if values_readable(values) and values.is_floating_point() and not all_finite(values):
+            if values.is_floating_point() and values_readable(values) and not all_finite(values):
                 bad = ~values.isfinite().reshape(len(values), -1).all(1)
                 raise ValueError(
                     f"{name} has a NaN or an infinity, first in sample {int(bad.nonzero()[0])}: "

@@ -164,9 +164,11 @@ def _follow(flow: Flow, node: Node) -> None:
         first, second = (cast(Node, node.args[i]) for i in _MATRIX_PRODUCTS[packet])
         rank = _rank(node)
         _product(flow, node, (first, rank - 1), (second, rank - 2))
+        _addend(flow, node)
     elif packet in _VECTOR_PRODUCTS:
         first, second = (cast(Node, node.args[i]) for i in _VECTOR_PRODUCTS[packet])
         _product(flow, node, (first, _rank(first) - 1), (second, 0))
+        _addend(flow, node)
     elif packet is aten.convolution:
         _convolution(flow, node)
     elif packet is aten.convolution_backward:
@@ -213,6 +215,20 @@ def _product(
         chain = chain.union(*(made.layers for made in kept))
     exact = all(made.exact for made in kept)
     _keep(flow, node, Made(dims, exact, signal, chain) if kept else None)
+
+
+def _addend(flow: Flow, node: Node) -> None:
+    """What addmm and its like add to a product, as by an addition of its own."""
+    added = [one for one in node.all_input_nodes if one not in factors(node) and one in flow.made]
+    for one in added:
+        sums = [flow.made[one], *([flow.made[node]] if node in flow.made else [])]
+        dims: list[Indices] = [_NONE] * _rank(node)
+        for made in sums:
+            for dim, indices in enumerate(reversed(made.dims)):
+                dims[-1 - dim] |= indices
+        chain = frozenset[int]().union(*(made.chain for made in sums))
+        exact = all(made.exact for made in sums)
+        _keep(flow, node, Made(tuple(dims), exact, node in flow.signals, chain))
 
 
 def _product_dims(
@@ -392,6 +408,14 @@ def _mixed(flow: Flow, node: Node, factors: Sequence[Node] | None = None) -> Mad
     rank = max(_rank(node), 1)
     chain = frozenset[int]().union(*(flow.made[one].chain for one in inputs if one in flow.made))
     return Made((every,) * rank, False, node in flow.signals, chain)
+
+
+def factors(node: Node) -> list[Node]:
+    """What a product multiplies, without what it adds; of anything else, all that enters."""
+    places = {**_MATRIX_PRODUCTS, **_VECTOR_PRODUCTS}.get(_packet(node))
+    if places is None:
+        return list(node.all_input_nodes)
+    return [cast(Node, node.args[i]) for i in places]
 
 
 def _note_feedback(flow: Flow, node: Node, floating: Mapping[Node, frozenset[str]]) -> None:

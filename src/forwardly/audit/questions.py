@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from torch.fx import Node
 
-from forwardly.audit.flow import Flow, Product
+from forwardly.audit.flow import Flow, Product, factors
 
 
 @dataclass(frozen=True)
@@ -350,7 +350,7 @@ def _after(flow: Flow) -> set[Node]:
 
 def _directly(flow: Flow, node: Node) -> bool:
     """Whether a feedback product is with the broadcast signal itself."""
-    signals = [one for one in node.all_input_nodes if one in flow.signals]
+    signals = [one for one in factors(node) if one in flow.signals]
     return all(one in flow.broadcast for one in signals)
 
 

@@ -58,8 +58,11 @@ def assign(rule: PEPITA, x: Tensor, target: Tensor, step: Step) -> Credit:
 def _through_first_synapse(rule: PEPITA, a_0: Tensor) -> tuple[Tensor, Tensor]:
     """z₁ of the batch, and the synapse's response, without bias, to each column of F."""
     synapse = rule.network.stages[0].synapse
-    columns = _channels_last(rule, rule.F.T.reshape(-1, *a_0.shape[1:]))
-    z_1, response = synapse(torch.cat([a_0, columns])).split([len(a_0), len(columns)])
+    n, columns = len(a_0), rule.F.T
+    if a_0.dim() > 2:
+        columns = _channels_last(rule, columns.reshape(-1, *a_0.shape[1:]))
+    z = synapse(torch.cat([a_0, columns]))
+    z_1, response = z[:n], z[n:]
     if synapse.bias is not None:
         units = [1] * response.dim()
         units[rule.network.stages[0].unit_dimension(response)] = -1
@@ -69,10 +72,11 @@ def _through_first_synapse(rule: PEPITA, a_0: Tensor) -> tuple[Tensor, Tensor]:
 
 def _corrected(z_1: Tensor, e: Tensor, response: Tensor, sign: int) -> Tensor:
     """z₁ ± e · response: the modulated pass's."""
-    if z_1.is_contiguous(memory_format=torch.contiguous_format) or z_1.dim() != 4:
-        z, r = z_1.flatten(1), response.flatten(1)
-        return torch.addmm(z, e, r, alpha=sign).reshape(z_1.shape)
-    z, r = z_1.permute(0, 2, 3, 1), response.permute(0, 2, 3, 1)
+    if z_1.dim() == 2:
+        return torch.addmm(z_1, e, response, alpha=sign)
+    if z_1.is_contiguous() or z_1.dim() != 4:
+        return torch.addmm(z_1.flatten(1), e, response.flatten(1), alpha=sign).reshape(z_1.shape)
+    z, r = z_1.permute(0, 2, 3, 1), response.permute(0, 2, 3, 1)  # as they lie
     corrected = torch.addmm(z.flatten(1), e, r.flatten(1), alpha=sign)
     return corrected.reshape(z.shape).permute(0, 3, 1, 2)
 

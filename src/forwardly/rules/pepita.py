@@ -64,7 +64,7 @@ def perturbed(a_0: Tensor, e: Tensor, F: Tensor, sign: int) -> Tensor:
             f"F is {shape_of(F)}, for inputs of {F.shape[0]} numbers; what enters the first "
             f"synapse is {shape_of(a_0)}. Pass input_shape, the shape of x without the batch"
         )
-    return torch.add(a_0, (e @ F.T).reshape(a_0.shape), alpha=sign)
+    return torch.addmm(a_0.flatten(1), e, F.T, alpha=sign).reshape(a_0.shape)
 
 
 def _factors(
