@@ -95,10 +95,8 @@ class Stage:
             parameters have none.
         """
         updates: dict[str, Tensor] = {}
-        n, mean_first = post.shape[0], post.numel() < self.synapse.weight.numel()
-        if (
-            mean_first
-        ):  # the smaller tensor is divided: a layer's activities, a convolution's weight
+        n, mean_first = post.shape[0], isinstance(self.synapse, nn.Linear)
+        if mean_first:  # the smaller tensor is divided: activities, or a convolution's weight
             post = post / n
         if "weight" in self.trained:
             updates[f"{self.name}.weight"] = self._correlation(post, pre)
