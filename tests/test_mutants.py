@@ -34,7 +34,12 @@ PEPITA: list[Mutant] = [
         "first.h - second.h",
         "first.z - second.z",
     ),
-    ("error not added", "rules/pepita.py", "torch.add(a_0, ", "torch.add(torch.zeros_like(a_0), "),
+    (
+        "error not added",
+        "rules/pepita.py",
+        "torch.addmm(a_0.flatten(1), ",
+        "torch.addmm(0 * a_0.flatten(1), ",
+    ),
     ("sign ignored", "rules/pepita.py", "alpha=sign", "alpha=1"),
     ("sign always minus", "rules/pepita.py", "alpha=sign", "alpha=-1"),
     (
@@ -61,7 +66,7 @@ PEPITA: list[Mutant] = [
         "posts[-1] = e_output.reshape(clean[-1].z.shape)",
         "pass",
     ),
-    ("F transposed in value", "rules/pepita.py", "(e @ F.T)", "(e.flip(1) @ F.T)"),
+    ("F transposed in value", "rules/pepita.py", ", e, F.T,", ", e.flip(1), F.T,"),
     (
         "masks drawn anew for the second pass",
         "rules/pepita.py",
@@ -72,16 +77,17 @@ PEPITA: list[Mutant] = [
     (
         "input changed in place",
         "rules/pepita.py",
-        "torch.add(a_0, (e @ F.T).reshape(a_0.shape), alpha=sign)",
+        "torch.addmm(a_0.flatten(1), e, F.T, alpha=sign).reshape(a_0.shape)",
         "a_0.add_((e @ F.T).reshape(a_0.shape), alpha=sign)",
     ),
     ("F a parameter", "rules/pepita.py", 'rule.register_buffer("F", ', "rule.F = nn.Parameter("),
     (
         "sum for mean",
         "network.py",
-        "post / post.shape[0]",
-        "post / 1",
+        "post = post / n",
+        "post = post / 1",
     ),
+    ("sum for mean in a convolution", "network.py", "sum_ / n", "sum_ / 1"),
     (
         "bias summed over the batch",
         "network.py",

@@ -11,7 +11,16 @@ import cyclopts
 from rich.console import Console
 
 from forwardly import __version__
-from forwardly.commands import audit, compare, report, reproduce, rules, teacher_student, train
+from forwardly.commands import (
+    audit,
+    bench,
+    compare,
+    report,
+    reproduce,
+    rules,
+    teacher_student,
+    train,
+)
 from forwardly.commands.console import INTERRUPTED
 from forwardly.errors import UsageError
 
@@ -26,6 +35,7 @@ app.command(reproduce.reproduce)
 app.command(report.report)
 app.command(compare.compare)
 app.command(audit.audit)
+app.command(bench.bench)
 app.command(rules.list_rules, name="rules")
 app.command(rules.cite)
 

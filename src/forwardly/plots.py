@@ -9,9 +9,9 @@ Figures are made without pyplot: no global state, no display.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from matplotlib import rc_context
@@ -132,6 +132,32 @@ def network_figure(drawings: Sequence[Drawing], *, title: str = "") -> Figure:
     )
     if title:
         figure.suptitle(title)
+    return figure
+
+
+def scaling_figure(points: Sequence[Mapping[str, Any]]) -> Figure:
+    """Time a sample over width, depth and batch, both axes logarithmic; dotted, the arithmetic's.
+
+    Args:
+        points: each with "axis", "value", and "seconds" and "macs" a sample by subject.
+    """
+    axes_names = list(dict.fromkeys(point["axis"] for point in points))
+    figure = Figure(figsize=(3.4 * len(axes_names), 3.4), layout="constrained")
+    panels = figure.subplots(1, len(axes_names), squeeze=False)[0]
+    for panel, name in zip(panels, axes_names, strict=True):
+        own = [point for point in points if point["axis"] == name]
+        values = [point["value"] for point in own]
+        for subject in own[0]["seconds"]:
+            colour = _RULE_COLOURS[subject]
+            micros = [1e6 * point["seconds"][subject] for point in own]
+            macs = [point["macs"][subject] for point in own]
+            scaled = [micros[-1] * one / macs[-1] for one in macs]
+            panel.loglog(values, micros, "o-", color=colour, label=subject, markersize=4)
+            panel.loglog(values, scaled, ":", color=colour)
+        panel.set_xlabel(name)
+        panel.grid(alpha=0.3)
+    panels[0].set_ylabel("µs a sample (dotted: as its products grow)")
+    panels[0].legend(frameon=False)
     return figure
 
 

@@ -10,7 +10,10 @@ from typing import Any
 
 
 def provenance() -> dict[str, Any]:
-    """Versions, and the git revision where the package runs from a checkout."""
+    """Versions, and the git revision where the package runs from a checkout.
+
+    Changes that count as uncommitted are those to the package: new records, say, decide nothing.
+    """
     names = ("forwardly", "torch", "numpy")
     return {
         "versions": {
@@ -19,7 +22,7 @@ def provenance() -> dict[str, Any]:
         },
         "revision": _git("rev-parse", "HEAD"),
         "uncommitted_changes": None
-        if (status := _git("status", "--porcelain")) is None
+        if (status := _git("status", "--porcelain", "--", ".")) is None
         else bool(status),
         "platform": platform.platform(),
     }

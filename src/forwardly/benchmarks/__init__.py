@@ -1,0 +1,1 @@
+"""The benchmark: what a training step costs beside the best alternative, as paired ratios."""

@@ -1,0 +1,95 @@
+"""The cases: which two are compared, and what the ratio must be and is hoped to be."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from forwardly.benchmarks import steps
+
+
+@dataclass(frozen=True)
+class Case:
+    """A comparison.
+
+    Attributes:
+        name: on the command line.
+        what: in a line.
+        over: the subject, or group of subjects, whose time is divided,
+        under: by the time of this one.
+        must: the goal.
+        hope: a better one.
+        lower: whether a smaller ratio is better.
+        make: builds the subjects.
+    """
+
+    name: str
+    what: str
+    over: str
+    under: str
+    must: float
+    hope: float | None
+    lower: bool
+    make: Callable[[], steps.Subjects]
+
+
+def _processors() -> int:
+    return min(2, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
+
+
+_CIFAR, _MNIST = (3072, 1024, 10), (784, 1024, 10)
+_DEEP = (3072, 1024, 1024, 1024, 1024, 10)
+
+CASES: tuple[Case, ...] = (
+    Case(
+        *("fc-cifar10", "PEPITA step / backprop step, 3072-1024-10, batch 64"),
+        *("pepita", "backprop", 1.05, 0.85, True, lambda: steps.dense(_CIFAR, 64)),
+    ),
+    Case(
+        *("fc-mnist", "PEPITA step / backprop step, 784-1024-10, batch 64"),
+        *("pepita", "backprop", 1.05, 0.85, True, lambda: steps.dense(_MNIST, 64)),
+    ),
+    Case(
+        *("fc-deep", "PEPITA step / backprop step, 3072-1024×4-10, batch 64"),
+        *("pepita", "backprop", 1.0, 0.85, True, lambda: steps.dense(_DEEP, 64)),
+    ),
+    Case(
+        *("conv", "PEPITA step / backprop step, 32@5×5 on 3×32×32, batch 50"),
+        *("pepita", "backprop", 1.35, 1.0, True, steps.convolutional),
+    ),
+    Case(
+        *("as-published", "PEPITA as published / ours, 3072-1024-10, batch 64"),
+        *("as published", "pepita", 2.5, 4.0, False, lambda: steps.as_published(_CIFAR, 64)),
+    ),
+    Case(
+        *("limit", "the two large products alone / PEPITA step, 3072-1024-10, batch 64"),
+        *("products", "pepita", 0.55, 0.8, False, lambda: steps.limit(_CIFAR, 64)),
+    ),
+    Case(
+        *("teacher-student", "the blog's loop in NumPy / ours, float64, MAE every epoch"),
+        *("literal NumPy", "pepita", 2.5, 7.0, False, lambda: steps.teacher_student("float64")),
+    ),
+    Case(
+        *("teacher-student-f32", "the blog's loop in NumPy (float64) / ours in float32"),
+        *("literal NumPy", "pepita", 5.0, 12.0, False, lambda: steps.teacher_student("float32")),
+    ),
+    Case(
+        *("online-small", "one sample a step, 16-8-1: the eager rule / compiled"),
+        *("eager", "pepita", 50.0, None, False, lambda: steps.online((16, 8, 1), 100)),
+    ),
+    Case(
+        *("online-mnist", "one sample a step, 784-256-10: the eager rule / compiled"),
+        *("eager", "pepita", 3.0, None, False, lambda: steps.online((784, 256, 10), 100)),
+    ),
+    Case(
+        *("seeds", "32 seeds of teacher–student, one after another / on two processors"),
+        *("one after another", "together", 1.8, None, False),
+        lambda: steps.seeds(32, _processors()),
+    ),
+    Case(
+        *("mem-pepita", "MemPEPITA step / PEPITA step, 32 hidden layers of 512, batch 512"),
+        *("mem-pepita", "pepita", 1.5, None, True, steps.deep),
+    ),
+)
+"""In the order in which they run."""

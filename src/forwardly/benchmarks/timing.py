@@ -1,0 +1,113 @@
+"""Paired timing: alternatives run in turn, in short bursts, so that a drifting machine hits all.
+
+A burst is many calls, as training is: one call after another's would find its weights out of the
+cache. What is compared is the ratio of two bursts of the same round; single times say nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats  # pyright: ignore[reportMissingTypeStubs]
+
+Subject = Callable[[], object]
+
+WIDEST = 0.2
+"""The widest spread (quartiles' distance over the median) of which anything is concluded."""
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Of two subjects' times.
+
+    Attributes:
+        median: over rounds.
+        low: lower end of the median's 95 % confidence interval.
+        high: upper end.
+        spread: distance of the quartiles, over the median.
+    """
+
+    median: float
+    low: float
+    high: float
+    spread: float
+
+
+def paired(
+    subjects: Mapping[str, Subject],
+    *,
+    rounds: int,
+    burst: float = 0.1,
+    on_round: Callable[[], None] = lambda: None,
+) -> dict[str, NDArray[np.float64]]:
+    """Seconds a call of each subject in each round, (rounds,); the warm-up is left out.
+
+    Args:
+        subjects: what to time, by name.
+        rounds: how often each is timed; in every other round in the reverse order.
+        burst: seconds that one subject runs in a round, at least one call.
+        on_round: called after each round.
+    """
+    calls = {name: max(1, round(burst / _warm_up(one))) for name, one in subjects.items()}
+    seconds = {name: np.empty(rounds) for name in subjects}
+    for i in range(rounds):
+        for name in list(subjects)[:: 1 if i % 2 == 0 else -1]:
+            one = subjects[name]
+            began = time.perf_counter()
+            for _ in range(calls[name]):
+                one()
+            seconds[name][i] = (time.perf_counter() - began) / calls[name]
+        on_round()
+    return seconds
+
+
+def ratio(over: NDArray[np.float64], under: NDArray[np.float64]) -> Ratio:
+    """``over`` / ``under``, round by round."""
+    ratios = over / under
+    interval = stats.quantile_test(ratios, p=0.5).confidence_interval(0.95)  # pyright: ignore
+    low, middle, high = (float(value) for value in np.quantile(ratios, (0.25, 0.5, 0.75)))
+    ends = (float(interval.low), float(interval.high))  # pyright: ignore
+    # Of few rounds there is no such interval; then the extremes.
+    ends = tuple(
+        float(other) if not np.isfinite(end) else end
+        for end, other in zip(ends, (ratios.min(), ratios.max()), strict=True)
+    )
+    return Ratio(middle, ends[0], ends[1], (high - low) / middle)
+
+
+def fastest(seconds: Mapping[str, NDArray[np.float64]], group: str) -> str:
+    """The subject with the least median of those whose name is ``group``, or begins so."""
+    names = [name for name in seconds if name == group or name.startswith(f"{group}, ")]
+    return min(names, key=lambda name: float(np.median(seconds[name])))
+
+
+def verdict(found: Ratio, must: float, hope: float | None, *, lower: bool) -> str:
+    """ "hope", "must", "missed", or "undecided" where the spread or the interval is too wide."""
+    if found.spread > WIDEST:
+        return "undecided"
+    worst, best = (found.high, found.low) if lower else (found.low, found.high)
+
+    def reaches(value: float, goal: float) -> bool:
+        return value <= goal if lower else value >= goal
+
+    if hope is not None and reaches(worst, hope):
+        return "hope"
+    if reaches(worst, must):
+        return "must"
+    return "undecided" if reaches(best, must) else "missed"
+
+
+def _warm_up(one: Subject) -> float:
+    """Seconds a call, after some that are not counted."""
+    for _ in range(3):
+        one()
+    began = time.perf_counter()
+    count = 0
+    while count < 1 or time.perf_counter() - began < 0.03:
+        one()
+        count += 1
+    return (time.perf_counter() - began) / count

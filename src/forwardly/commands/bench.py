@@ -1,0 +1,190 @@
+"""``forwardly bench``: what a training step costs beside the best alternative."""
+
+from __future__ import annotations
+
+import gc
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from forwardly.benchmarks import memory, scaling, steps
+from forwardly.benchmarks.cases import CASES, Case
+from forwardly.benchmarks.timing import fastest, paired, ratio, verdict
+from forwardly.commands.console import INTERRUPTED, Several, bars
+from forwardly.errors import UsageError
+from forwardly.experiments.results import new_folder
+from forwardly.files import write
+from forwardly.provenance import provenance
+
+_SCALING = "scaling"
+
+
+def bench(
+    *,
+    cases: Several[str] = (),
+    quick: bool = False,
+    threads: int | None = None,
+    out: Path | None = None,
+) -> int:
+    """Time training steps against the fastest alternative, in turn, as ratios.
+
+    Leave the machine alone meanwhile: where the spread is too wide, nothing is concluded.
+
+    Parameters
+    ----------
+    cases
+        Which to run, separated by spaces (default: all, and how time grows, "scaling").
+    quick
+        Fewer and shorter rounds: a look, not a record.
+    threads
+        Processor threads of torch (default: all).
+    out
+        Folder to write bench.json and scaling.png to; it must not hold anything yet (default:
+        runs/bench/TIME).
+    """
+    known = [*(case.name for case in CASES), _SCALING]
+    unknown = [name for name in cases if name not in known]
+    if unknown:
+        raise UsageError(f"unknown case {unknown[0]!r}; the cases are {', '.join(known)}")
+    if threads is not None and threads < 1:
+        raise UsageError(f"threads must be at least 1; given {threads}")
+    if threads is not None:
+        torch.set_num_threads(threads)
+    chosen = [case for case in CASES if not cases or case.name in cases]
+    folder = new_folder(out, "bench")
+    (folder / "config.json").unlink(missing_ok=True)
+    content: dict[str, Any] = {
+        "experiment": "bench",
+        "quick": quick,
+        "threads": torch.get_num_threads(),
+        "processor": _processor(),
+        **provenance(),
+        "cases": {},
+    }
+    console = Console()
+    console.print(f"{content['processor']}, {content['threads']} threads", highlight=False)
+    rounds, burst = (5, 0.05) if quick else (21, 0.2)
+    code = 0
+    try:
+        with bars(console) as progress:
+            for case in chosen:
+                task = progress.add_task(case.name, total=rounds)
+                content["cases"][case.name] = _measured(
+                    case, rounds, burst, lambda task=task: progress.advance(task)
+                )
+                _write(folder, content)
+            if not cases or _SCALING in cases:
+                total = sum(3 if quick else len(values) for values in scaling.AXES.values())
+                task = progress.add_task(_SCALING, total=total)
+                found = list(scaling.points(quick, lambda: progress.advance(task)))
+                content[_SCALING] = [point._asdict() for point in found]
+                _write(folder, content)
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    _report(content, console)
+    if _SCALING in content:
+        from forwardly import plots  # matplotlib is slow to import, and only needed here
+
+        plots.save(plots.scaling_figure(content[_SCALING]), folder / "scaling.png")
+        console.print(str(folder / "scaling.png"), soft_wrap=True, highlight=False)
+    console.print(str(folder / "bench.json"), soft_wrap=True, highlight=False)
+    return code
+
+
+def _measured(case: Case, rounds: int, burst: float, on_round: Any) -> dict[str, Any]:
+    subjects = case.make()
+    used = {
+        name: {
+            "activation_bytes": memory.activation_bytes(one),
+            "process_bytes": memory.process_bytes(one),
+        }
+        for name, one in subjects.items()
+        if isinstance(one, steps.Step)
+    }
+    gc.collect()
+    seconds = paired(subjects, rounds=rounds, burst=burst, on_round=on_round)
+    over, under = fastest(seconds, case.over), fastest(seconds, case.under)
+    found = ratio(seconds[over], seconds[under])
+    return {
+        "what": case.what,
+        "over": over,
+        "under": under,
+        "ratio": asdict(found),
+        "must": case.must,
+        "hope": case.hope,
+        "lower": case.lower,
+        "verdict": verdict(found, case.must, case.hope, lower=case.lower),
+        "median_seconds": {name: float(np.median(one)) for name, one in seconds.items()},
+        "rounds": rounds,
+        "memory": used,
+    }
+
+
+def _report(content: dict[str, Any], console: Console) -> None:
+    table = Table()
+    table.add_column("case", no_wrap=True)
+    table.add_column("which times")
+    for heading in ("ratio", "95 % interval", "must", "hope"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("")
+    for name, case in content["cases"].items():
+        found, sign = case["ratio"], "≤" if case["lower"] else "≥"
+        hope = "" if case["hope"] is None else f"{sign} {case['hope']:g}"
+        interval = f"{found['low']:.2f} … {found['high']:.2f}"
+        said = {"hope": "reached", "must": "met", "missed": "missed"}.get(case["verdict"])
+        table.add_row(
+            name,
+            case["what"],
+            f"{found['median']:.2f}",
+            interval,
+            f"{sign} {case['must']:g}",
+            hope,
+            said or "undecided",
+        )
+    console.print(table)
+    if any(case["verdict"] == "undecided" for case in content["cases"].values()):
+        console.print(
+            "Undecided: the times spread too widely, or the interval has the goal in it. Run it "
+            "again on an idle machine.",
+            style="yellow",
+        )
+    for axis, one in _slopes(content.get(_SCALING, [])).items():
+        parts = ", ".join(f"{name} {a:.2f} (arithmetic {b:.2f})" for name, (a, b) in one.items())
+        console.print(f"time a sample grows with {axis}^: {parts}", highlight=False)
+
+
+def _slopes(points: Sequence[dict[str, Any]]) -> dict[str, dict[str, tuple[float, float]]]:
+    """Measured and arithmetic exponents, by axis and subject."""
+    slopes: dict[str, dict[str, tuple[float, float]]] = {}
+    for axis in dict.fromkeys(point["axis"] for point in points):
+        own = [point for point in points if point["axis"] == axis]
+        values = [point["value"] for point in own]
+        slopes[axis] = {
+            name: (
+                scaling.slope(values, [point["seconds"][name] for point in own]),
+                scaling.slope(values, [point["macs"][name] for point in own]),
+            )
+            for name in own[0]["seconds"]
+        }
+    return slopes
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _write(folder: Path, content: dict[str, Any]) -> None:
+    write(folder / "bench.json", json.dumps(content, indent=2) + "\n")

@@ -1,0 +1,153 @@
+"""The benchmark's arithmetic and command; no test asserts a time."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import forwardly as fw
+from forwardly import plots
+from forwardly.benchmarks import memory, scaling, steps
+from forwardly.benchmarks.cases import CASES
+from forwardly.benchmarks.timing import Ratio, fastest, paired, ratio, verdict
+from forwardly.commands.bench import bench
+from forwardly.errors import UsageError
+
+
+def test_ratio_is_of_rounds_not_of_medians() -> None:
+    """A machine that slows down for both leaves the ratio as it is."""
+    drift = np.linspace(1, 5, 21)
+    found = ratio(3 * drift, drift)
+    assert found.median == pytest.approx(3)
+    assert (found.low, found.high) == pytest.approx((3, 3))
+    assert found.spread == pytest.approx(0, abs=1e-12)
+
+
+def test_intervals_hold_the_median() -> None:
+    numbers = np.random.default_rng(0)
+    over = 2 + 0.1 * numbers.standard_normal(101)
+    found = ratio(over, np.ones(101))
+    assert found.low < np.median(over) < found.high
+    assert found.high - found.low < 0.1
+    few = ratio(np.array([1.0, 2.0, 4.0]), np.ones(3))
+    assert (few.low, few.high) == (1, 4)
+
+
+@pytest.mark.parametrize(
+    ("found", "lower", "expected"),
+    [
+        (Ratio(0.8, 0.78, 0.82, 0.02), True, "hope"),
+        (Ratio(0.9, 0.88, 0.92, 0.02), True, "must"),
+        (Ratio(1.2, 1.15, 1.25, 0.02), True, "missed"),
+        (Ratio(1.0, 0.95, 1.05, 0.02), True, "undecided"),
+        (Ratio(0.8, 0.78, 0.82, 0.5), True, "undecided"),
+        (Ratio(0.9, 0.86, 0.95, 0.02), False, "missed"),
+        (Ratio(0.98, 0.94, 1.02, 0.02), False, "undecided"),
+        (Ratio(1.2, 1.15, 1.25, 0.02), False, "hope"),
+        (Ratio(0.5, 0.4, 0.6, 0.02), False, "missed"),
+    ],
+)
+def test_verdicts(found: Ratio, lower: bool, expected: str) -> None:
+    must, hope = 1.0, (0.85 if lower else 1.1)
+    assert verdict(found, must, hope, lower=lower) == expected
+
+
+def test_the_fastest_of_a_group_is_compared() -> None:
+    seconds = {
+        "backprop, a": np.array([2.0]),
+        "backprop, b": np.array([1.0]),
+        "other": np.array([0.1]),
+    }
+    assert fastest(seconds, "backprop") == "backprop, b"
+    assert fastest(seconds, "other") == "other"
+
+
+def test_subjects_take_turns() -> None:
+    calls: list[str] = []
+
+    def subject(name: str) -> object:
+        def run() -> None:
+            calls.append(name)
+            time.sleep(0.01)
+
+        return run
+
+    found = paired({"a": subject("a"), "b": subject("b")}, rounds=4, burst=0.001)  # type: ignore
+    assert {name: len(one) for name, one in found.items()} == {"a": 4, "b": 4}
+    assert calls[-8:] == ["a", "b", "b", "a", "a", "b", "b", "a"]
+
+
+@pytest.mark.parametrize("momentum_steps", [1, 4])
+def test_the_authors_way_is_pepitas_step(momentum_steps: int) -> None:
+    """The transcript that ours is timed against ends at the same weights."""
+    published = steps.Published((12, 9, 4), 6)
+    model = steps.network((12, 9, 4))
+    with torch.no_grad():
+        for parameter, w in zip(model.parameters(), published.W, strict=True):
+            parameter.copy_(w)
+    rule = fw.PEPITA(model, nn.CrossEntropyLoss(), projection=published.F, output_error="first")
+    optimizer = torch.optim.SGD(model.parameters(), lr=published.rate, momentum=0.9)
+    for _ in range(momentum_steps):
+        published()
+        optimizer.zero_grad()
+        rule.accumulate(published.x, published.target)
+        optimizer.step()
+    for parameter, w in zip(model.parameters(), published.W, strict=True):
+        torch.testing.assert_close(parameter.detach(), w)
+
+
+def test_memory_is_measured() -> None:
+    data = steps.batch_of((64,), 10, 32)
+    step = steps.backprop_step(steps.network((64, 48, 10)), data)
+    used = memory.activation_bytes(step)
+    assert 32 * 48 * 4 <= used < 100 * 32 * 48 * 4
+    grown = memory.process_bytes(step)
+    assert grown is None or grown >= 0
+
+
+def test_slopes() -> None:
+    assert scaling.slope((1, 2, 4, 8), [1.0, 4.0, 16.0, 64.0]) == pytest.approx(2)
+
+
+def test_cases_have_what_they_compare() -> None:
+    assert len({case.name for case in CASES}) == len(CASES) == 12
+    for case in CASES:
+        if case.hope is not None:
+            assert (case.hope < case.must) == case.lower
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench(cases=("online-small",), quick=True, out=tmp_path / "b", threads=1) == 0
+    content = json.loads((tmp_path / "b" / "bench.json").read_text())
+    assert content["threads"] == 1
+    case = content["cases"]["online-small"]
+    assert (case["over"], case["under"]) == ("eager", "pepita")
+    assert case["ratio"]["low"] <= case["ratio"]["median"] <= case["ratio"]["high"]
+    assert "online-small" in capsys.readouterr().out
+    with pytest.raises(UsageError, match="unknown case 'fast'; the cases are fc-cifar10, "):
+        bench(cases=("fast",))
+    with pytest.raises(UsageError, match="threads must be at least 1; given 0"):
+        bench(threads=0)
+    with pytest.raises(UsageError, match="nothing is overwritten"):
+        bench(cases=("online-small",), out=tmp_path / "b")
+
+
+def test_the_figure_of_growth(tmp_path: Path) -> None:
+    points = [
+        {
+            "axis": axis,
+            "value": value,
+            "seconds": {"pepita": 1e-6 * value, "backprop": 2e-6 * value},
+            "macs": {"pepita": 10 * value, "backprop": 20 * value},
+        }
+        for axis in ("width", "batch")
+        for value in (1, 2, 4)
+    ]
+    plots.save(plots.scaling_figure(points), tmp_path / "scaling.png")
+    assert (tmp_path / "scaling.png").stat().st_size > 5000
