@@ -126,8 +126,8 @@ def test_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
 
 def test_mistakes_show_no_traceback(tmp_path: Path) -> None:
     for arguments, message in {
-        "teach": 'error: Unknown command "teach". Available commands: '
-        "teacher-student, train, reproduce, report, compare, audit, rules, cite.",
+        "teach": 'error: unknown command "teach"; the commands are '
+        "teacher-student, train, reproduce, report, compare, audit, bench, rules, cite.",
         "teacher-student --epochs 0": "error: epochs must be at least 1; given 0",
     }.items():
         done = run(*arguments.split(), cwd=tmp_path)

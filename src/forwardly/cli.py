@@ -55,6 +55,10 @@ def main() -> None:
         if isinstance(mistake, cyclopts.UnknownOptionError):
             options = (argument.name for argument in mistake.argument_collection)
             message += f" The options are {', '.join(options)}."
+        elif isinstance(mistake, cyclopts.UnknownCommandError):
+            (given, *_) = mistake.unused_tokens or [""]
+            commands = (name for name in app if not name.startswith("-"))
+            message = f'error: unknown command "{given}"; the commands are {", ".join(commands)}.'
         console = Console(stderr=True)
         console.print(message, style="red", highlight=False, markup=False, soft_wrap=True)
         sys.exit(2)
