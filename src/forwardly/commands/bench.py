@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from forwardly.benchmarks import memory, scaling, steps
@@ -129,25 +130,20 @@ def _measured(case: Case, rounds: int, burst: float, on_round: Any) -> dict[str,
 
 
 def _report(content: dict[str, Any], console: Console) -> None:
-    table = Table()
-    table.add_column("case", no_wrap=True)
-    table.add_column("which times")
-    for heading in ("ratio", "95 % interval", "must", "hope"):
+    table = Table(show_lines=True)
+    table.add_column("case")
+    for heading in ("ratio", "95 % interval", "must", "hope", ""):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("")
     for name, case in content["cases"].items():
         found, sign = case["ratio"], "≤" if case["lower"] else "≥"
-        hope = "" if case["hope"] is None else f"{sign} {case['hope']:g}"
-        interval = f"{found['low']:.2f} … {found['high']:.2f}"
-        said = {"hope": "reached", "must": "met", "missed": "missed"}.get(case["verdict"])
+        said = {"hope": "reached", "must": "met"}.get(case["verdict"], case["verdict"])
         table.add_row(
-            name,
-            case["what"],
+            f"[bold]{name}[/bold]: {escape(case['what'])}",
             f"{found['median']:.2f}",
-            interval,
+            f"{found['low']:.2f} … {found['high']:.2f}",
             f"{sign} {case['must']:g}",
-            hope,
-            said or "undecided",
+            "" if case["hope"] is None else f"{sign} {case['hope']:g}",
+            said,
         )
     console.print(table)
     if any(case["verdict"] == "undecided" for case in content["cases"].values()):
