@@ -38,6 +38,7 @@ def parts(document: Path) -> dict[str, str]:
             "teacher-student": teacher_student(),
             "audit": audit(),
             "table-1": table_1(),
+            "bench": bench(),
             "rules": rules(),
         }
     if document == RESULTS:
@@ -114,6 +115,21 @@ def table_1() -> str:
     counts = [len(line.accuracies) for c in found.values() for line in c.recorded]
     seeds = f"{min(counts)} to {max(counts)}" if min(counts) < max(counts) else f"{min(counts)}"
     return "\n".join(lines) + f"\n\nSeeds of ours: {seeds}; published: ten.\n"
+
+
+def bench() -> str:
+    """What steps cost, as ratios, beside the goals."""
+    content = json.loads((ALL_RECORDS / "bench" / "bench.json").read_text())
+    lines = ["| time of … / time of … | ratio, 95 % interval | goal | |", "|---|---|---|---|"]
+    for case in content["cases"].values():
+        found, sign = case["ratio"], "≤" if case["lower"] else "≥"
+        said = {"hope": "met", "must": "met"}.get(case["verdict"], f"**{case['verdict']}**")
+        lines.append(
+            f"| {case['what']} | {found['median']:.2f} [{found['low']:.2f}, {found['high']:.2f}] "
+            f"| {sign} {case['must']:g} | {said} |"
+        )
+    machine = f"{content['processor']}, {content['threads']} threads"
+    return "\n".join(lines) + f"\n\nOn {machine}, torch {content['versions']['torch']}.\n"
 
 
 def results() -> str:

@@ -154,9 +154,15 @@ def scaling_figure(points: Sequence[Mapping[str, Any]]) -> Figure:
             scaled = [micros[-1] * one / macs[-1] for one in macs]
             panel.loglog(values, micros, "o-", color=colour, label=subject, markersize=4)
             panel.loglog(values, scaled, ":", color=colour)
+        panel.set_xticks(values, [f"{value:,}" for value in values], rotation=45)
+        panel.xaxis.set_minor_formatter(NullFormatter())
+        panel.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.0f}"))
+        panel.yaxis.set_minor_formatter(NullFormatter())
         panel.set_xlabel(name)
         panel.grid(alpha=0.3)
-    panels[0].set_ylabel("µs a sample (dotted: as its products grow)")
+    panels[0].set_ylabel("µs a sample")
+    panels[-1].plot([], [], ":", color="black", label="as its products grow")
+    panels[-1].legend(frameon=False)
     panels[0].legend(frameon=False)
     return figure
 
