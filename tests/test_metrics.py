@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -215,7 +216,7 @@ def test_accuracy() -> None:
     assert math.isnan(accuracy.compute())
 
 
-def _mirrored(sign: int, **options: float) -> tuple[fw.PEPITA, feedback.Mirror]:
+def _mirrored(sign: int, **options: Any) -> tuple[fw.PEPITA, feedback.Mirror]:
     torch.manual_seed(0)
     model = nn.Sequential(*dense(12, 10, 8, 5)).double()
     generator = torch.Generator().manual_seed(1)
@@ -260,6 +261,28 @@ def test_decay_alone_shrinks_the_factors() -> None:
     before = rule.F.clone()
     mirror.step()
     torch.testing.assert_close(rule.F, 0.9**3 * before)
+
+
+def test_factors_may_keep_their_length() -> None:
+    """Then mirroring turns F as it would, but never lets it grow; also when it is resumed."""
+    options: dict[str, Any] = {"learning_rate": 0.5, "decay": 0.01, "noise": 1.0}
+    rule, mirror = _mirrored(-1, **options, keep_norm=True)
+    free, other = _mirrored(-1, **options)
+    lengths = [float(rule.get_buffer(f"F_{l}").norm()) for l in (1, 2, 3)]
+    mirror.step()
+    other.step()
+    for l, length in enumerate(lengths, 1):
+        ours, theirs = (one.get_buffer(f"F_{l}") for one in (rule, free))
+        torch.testing.assert_close(ours / ours.norm(), theirs / theirs.norm())
+        assert float(theirs.norm()) > 1.01 * length
+    resumed = feedback.Mirror(rule, **options, keep_norm=True, generator=torch.Generator())
+    rule.get_buffer("F_1").mul_(3)  # as another state of the buffers would be
+    resumed.load_state_dict(mirror.state_dict())
+    for _ in range(300):
+        resumed.step()
+    found = [float(rule.get_buffer(f"F_{l}").norm()) for l in (1, 2, 3)]
+    assert found == pytest.approx(lengths)
+    assert metrics.feedback_angle(rule) < 30
 
 
 def test_what_cannot_be_mirrored() -> None:

@@ -123,12 +123,17 @@ class Mirror:
     Deviations: the papers' responses pass the layer's nonlinearity; here they are the synapse's
     alone, without bias, for which the expectation above is exact.
 
+    With ``keep_norm`` each factor keeps the length that it has when the mirror is made, so that
+    only its direction is learned. Without it, F grows as weights do, weights grow as F does, and
+    training may diverge.
+
     Args:
         rule: one whose F is factored, ``projection=feedback.product()``, on linear layers.
         learning_rate: η.
         decay: λ, of each step.
         noise: σ, the standard deviation of the noise.
         samples: noise vectors a step.
+        keep_norm: whether factors keep their length.
         generator: where the noise is drawn from; torch's global generator if None.
 
     Raises:
@@ -144,6 +149,7 @@ class Mirror:
         decay: float = 1e-4,
         noise: float = 0.1,
         samples: int = 64,
+        keep_norm: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
         if "F_1" not in dict(rule.named_buffers()):
@@ -167,15 +173,26 @@ class Mirror:
         self.noise = noise
         self.samples = samples
         self._generator = generator
+        self._norms: Tensor | None = None
+        if keep_norm:
+            layers = range(1, len(rule.network.stages) + 1)
+            self._norms = torch.stack([_length(rule.get_buffer(f"F_{l}")) for l in layers])
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The state of the generator, if it has its own; the factors are the rule's buffers."""
-        return {} if self._generator is None else {"generator": self._generator.get_state()}
+        """The generator, if it has its own, and kept lengths; factors are the rule's buffers."""
+        state: dict[str, Tensor] = {}
+        if self._generator is not None:
+            state["generator"] = self._generator.get_state()
+        if self._norms is not None:
+            state["norms"] = self._norms
+        return state
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Continue from ``state_dict``."""
         if self._generator is not None:
             self._generator.set_state(state["generator"])
+        if self._norms is not None:
+            self._norms = state["norms"].to(self._norms)
 
     @torch.no_grad()
     def step(self) -> None:
@@ -195,5 +212,11 @@ class Mirror:
             towards = xi.T @ (xi @ W.T) / (self.samples - 1)  # unbiased, with the mean removed
             sign = first_sign if l == 1 else 1
             factor += self.learning_rate * sign * towards - self.decay * factor
+            if self._norms is not None:
+                factor *= self._norms[l - 1].to(factor) / _length(factor)
             factors.append(factor)
         self.rule.get_buffer("F").copy_(chain(factors))
+
+
+def _length(factor: Tensor) -> Tensor:
+    return factor.square().sum().sqrt()

@@ -135,6 +135,10 @@ def network_figure(drawings: Sequence[Drawing], *, title: str = "") -> Figure:
     return figure
 
 
+def _whole(value: float, _position: int | None) -> str:
+    return f"{value:,.0f}"
+
+
 def scaling_figure(points: Sequence[Mapping[str, Any]]) -> Figure:
     """Time a sample over width, depth and batch, both axes logarithmic; dotted, the arithmetic's.
 
@@ -156,7 +160,7 @@ def scaling_figure(points: Sequence[Mapping[str, Any]]) -> Figure:
             panel.loglog(values, scaled, ":", color=colour)
         panel.set_xticks(values, [f"{value:,}" for value in values], rotation=45)
         panel.xaxis.set_minor_formatter(NullFormatter())
-        panel.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.0f}"))
+        panel.yaxis.set_major_formatter(FuncFormatter(_whole))
         panel.yaxis.set_minor_formatter(NullFormatter())
         panel.set_xlabel(name)
         panel.grid(alpha=0.3)

@@ -35,6 +35,7 @@ class Mirroring:
     decay: float
     noise: float = 0.1
     every: int = 8
+    keep_norm: bool = False
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,12 @@ def prepare(recipe: Recipe, seed: int, data_root: Path | None = None) -> Prepare
         if recipe.mirroring is not None:
             m = recipe.mirroring
             mirror = feedback.Mirror(
-                rule, learning_rate=m.learning_rate, decay=m.decay, noise=m.noise, generator=noise
+                rule,
+                learning_rate=m.learning_rate,
+                decay=m.decay,
+                noise=m.noise,
+                keep_norm=m.keep_norm,
+                generator=noise,
             )
     except (TypeError, ValueError) as mistake:
         raise UsageError(f"{recipe.rule} on {recipe.data}: {mistake}") from None
