@@ -94,7 +94,7 @@ def timetable(report: AuditReport) -> Timetable:
     rows: list[tuple[float, str]] = []
     for place, (layer, times) in enumerate(locking.layers.items()):
         y = _TOP + (place + 0.5) * _ROW
-        rows.append((y, f"{layer}  {report.layers[layer]}"))
+        rows.append((y, f"layer {layer}"))
         for number, step in enumerate(dict.fromkeys(times.activities)):
             kind = "clean" if number == 0 else "modulated"
             marks.append(Mark(kind, x(step), y - 7, f"layer {layer}: {kind} pass, step {step}"))

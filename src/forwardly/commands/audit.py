@@ -15,7 +15,7 @@ from torch import nn
 from forwardly import files, models
 from forwardly.audit import AuditReport, checkpointed_backprop
 from forwardly.audit import audit as measure
-from forwardly.audit.page import answers, render
+from forwardly.audit.page import render
 from forwardly.commands.console import Several, bars
 from forwardly.errors import UsageError, check_rules
 from forwardly.experiments import results
@@ -115,11 +115,25 @@ def _model(kind: str, hidden: tuple[int, ...], generator: torch.Generator) -> nn
 
 
 def _show(reports: dict[str, AuditReport], console: Console) -> None:
-    table = Table("rule", "weight transport", "locality", "frozen activity", "update locking")
-    for heading in ("MACs / forward", "peak kB"):
-        table.add_column(heading, justify="right")
+    """One line a rule; the page has the answers in full, and the evidence."""
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    for heading in ("rule", "weight\ntransport", "updates", "activity"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("layer 1\nwaits", "MACs", "kB"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for name, report in reports.items():
-        costs = report.costs
-        ratio = f"{costs.macs / costs.forward_macs:.2f}"
-        table.add_row(name, *answers(report).values(), ratio, f"{costs.peak_bytes / 1000:.1f}")
+        a, costs = report.answers, report.costs
+        first = a.locking.layers[min(a.locking.layers)].update
+        table.add_row(
+            name,
+            {"none": "no", "full": "yes"}.get(a.transport.answer, a.transport.answer),
+            a.locality.answer,
+            {"no hidden updates": "–"}.get(a.frozen.answer, a.frozen.answer),
+            "–" if first is None else f"{first} of {a.locking.total}",
+            f"{costs.macs / costs.forward_macs:.2f}×",
+            f"{costs.peak_bytes / 1000:.1f}",
+        )
     console.print(table)
+    console.print(
+        "Layer 1 waits for synaptic steps. MACs in forward passes. kB: the most alive at a time."
+    )
