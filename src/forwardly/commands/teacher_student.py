@@ -71,8 +71,7 @@ def teacher_student(
         An .npz file to start from, with x_train, y_train, x_val, y_val, w1, w2 and F, samples in
         rows; such as the arrays.npz of an earlier run.
     threads
-        Processor threads (default: 1 for fewer than 4 seeds, as tiny products get slower with
-        more, else all).
+        Processor threads (default: all; one seed needs no more than one).
     """
     if threads is not None and threads < 1:
         raise UsageError(f"threads must be at least 1; given {threads}")
