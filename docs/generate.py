@@ -120,7 +120,7 @@ def table_1() -> str:
 def bench() -> str:
     """What steps cost, as ratios, beside the goals."""
     content = json.loads((ALL_RECORDS / "bench" / "bench.json").read_text())
-    lines = ["| time of … / time of … | ratio, 95 % interval | goal | |", "|---|---|---|---|"]
+    lines = ["| … / … | ratio, 95 % interval | goal | |", "|---|---|---|---|"]
     for case in content["cases"].values():
         found, sign = case["ratio"], "≤" if case["lower"] else "≥"
         said = {"hope": "met", "must": "met"}.get(case["verdict"], f"**{case['verdict']}**")

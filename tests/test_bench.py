@@ -116,7 +116,7 @@ def test_slopes() -> None:
 
 
 def test_cases_have_what_they_compare() -> None:
-    assert len({case.name for case in CASES}) == len(CASES) == 12
+    assert len({case.name for case in CASES}) == len(CASES) == 13
     for case in CASES:
         if case.hope is not None:
             assert (case.hope < case.must) == case.lower
@@ -136,6 +136,15 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         bench(threads=0)
     with pytest.raises(UsageError, match="nothing is overwritten"):
         bench(cases=("online-small",), out=tmp_path / "b")
+
+
+def test_bytes_are_compared_too(tmp_path: Path) -> None:
+    """And these are not the machine's, so the goal can be asserted."""
+    assert bench(cases=("mem-pepita-bytes",), quick=True, out=tmp_path / "b") == 0
+    case = json.loads((tmp_path / "b" / "bench.json").read_text())["cases"]["mem-pepita-bytes"]
+    used = {name: one["activation_bytes"] for name, one in case["memory"].items()}
+    assert case["ratio"]["median"] == used["mem-pepita"] / used["backprop"] <= 0.15
+    assert case["verdict"] == "must"
 
 
 def test_the_figure_of_growth(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from torch import nn
 from torch.optim.lr_scheduler import MultiStepLR
 
 import forwardly as fw
+from forwardly.audit.costs import peak_bytes
 from forwardly.fast import FAST
 from forwardly.rule import Rule
 
@@ -123,6 +124,32 @@ def test_fast_pepita_gives_the_same_credit() -> None:
                 credit = FAST[fw.PEPITA](rule, x, target, rule.network.step(rule.noise))
             assert credit.updates.keys() == expected.updates.keys()
             torch.testing.assert_close(credit.updates, expected.updates, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("make", [dense, convolutional, sequences])
+def test_fast_mem_pepita_gives_the_same_credit(make: Any) -> None:
+    rule, shape = build("mem-pepita", make)
+    x, target = torch.rand(6, *shape, dtype=torch.float64), torch.randint(4, (6,))
+    expected = rule(x, target)
+    with torch.no_grad():
+        credit = FAST[fw.MemPEPITA](rule, x, target, rule.network.step(rule.noise))
+    assert credit.updates.keys() == expected.updates.keys()
+    torch.testing.assert_close(credit, expected, rtol=1e-12, atol=1e-13)
+
+
+def test_fast_mem_pepita_holds_four_layers() -> None:
+    """And no more in a deeper network; backprop holds them all."""
+    n, units = 64, 256
+    peaks: list[int] = []
+    for depth in (8, 16):
+        layers = [module for _ in range(depth) for module in (nn.Linear(units, units), nn.ReLU())]
+        rule = fw.MemPEPITA(nn.Sequential(*layers, nn.Linear(units, 10)), nn.CrossEntropyLoss())
+        local = fw.LocalSGD(rule, 0.1, 0.9)
+        batch = torch.rand(n, units), torch.randint(10, (n,))
+        local.step(*batch)
+        peaks.append(peak_bytes(lambda local=local, batch=batch: [*local.step(*batch).updates]))
+    assert peaks[0] == peaks[1]
+    assert peaks[0] < 4.5 * n * units * 4
 
 
 def test_the_fast_path_saves_a_product_with_the_input() -> None:

@@ -197,19 +197,38 @@ class Step:
         """
         pre = a_0
         for stage in self._network.stages:
-            _check_presynaptic(stage, pre)
-            if first_z is None:
-                z = _call(Part(stage.name, stage.synapse), pre, parameters)
-            else:
-                z, first_z = first_z, None
-            following = stage.elementwise
-            if not keep_z and following and isinstance(following[0].module, nn.ReLU):
-                z, following = functional.relu_(z), following[1:]
-            h = self._through(following, z, parameters)
-            a = self._through(stage.reshaping, h, parameters)
-            yield Activity(pre, z, h, a)
-            pre = a if between is None else between(a)
-            del z, h, a
+            layer = self.through(stage, pre, parameters, z=first_z, keep_z=keep_z)
+            first_z = None
+            yield layer
+            pre = layer.a if between is None else between(layer.a)
+            del layer
+
+    def through(
+        self,
+        stage: Stage,
+        pre: Tensor,
+        parameters: Mapping[str, Tensor] | None = None,
+        *,
+        z: Tensor | None = None,
+        keep_z: bool = True,
+    ) -> Activity:
+        """One stage of a pass; see ``activities``.
+
+        Args:
+            stage: which.
+            pre: its presynaptic activity.
+            parameters: see ``activities``.
+            z: its pre-activation, where it is known already.
+            keep_z: see ``activities``.
+        """
+        _check_presynaptic(stage, pre)
+        if z is None:
+            z = _call(Part(stage.name, stage.synapse), pre, parameters)
+        following = stage.elementwise
+        if not keep_z and following and isinstance(following[0].module, nn.ReLU):
+            z, following = functional.relu_(z), following[1:]
+        h = self._through(following, z, parameters)
+        return Activity(pre, z, h, self._through(stage.reshaping, h, parameters))
 
     def uniform(self, which: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """Random numbers on [0, 1) of this step, for rules that need some of their own.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from forwardly.benchmarks import steps
 
@@ -22,6 +23,7 @@ class Case:
         hope: a better one.
         lower: whether a smaller ratio is better.
         make: builds the subjects.
+        of: whether times are compared, or the most bytes of activities alive at a time.
     """
 
     name: str
@@ -32,6 +34,7 @@ class Case:
     hope: float | None
     lower: bool
     make: Callable[[], steps.Subjects]
+    of: Literal["time", "bytes"] = "time"
 
 
 def _processors() -> int:
@@ -90,6 +93,10 @@ CASES: tuple[Case, ...] = (
     Case(
         *("mem-pepita", "MemPEPITA step / PEPITA step, 32 hidden layers of 512, batch 512"),
         *("mem-pepita", "pepita", 1.5, None, True, steps.deep),
+    ),
+    Case(
+        *("mem-pepita-bytes", "bytes of activities of MemPEPITA / of backprop, the same network"),
+        *("mem-pepita", "backprop", 0.15, None, True, steps.deep, "bytes"),
     ),
 )
 """In the order in which they run."""
