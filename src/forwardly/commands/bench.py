@@ -26,6 +26,7 @@ from forwardly.files import write
 from forwardly.provenance import provenance
 
 _SCALING = "scaling"
+_BUILDS = 3
 
 
 def bench(
@@ -72,7 +73,7 @@ def bench(
     }
     console = Console()
     console.print(f"{content['processor']}, {content['threads']} threads", highlight=False)
-    rounds, burst = (5, 0.05) if quick else (21, 0.2)
+    rounds, burst = (6, 0.05) if quick else (24, 0.2)
     code = 0
     try:
         with bars(console) as progress:
@@ -120,8 +121,13 @@ def _measured(case: Case, rounds: int, burst: float, on_round: Any) -> dict[str,
         for _ in range(rounds):
             on_round()
     else:
-        gc.collect()
-        seconds = paired(subjects, rounds=rounds, burst=burst, on_round=on_round)
+        parts: list[dict[str, Any]] = []
+        for build in range(_BUILDS):
+            if build:  # new memory: where it lies and how it is paged makes steps quick or slow
+                subjects = case.make()
+            gc.collect()
+            parts.append(paired(subjects, rounds=rounds // _BUILDS, burst=burst, on_round=on_round))
+        seconds = {name: np.concatenate([part[name] for part in parts]) for name in subjects}
         over, under = fastest(seconds, case.over), fastest(seconds, case.under)
         found = ratio(seconds[over], seconds[under])
     return {
