@@ -101,12 +101,12 @@ PEPITA: list[Mutant] = [
         "post.mean(positions) * len(post)",
     ),
     ("padding with zeros only", "network.py", "mode=mode)", 'mode="constant")'),
-    ("h taken before the norms", "network.py", "Activity(pre, z, h, a)", "Activity(pre, z, z, a)"),
+    ("h taken before the norms", "network.py", "Activity(pre, z, h, ", "Activity(pre, z, z, "),
     (
         "h taken after dropout only in a",
         "network.py",
-        "Activity(pre, z, h, a)",
-        "Activity(pre, z, z.relu(), a)",
+        "Activity(pre, z, h, ",
+        "Activity(pre, z, z.relu(), ",
     ),
     ("softmax forgotten", "losses.py", "return functional.softmax(output, dim=1)", "return output"),
     (

@@ -80,7 +80,7 @@ def test_missing_records(tmp_path: Path) -> None:
         records.read(place)
 
 
-ONLY_RECORDS = {"8c2f9e2", "dd74362"}
+ONLY_RECORDS = {"8c2f9e2", "dd74362", "c3962e1"}
 """Revisions of which the uncommitted changes were records alone, which counted then."""
 
 

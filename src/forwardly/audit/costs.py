@@ -107,19 +107,24 @@ def peak_bytes(step: Callable[[], list[Tensor]]) -> int:
             results = step()
     finally:
         gc.unfreeze()
-    kept = {id(result.untyped_storage()) for result in results}
+    kept = {storages.number(result) for result in results}
     changes = [size for key, size in storages.events if key not in kept]
     del results
     return max(accumulate(changes), default=0)
 
 
 class _Storages(TorchDispatchMode):
-    """Notes when a storage is made and when it is freed, as (identity, ± bytes)."""
+    """Notes when a storage is made and when it is freed, as (its number, ± bytes)."""
 
     def __init__(self) -> None:
         super().__init__()  # pyright: ignore[reportUnknownMemberType]
         self.events: list[tuple[int, int]] = []
-        self._living: set[int] = set()
+        self._made = 0
+        self._living: dict[int, int] = {}  # identity, which the next one may have again, → number
+
+    def number(self, tensor: Tensor) -> int | None:
+        """That of a tensor's storage; None if it was there before."""
+        return self._living.get(id(tensor.untyped_storage()))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         inputs = tree_leaves((args, kwargs))
@@ -135,14 +140,16 @@ class _Storages(TorchDispatchMode):
             key = id(storage)  # lives as long as the storage does
             if key in self._living or key in known:
                 continue
-            self._living.add(key)
-            self.events.append((key, storage.nbytes()))
-            weakref.finalize(storage, self._free, key, storage.nbytes())
+            self._made += 1
+            self._living[key] = self._made
+            self.events.append((self._made, storage.nbytes()))
+            weakref.finalize(storage, self._free, key, self._made, storage.nbytes())
         return result
 
-    def _free(self, key: int, size: int) -> None:
-        self._living.discard(key)
-        self.events.append((key, -size))
+    def _free(self, key: int, number: int, size: int) -> None:
+        if self._living.get(key) == number:
+            del self._living[key]
+        self.events.append((number, -size))
 
 
 def _blocks(rule: Rule) -> list[nn.Module]:
