@@ -87,6 +87,7 @@ def test_subjects_take_turns() -> None:
 def test_the_authors_way_is_pepitas_step(momentum_steps: int) -> None:
     """The transcript that ours is timed against ends at the same weights."""
     published = steps.Published((12, 9, 4), 6)
+    published.rate, published.F = 0.1, 10 * published.F  # so that every term shows
     model = steps.network((12, 9, 4))
     with torch.no_grad():
         for parameter, w in zip(model.parameters(), published.W, strict=True):

@@ -14,7 +14,7 @@ What is not known to keep indices apart is taken to mix them, and not to be the 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any, Literal, NamedTuple, cast
 
@@ -219,16 +219,21 @@ def _product(
 
 def _addend(flow: Flow, node: Node) -> None:
     """What addmm and its like add to a product, as by an addition of its own."""
-    added = [one for one in node.all_input_nodes if one not in factors(node) and one in flow.made]
-    for one in added:
-        sums = [flow.made[one], *([flow.made[node]] if node in flow.made else [])]
-        dims: list[Indices] = [_NONE] * _rank(node)
-        for made in sums:
-            for dim, indices in enumerate(reversed(made.dims)):
-                dims[-1 - dim] |= indices
-        chain = frozenset[int]().union(*(made.chain for made in sums))
-        exact = all(made.exact for made in sums)
-        _keep(flow, node, Made(tuple(dims), exact, node in flow.signals, chain))
+    multiplied = factors(node)
+    added = [one for one in node.all_input_nodes if one in flow.made and one not in multiplied]
+    if added:
+        product = [flow.made[node]] if node in flow.made else []
+        _keep(flow, node, _sum(flow, node, [*product, *(flow.made[one] for one in added)]))
+
+
+def _sum(flow: Flow, node: Node, made: Sequence[Made]) -> Made:
+    """Of terms that are broadcast: dimensions are counted from the last."""
+    dims: list[Indices] = [_NONE] * _rank(node)
+    for one in made:
+        for dim, indices in enumerate(reversed(one.dims)):
+            dims[-1 - dim] |= indices
+    chain = frozenset[int]().union(*(one.chain for one in made))
+    return Made(tuple(dims), all(one.exact for one in made), node in flow.signals, chain)
 
 
 def _product_dims(
@@ -320,25 +325,15 @@ def _reduction(flow: Flow, node: Node) -> None:
 
 
 def _elementwise(flow: Flow, node: Node) -> None:
-    """Broadcasting: dimensions are counted from the last."""
-    rank = _rank(node)
-    dims: list[Indices] = [_NONE] * rank
-    exact, signal = True, node in flow.signals
-    chain = frozenset[int]()
-    made_inputs = [one for one in node.all_input_nodes if one in flow.made]
-    for one in made_inputs:
-        made = flow.made[one]
-        exact &= made.exact
-        chain |= made.chain
-        for dim, indices in enumerate(reversed(made.dims)):
-            dims[rank - 1 - dim] |= indices
+    made = [flow.made[one] for one in node.all_input_nodes if one in flow.made]
     linear = _packet(node) in _LINEAR
     if _packet(node) in (aten.mul, aten.div):
         others = [one for one in node.all_input_nodes if one not in flow.made]
         # Times a number, or a signal that the product will be summed with; not times other state.
         linear = all(_numel(one) == 1 or one in flow.signals for one in others)
-        linear &= len(made_inputs) == 1
-    _keep(flow, node, Made(tuple(dims), exact and linear, signal, chain))
+        linear &= len(made) == 1
+    total = _sum(flow, node, made)
+    _keep(flow, node, replace(total, exact=total.exact and linear))
 
 
 def _view(flow: Flow, node: Node) -> None:

@@ -169,12 +169,12 @@ def _report(content: dict[str, Any], console: Console) -> None:
             style="yellow",
         )
     for axis, one in _slopes(content.get(_SCALING, [])).items():
-        parts = ", ".join(f"{name} {a:.2f} (arithmetic {b:.2f})" for name, (a, b) in one.items())
-        console.print(f"time a sample grows with {axis}^: {parts}", highlight=False)
+        parts = ", ".join(f"{name} {a:.2f} (products {b:.2f})" for name, (a, b) in one.items())
+        console.print(f"Exponent of a sample's time over {axis}: {parts}", highlight=False)
 
 
 def _slopes(points: Sequence[dict[str, Any]]) -> dict[str, dict[str, tuple[float, float]]]:
-    """Measured and arithmetic exponents, by axis and subject."""
+    """Exponents of time and of products, by axis and subject."""
     slopes: dict[str, dict[str, tuple[float, float]]] = {}
     for axis in dict.fromkeys(point["axis"] for point in points):
         own = [point for point in points if point["axis"] == axis]
