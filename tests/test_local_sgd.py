@@ -11,7 +11,6 @@ from torch import nn
 from torch.optim.lr_scheduler import MultiStepLR
 
 import forwardly as fw
-from forwardly import local_sgd
 from forwardly.audit.costs import peak_bytes
 from forwardly.fast import FAST
 from forwardly.rule import Rule
@@ -92,21 +91,6 @@ def test_equals_accumulate_and_sgd(name: str, make: Any) -> None:
             ours, _, _ = train_both(rule, shape, descent)
             assert worst(rule, start) > 1e-3
             assert worst(rule, ours) < 1e-12, (descent, options)
-
-
-@pytest.mark.parametrize("descent", DESCENTS)
-def test_large_parameters_are_updated_in_parts(
-    monkeypatch: pytest.MonkeyPatch, descent: dict[str, Any]
-) -> None:
-    """Rows by rows, weights, convolutions and biases alike, and none twice or not at all."""
-    monkeypatch.setattr(local_sgd, "_ROWS", 2)
-    monkeypatch.setattr(local_sgd, "_BYTES", 16)
-    for make in (dense, convolutional):
-        rule, shape = build("pepita", make)
-        parts = [local_sgd._parts(parameter) for parameter in rule.model.parameters()]
-        assert sum(len(one) > 1 for one in parts) >= 4
-        ours, _, _ = train_both(rule, shape, descent)
-        assert worst(rule, ours) < 1e-12
 
 
 @pytest.mark.parametrize("make", [dense, convolutional, sequences])

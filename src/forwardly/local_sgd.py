@@ -10,14 +10,14 @@ would take them, up to rounding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from forwardly.fast import FAST
+from forwardly.fast import FAST, products
 from forwardly.network import Stage, Step
 from forwardly.rule import Credit, Rule
 
@@ -109,6 +109,7 @@ class LocalSGD(Optimizer):
 
         step = rule.network.step(rule.noise)
         step.apply = apply
+        step.linear = products.linear if self.fast else None
         credit = self._assign(x, target, step)
         for update in waiting:
             self._outer_product(update, groups)
@@ -133,9 +134,8 @@ class LocalSGD(Optimizer):
         if post.dim() > 2:
             post, pre = post.flatten(0, -2), pre.flatten(0, -2)
 
-        def update_weight(to: Tensor, keep: float, times: float, rows: slice | None) -> None:
-            units = post if rows is None else post[:, rows]
-            to.addmm_(units.T, pre, beta=keep, alpha=times / n)
+        def update_weight(to: Tensor, keep: float, times: float) -> None:
+            to.addmm_(post.T, pre, beta=keep, alpha=times / n)
 
         self._add(synapse.weight, groups, update_weight)
         if "bias" in stage.trained:
@@ -149,49 +149,29 @@ class LocalSGD(Optimizer):
         rate, momentum = group["lr"], group["momentum"]
         decay, nesterov = group["weight_decay"], group["nesterov"]
         if momentum == 0:
-            update(parameter, 1 - rate * decay, -rate, None)
+            update(parameter, 1 - rate * decay, -rate)
             return
         state = cast(dict[str, Tensor], self.state[parameter])
         buffer = state.get("momentum_buffer")
-        keep = momentum
         if buffer is None:
             buffer = state["momentum_buffer"] = torch.zeros_like(parameter)
-        for rows in _parts(parameter):
-            weight, moving = parameter, buffer
-            if rows is not None:
-                weight, moving = parameter[rows], buffer[rows]
-            if nesterov:
-                # W − η(g + μM), where g = M − μM_before: needs the old momentum once more.
-                weight.add_(moving, alpha=rate * momentum)
-                if decay:  # of the weights before that
-                    moving.mul_(1 - rate * decay)
-            update(moving, keep, 1.0, rows)
-            if decay:
-                moving.add_(weight, alpha=decay)
-            weight.add_(moving, alpha=-rate * (1 + momentum) if nesterov else -rate)
+        if nesterov:
+            # W − η(g + μM), where g = M − μM_before: needs the old momentum once more.
+            parameter.add_(buffer, alpha=rate * momentum)
+            if decay:  # of the weights before that
+                buffer.mul_(1 - rate * decay)
+        update(buffer, momentum, 1.0)
+        if decay:
+            buffer.add_(parameter, alpha=decay)
+        parameter.add_(buffer, alpha=-rate * (1 + momentum) if nesterov else -rate)
 
 
 _Groups = Mapping[Tensor, dict[str, Any]]
 """The parameter group of each parameter."""
 
-_Into = Callable[[Tensor, float, float, slice | None], object]
-"""(to, keep, times, rows): to ← keep · to + times · those rows of the update, in place."""
-
-_ROWS, _BYTES = 512, 6 << 20
-"""A part of a parameter has at least so many rows, and if it can no more bytes."""
-
-
-def _parts(parameter: Tensor) -> Sequence[slice | None]:
-    """Rows to update together, so that momentum is still in the cache when weights take it."""
-    rows = len(parameter)
-    several = min(rows // _ROWS, round(parameter.nbytes / _BYTES))
-    if several < 2:
-        return (None,)
-    return [slice(rows * i // several, rows * (i + 1) // several) for i in range(several)]
+_Into = Callable[[Tensor, float, float], object]
+"""(to, keep, times): to ← keep · to + times · the update, in place."""
 
 
 def _plain(update: Tensor) -> _Into:
-    def add(to: Tensor, keep: float, times: float, rows: slice | None) -> None:
-        to.mul_(keep).add_(update if rows is None else update[rows], alpha=times)
-
-    return add
+    return lambda to, keep, times: to.mul_(keep).add_(update, alpha=times)

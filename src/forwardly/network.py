@@ -146,6 +146,9 @@ class Stage:
 Apply = Callable[[Stage, Tensor, Tensor], None]
 """Takes a stage and the post and pre of its update."""
 
+Linear = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""a Wᵀ + b from a, W and b."""
+
 
 class Step:
     """What all passes of one training step share.
@@ -164,6 +167,8 @@ class Step:
         self.statistics: dict[str, Tensor] = {}
         self.apply: Apply | None = None
         """What takes updates as they become known, in place of returning them; see ``update``."""
+        self.linear: Linear | None = None
+        """What computes linear synapses, in place of the modules themselves."""
 
     def update(self, stage: Stage, post: Tensor, pre: Tensor) -> dict[str, Tensor]:
         """``stage.synapse_update(post, pre)``; nothing, where an optimizer applies it by itself."""
@@ -223,12 +228,23 @@ class Step:
         """
         _check_presynaptic(stage, pre)
         if z is None:
-            z = _call(Part(stage.name, stage.synapse), pre, parameters)
+            z = self.through_synapse(stage, pre, parameters)
         following = stage.elementwise
         if not keep_z and following and isinstance(following[0].module, nn.ReLU):
             z, following = functional.relu_(z), following[1:]
         h = self._through(following, z, parameters)
         return Activity(pre, z, h, self._through(stage.reshaping, h, parameters))
+
+    def through_synapse(
+        self, stage: Stage, pre: Tensor, parameters: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """z_l from a_{l−1}; see ``activities``."""
+        synapse = stage.synapse
+        if self.linear is not None and isinstance(synapse, nn.Linear) and parameters is None:
+            hooks = synapse._forward_hooks or synapse._forward_pre_hooks  # pyright: ignore
+            if not hooks:
+                return self.linear(pre, synapse.weight, synapse.bias)
+        return _call(Part(stage.name, synapse), pre, parameters)
 
     def uniform(self, which: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """Random numbers on [0, 1) of this step, for rules that need some of their own.

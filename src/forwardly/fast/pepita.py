@@ -29,7 +29,7 @@ from forwardly.rules.pepita import PEPITA, perturbed
 def assign(rule: PEPITA, x: Tensor, target: Tensor, step: Step) -> Credit:
     """What ``PEPITA.assign`` gives."""
     a_0 = _channels_last(rule, step.prepare(x))
-    z_1, response = _through_first_synapse(rule, a_0)
+    z_1, response = _through_first_synapse(rule, a_0, step)
     clean = list(step.activities(a_0, first_z=z_1))
     output = clean[-1].a
     e = rule.error(output, target)
@@ -55,18 +55,18 @@ def assign(rule: PEPITA, x: Tensor, target: Tensor, step: Step) -> Credit:
     return Credit(updates, output, rule.loss_value(output, target), e)
 
 
-def _through_first_synapse(rule: PEPITA, a_0: Tensor) -> tuple[Tensor, Tensor]:
+def _through_first_synapse(rule: PEPITA, a_0: Tensor, step: Step) -> tuple[Tensor, Tensor]:
     """z₁ of the batch, and the synapse's response, without bias, to each column of F."""
-    synapse = rule.network.stages[0].synapse
+    stage = rule.network.stages[0]
     n, columns = len(a_0), rule.F.T
     if a_0.dim() > 2:
         columns = _channels_last(rule, columns.reshape(-1, *a_0.shape[1:]))
-    z = synapse(torch.cat([a_0, columns]))
+    z = step.through_synapse(stage, torch.cat([a_0, columns]))
     z_1, response = z[:n], z[n:]
-    if synapse.bias is not None:
+    if stage.synapse.bias is not None:
         units = [1] * response.dim()
-        units[rule.network.stages[0].unit_dimension(response)] = -1
-        response = response - synapse.bias.reshape(units)
+        units[stage.unit_dimension(response)] = -1
+        response = response - stage.synapse.bias.reshape(units)
     return z_1, response
 
 
