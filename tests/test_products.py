@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -10,6 +11,8 @@ from torch import Tensor, nn
 
 import forwardly as fw
 from forwardly.fast import products
+
+PRODUCTS = products.InFloat32()
 
 
 @pytest.fixture
@@ -39,7 +42,7 @@ def test_equal_to_the_definition(
     if bias:
         expected += synapse.bias.double()
     with torch.no_grad():
-        z = products.linear(a, synapse.weight, synapse.bias)
+        z = PRODUCTS.linear(a, synapse.weight, synapse.bias)
     assert calls == [(256, 300)]
     assert z.dtype == torch.float32
     torch.testing.assert_close(z.double(), expected, rtol=1e-4, atol=1e-4)
@@ -53,7 +56,7 @@ def test_inputs_that_lie_otherwise_in_memory(calls: list[tuple[int, ...]]) -> No
         torch.randn(1, 300).expand(9, -1),
     ):
         with torch.no_grad():
-            z = products.linear(a, synapse.weight, synapse.bias)
+            z = PRODUCTS.linear(a, synapse.weight, synapse.bias)
         torch.testing.assert_close(z, synapse(a), rtol=1e-4, atol=1e-4)
     assert len(calls) == 3
 
@@ -69,9 +72,9 @@ def test_what_it_is_not_for_goes_to_torch(calls: list[tuple[int, ...]]) -> None:
         (wide, torch.randn(0, 300)),
     ):
         with torch.no_grad():
-            assert torch.equal(products.linear(a, synapse.weight, synapse.bias), synapse(a))
+            assert torch.equal(PRODUCTS.linear(a, synapse.weight, synapse.bias), synapse(a))
     a = torch.randn(4, 300)
-    assert torch.equal(products.linear(a, wide.weight, wide.bias), wide(a))  # has a graph
+    assert torch.equal(PRODUCTS.linear(a, wide.weight, wide.bias), wide(a))  # has a graph
     assert calls == []
 
 
@@ -120,3 +123,97 @@ def test_hooks_are_called(calls: list[tuple[int, ...]]) -> None:
     fw.LocalSGD(fw.PEPITA(model, nn.CrossEntropyLoss()), lr=0.0).step(x, target)
     assert seen
     assert calls == [(256, 256), (256, 256)]
+
+
+needs_bfloat16 = pytest.mark.skipif(
+    not products.has_bfloat16(), reason="this processor has no instructions for bfloat16"
+)
+
+
+@needs_bfloat16
+@pytest.mark.parametrize("bias", [True, False])
+def test_bfloat16_rounds_operands_and_sums_and_nothing_else(bias: bool) -> None:
+    synapse = nn.Linear(300, 256, bias=bias).requires_grad_(False)
+    a = torch.randn(64, 300)
+    exact = a.bfloat16().double() @ synapse.weight.bfloat16().double().T
+    z = products.InBFloat16().linear(a, synapse.weight, synapse.bias)
+    assert z.dtype == torch.float32
+    error = z.double() - exact - (synapse.bias.double() if bias else 0)
+    assert (error.abs() <= exact.abs() / 256 + 1e-4).all()
+    assert error.abs().max() > 1e-4  # it is not float32
+
+
+@needs_bfloat16
+def test_an_update_in_bfloat16_is_added_in_float32() -> None:
+    to, post, pre = torch.randn(50, 300), torch.randn(16, 50), torch.randn(16, 300)
+    expected = 0.9 * to.double() + 0.1 * (post.double().T @ pre.double())
+    before = to.clone()
+    products.InBFloat16().add_outer(to, post, pre, 0.9, 0.1)
+    moved = expected - 0.9 * before.double()
+    assert (to.double() - expected).norm() < 0.01 * moved.norm()
+    before[:] = 1
+    for _ in range(100):  # each a hundredth of what bfloat16 can tell from 1
+        products.InBFloat16().add_outer(before, torch.ones(1, 50), torch.ones(1, 300), 1.0, 1e-4)
+    torch.testing.assert_close(before, torch.full_like(before, 1.01), rtol=1e-3, atol=0)
+
+
+@needs_bfloat16
+def test_other_types_are_left_alone() -> None:
+    weight, a = torch.randn(256, 300).double(), torch.randn(8, 300).double()
+    assert torch.equal(products.InBFloat16().linear(a, weight, None), a @ weight.T)
+    ours, expected = weight.clone(), weight.clone()
+    products.InBFloat16().add_outer(ours, torch.ones(8, 256).double(), a, 0.5, 2.0)
+    products.InFloat32().add_outer(expected, torch.ones(8, 256).double(), a, 0.5, 2.0)
+    assert torch.equal(ours, expected)
+
+
+@needs_bfloat16
+@pytest.mark.parametrize("output_error", ["first", "second"])
+def test_small_differences_of_activity_survive_bfloat16(output_error: Any) -> None:
+    """Two passes that are rounded apart differ by four times what the error makes them differ."""
+    torch.manual_seed(0)
+    sizes = (300, 256, 256, 256, 10)
+    layers: list[nn.Module] = []
+    for i, o in pairwise(sizes):
+        layers += [nn.Linear(i, o), nn.ReLU()]
+    model = nn.Sequential(*layers[:-1])
+    rule = fw.PEPITA(
+        model,
+        nn.CrossEntropyLoss(),
+        projection=fw.feedback.uniform(0.01),
+        output_error=output_error,
+    )
+    x, target = torch.randn(64, 300), torch.arange(64) % 10
+    exact = rule.double()(x.double(), target).updates
+    rule.float()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    fw.LocalSGD(rule, lr=1.0, precision="bf16").step(x, target)
+    for name, p in model.named_parameters():
+        update = (before[name] - p).double()
+        assert p.dtype == torch.float32
+        assert (update - exact[name]).norm() < 0.15 * exact[name].norm(), name
+
+
+@needs_bfloat16
+def test_bfloat16_learns_as_float32_does() -> None:
+    accuracies: list[float] = []
+    for precision in ("full", "bf16"):
+        torch.manual_seed(0)
+        x = torch.randn(512, 64)
+        target = x[:, :4].argmax(1)
+        model = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 4))
+        rule = fw.PEPITA(model, nn.CrossEntropyLoss())
+        optimizer = fw.LocalSGD(rule, lr=0.1, momentum=0.9, precision=precision)
+        outputs = [optimizer.step(x, target).output for _ in range(100)]
+        accuracies.append(float((outputs[-1].argmax(1) == target).float().mean()))
+    assert accuracies[0] > 0.8
+    assert abs(accuracies[1] - accuracies[0]) < 0.02
+
+
+def test_bfloat16_that_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    rule = fw.PEPITA(nn.Sequential(nn.Linear(3, 2)), nn.CrossEntropyLoss())
+    with pytest.raises(ValueError, match=r"bf16.* is a fast path; given fast=False"):
+        fw.LocalSGD(rule, lr=0.1, precision="bf16", fast=False)
+    monkeypatch.setattr(products, "has_bfloat16", lambda: False)
+    with pytest.raises(ValueError, match="no instructions for bfloat16; use float32"):
+        fw.LocalSGD(rule, lr=0.1, precision="bf16")

@@ -49,7 +49,7 @@ def test_plain_data_must_be_complete() -> None:
         ({"activation": "gelu"}, "activation must be one of relu, tanh, sigmoid"),
         ({"initial": "zeros"}, "initial must be one of he, torch"),
         ({"normalise": "layer"}, "normalise must be one of sample, batch"),
-        ({"dtype": "float16"}, "dtype must be one of float32, float64"),
+        ({"dtype": "float16"}, "dtype must be one of float32, float64, bf16"),
         ({"batch": 0}, "batch must be at least 1; given 0"),
         ({"epochs": -1}, "epochs must be at least 1; given -1"),
         ({"learning_rate": -0.1}, "learning_rate must be at least 0 and finite; given -0.1"),

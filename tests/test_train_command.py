@@ -70,7 +70,7 @@ def test_every_option_reaches_the_recipe(tmp_path: Path) -> None:
         "normalise": ("sample", "sample"),
         "initial": ("torch", "torch"),
         "validation": ("60", 60),
-        "dtype": ("float64", "float64"),
+        "precision": ("float64", "float64"),
         "rule-options": ("sign=-1 projection=0.25", {"sign": -1, "projection": 0.25}),
     }
     given = [part for name, (text, _) in options.items() for part in (f"--{name}", *text.split())]
@@ -78,7 +78,8 @@ def test_every_option_reaches_the_recipe(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     recipe = json.loads((tmp_path / "here" / "config.json").read_text())["recipe"]
     for name, (_, value) in options.items():
-        key = "options" if name == "rule-options" else name.replace("-", "_")
+        other = {"rule-options": "options", "precision": "dtype"}
+        key = other.get(name, name.replace("-", "_"))
         assert recipe[key] == value, name
 
 
@@ -102,6 +103,8 @@ def test_regression(tmp_path: Path) -> None:
         ("--rule-options sign=3", "pepita on digits: sign must be one of 1, -1; given 3"),
         ("--rule-options colour=red", "pepita on digits:"),
         ("--measure speed", "cannot measure 'speed'; what can be measured is norms, alignment"),
+        ("--precision half", 'Choose from: "float32", "float64", "bf16"'),
+        ("--rule backprop --precision bf16", "backprop on digits: bf16 is for rules that need no"),
         ("--threads 0", "threads must be at least 1; given 0"),
         ("--seed -1", "seed must be at least 0; given -1"),
         ("--resume", "--resume needs --out"),

@@ -11,13 +11,15 @@ would take them, up to rounding.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from forwardly.fast import FAST, products
+from forwardly.checks import one_of
+from forwardly.fast import FAST
+from forwardly.fast.products import InBFloat16, InFloat32
 from forwardly.network import Stage, Step
 from forwardly.rule import Credit, Rule
 
@@ -43,9 +45,13 @@ class LocalSGD(Optimizer):
         fast: whether to use a fast path of the rule where there is one (see ``forwardly.fast``).
         params: what to train, as for torch's optimizers, groups with rates of their own too; all of
             the model's parameters if None.
+        precision: of products in linear layers: "full", the parameters' own, or "bf16", operands
+            rounded to bfloat16. Weights and momentum stay as they are, and only those of float32
+            are rounded; see ``forwardly.fast.products``.
 
     Raises:
-        ValueError: if a number is negative, or Nesterov is without momentum.
+        ValueError: if a number is negative, Nesterov is without momentum, or bfloat16 is wanted
+            without fast paths or of a processor that does not have it.
     """
 
     def __init__(
@@ -58,6 +64,7 @@ class LocalSGD(Optimizer):
         *,
         fast: bool = True,
         params: Any = None,
+        precision: Literal["full", "bf16"] = "full",
     ) -> None:
         if not (lr >= 0 and momentum >= 0 and weight_decay >= 0):
             raise ValueError(
@@ -66,6 +73,11 @@ class LocalSGD(Optimizer):
             )
         if nesterov and momentum == 0:
             raise ValueError("nesterov needs a momentum above 0")
+        one_of("precision", precision, ("full", "bf16"))
+        if precision == "bf16" and not fast:
+            raise ValueError('precision="bf16" is a fast path; given fast=False')
+        self._products = InBFloat16 if precision == "bf16" else InFloat32
+        self._products()  # says now if it cannot
         defaults: dict[str, Any] = {
             "lr": lr,
             "momentum": momentum,
@@ -98,12 +110,13 @@ class LocalSGD(Optimizer):
         rule = self.rule
         rule.check_batch(x, target)
         groups = {p: group for group in self.param_groups for p in group["params"]}
+        products = self._products()
         waiting: list[_Update] = []
 
         def apply(stage: Stage, post: Tensor, pre: Tensor) -> None:
             update = _Update(stage, post, pre)
             if rule.updates_at_once:
-                self._outer_product(update, groups)
+                self._outer_product(update, groups, products)
             else:
                 waiting.append(update)
 
@@ -112,7 +125,7 @@ class LocalSGD(Optimizer):
         step.linear = products.linear if self.fast else None
         credit = self._assign(x, target, step)
         for update in waiting:
-            self._outer_product(update, groups)
+            self._outer_product(update, groups, products)
         for name, update in credit.updates.items():
             self._add(rule.model.get_parameter(name), groups, _plain(update))
         rule.finish_step(step.statistics)
@@ -124,7 +137,7 @@ class LocalSGD(Optimizer):
             return self.rule.assign(x, target, step)
         return fast(self.rule, x, target, step)
 
-    def _outer_product(self, update: _Update, groups: _Groups) -> None:
+    def _outer_product(self, update: _Update, groups: _Groups, products: InFloat32) -> None:
         stage, post, pre = update
         synapse, n = stage.synapse, len(update.post)
         if not (isinstance(synapse, nn.Linear) and "weight" in stage.trained):
@@ -135,7 +148,7 @@ class LocalSGD(Optimizer):
             post, pre = post.flatten(0, -2), pre.flatten(0, -2)
 
         def update_weight(to: Tensor, keep: float, times: float) -> None:
-            to.addmm_(post.T, pre, beta=keep, alpha=times / n)
+            products.add_outer(to, post, pre, keep, times / n)
 
         self._add(synapse.weight, groups, update_weight)
         if "bias" in stage.trained:

@@ -168,7 +168,7 @@ class Step:
         self.apply: Apply | None = None
         """What takes updates as they become known, in place of returning them; see ``update``."""
         self.linear: Linear | None = None
-        """What computes linear synapses, in place of the modules themselves."""
+        """What computes products with linear weights, in place of the modules themselves."""
 
     def update(self, stage: Stage, post: Tensor, pre: Tensor) -> dict[str, Tensor]:
         """``stage.synapse_update(post, pre)``; nothing, where an optimizer applies it by itself."""
@@ -245,6 +245,10 @@ class Step:
             if not hooks:
                 return self.linear(pre, synapse.weight, synapse.bias)
         return _call(Part(stage.name, synapse), pre, parameters)
+
+    def product(self, stage: Stage, a: Tensor) -> Tensor:
+        """W a, without the bias, of a linear synapse."""
+        return (self.linear or functional.linear)(a, stage.synapse.weight, None)
 
     def uniform(self, which: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """Random numbers on [0, 1) of this step, for rules that need some of their own.

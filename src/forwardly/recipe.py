@@ -58,7 +58,8 @@ class Recipe:
         milestones: epochs after which the learning rate is multiplied by ``gamma``.
         validation: training samples that are put aside; None for the data set's own number.
         mirroring: how F learns, if it does.
-        dtype: "float32" or "float64".
+        dtype: "float32", "float64", or "bf16": float32 with the products of linear layers in
+            bfloat16, see ``forwardly.fast.products``.
 
     Raises:
         UsageError: if a setting makes no sense, naming it.
@@ -94,7 +95,7 @@ class Recipe:
             "initial": ("he", "torch"),
             "activation": tuple(models.ACTIVATIONS),
             "normalise": (None, "sample", "batch"),
-            "dtype": ("float32", "float64"),
+            "dtype": ("float32", "float64", "bf16"),
         }
         for name, options in known.items():
             if getattr(self, name) not in options:
@@ -177,9 +178,9 @@ def prepare(recipe: Recipe, seed: int, data_root: Path | None = None) -> Prepare
                 keep_norm=m.keep_norm,
                 generator=noise,
             )
+        optimizer = _optimizer(recipe, rule)
     except (TypeError, ValueError) as mistake:
         raise UsageError(f"{recipe.rule} on {recipe.data}: {mistake}") from None
-    optimizer = _optimizer(recipe, rule)
     scheduler = MultiStepLR(optimizer, list(recipe.milestones), gamma=recipe.gamma)
     return Prepared(dataset, rule, optimizer, scheduler, mirror, seeds[3])
 
@@ -240,9 +241,9 @@ def _optimizer(recipe: Recipe, rule: Rule) -> Optimizer:
         "momentum": recipe.momentum,
         "weight_decay": recipe.weight_decay,
     }
-    # The same descent; LocalSGD is quicker where the rule gives it outer products.
-    return (
-        torch.optim.SGD(groups, **options)
-        if rule.uses_autograd
-        else LocalSGD(rule, params=groups, **options)
-    )
+    precision = "bf16" if recipe.dtype == "bf16" else "full"
+    if not rule.uses_autograd:  # the same descent, in less time
+        return LocalSGD(rule, params=groups, precision=precision, **options)
+    if precision == "bf16":
+        raise ValueError("bf16 is for rules that need no graph, as pepita; use float32")
+    return torch.optim.SGD(groups, **options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from rich.console import Console
@@ -45,7 +45,7 @@ def train(
     validation: int | None = None,
     measure: Several[str] = ("norms",),
     seed: int = 0,
-    dtype: str = "float32",
+    precision: Literal["float32", "float64", "bf16"] = "float32",
     data_root: Path | None = None,
     out: Path | None = None,
     resume: bool = False,
@@ -98,8 +98,8 @@ def train(
         What else to measure each epoch: norms, alignment, angles.
     seed
         Of split, weights, feedback and order of samples.
-    dtype
-        float32 or float64.
+    precision
+        float32, float64, or bf16: float32 weights whose products are computed in bfloat16.
     data_root
         The folder that holds, or is to hold, the data sets (default: the variable FORWARDLY_DATA,
         else the user's cache).
@@ -129,7 +129,7 @@ def train(
         milestones=milestones,
         gamma=gamma,
         validation=validation,
-        dtype=dtype,
+        dtype=precision,
     )
     _check(measure, threads, seed)
     load(data, data_root, validation=validation, seed=seed, progress=True)  # says now if it cannot

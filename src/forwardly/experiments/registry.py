@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from forwardly.errors import UsageError
 from forwardly.experiments import (
+    bfloat16,
     dellaferrera2022_table1,
     dellaferrera2022_tutorial,
     srinivasan2023_depth,
@@ -18,6 +19,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         dellaferrera2022_tutorial,
         srinivasan2023_table,
         srinivasan2023_depth,
+        bfloat16,
     )
 }
 

@@ -9,6 +9,13 @@ correction of rank k:
 The columns of F go through the synapse as k more samples of the batch, since a product with k
 columns alone takes nearly as long as one with n.
 
+Later synapses see the difference of the activities below, which is there already:
+
+    linear          W h_err = W h − W (h − h_err)
+
+It is as much work as W h_err, but rounding errors are as small as the difference is, which is what
+the update needs; in bfloat16 those of two passes would drown it.
+
 Maps of a two-dimensional convolution lie with the channels last, in which torch's convolution and
 pooling are quicker, and what has been used is written over.
 
@@ -21,7 +28,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from forwardly.network import Step
+from forwardly.network import Stage, Step
 from forwardly.rule import Credit
 from forwardly.rules.pepita import PEPITA, perturbed
 
@@ -34,22 +41,27 @@ def assign(rule: PEPITA, x: Tensor, target: Tensor, step: Step) -> Credit:
     output = clean[-1].a
     e = rule.error(output, target)
 
-    a_0_err = perturbed(a_0, e, rule.F, rule.sign)
-    modulated = step.activities(
-        a_0_err, first_z=_corrected(z_1, e, response, rule.sign), keep_z=False
-    )
     take_clean = rule.presynaptic == "clean"
     *hidden, last = rule.network.stages
     updates: dict[str, Tensor] = {}
-    pre_err = a_0_err
+    pre_err = perturbed(a_0, e, rule.F, rule.sign)
+    z_err: Tensor | None = _corrected(z_1, e, response, rule.sign)
+    change = a_0
     for stage, first in zip(hidden, clean, strict=False):
-        second = next(modulated)
+        if stage is not hidden[0]:
+            z_err = _less(step, stage, first.z, change)
+        second = step.through(stage, pre_err, z=z_err, keep_z=False)
+        goes_on = stage is not hidden[-1] or rule.output_error == "second"
+        reshaped = first.a - second.a if stage.reshaping and goes_on else None
         # Where no later update takes h as its presynaptic side, the difference takes its place.
         post = first.h - second.h if take_clean else first.h.sub_(second.h)
-        updates |= step.update(stage, post, first.pre if take_clean else second.pre)
-        pre_err = second.a
+        updates |= step.update(stage, post, first.pre if take_clean else pre_err)
+        pre_err, change = second.a, post if reshaped is None else reshaped
     # The modulated output itself is needed only where its error is.
-    e_output = e if rule.output_error == "first" else rule.error(next(modulated).a, target)
+    e_output = e
+    if rule.output_error == "second":
+        z_err = _less(step, last, clean[-1].z, change) if hidden else z_err
+        e_output = rule.error(step.through(last, pre_err, z=z_err).a, target)
     pre = clean[-1].pre if take_clean else pre_err
     updates |= step.update(last, e_output.reshape(clean[-1].z.shape), pre)
     return Credit(updates, output, rule.loss_value(output, target), e)
@@ -79,6 +91,11 @@ def _corrected(z_1: Tensor, e: Tensor, response: Tensor, sign: int) -> Tensor:
     z, r = z_1.permute(0, 2, 3, 1), response.permute(0, 2, 3, 1)  # as they lie
     corrected = torch.addmm(z.flatten(1), e, r.flatten(1), alpha=sign)
     return corrected.reshape(z.shape).permute(0, 3, 1, 2)
+
+
+def _less(step: Step, stage: Stage, z: Tensor, change: Tensor) -> Tensor | None:
+    """z − W · change; None, to be computed from its input, for a convolution."""
+    return z - step.product(stage, change) if isinstance(stage.synapse, nn.Linear) else None
 
 
 def _channels_last(rule: PEPITA, a_0: Tensor) -> Tensor:

@@ -1,9 +1,13 @@
-"""Products of activities and weights by oneDNN, torch's other library for them.
+"""The products of a training step: of activities and weights, and of the two sides of an update.
 
-``torch.nn.functional.linear`` takes MKL on x86 processors. For a batch of 64 on an AMD processor
-oneDNN, which torch brings too and takes for convolutions, needs three quarters of MKL's time, and
-two thirds where the batch is no multiple of 16; see docs/decisions.md. Small products stay with
-MKL, since oneDNN takes some 10 µs to begin.
+``InFloat32`` takes oneDNN for the former, torch's other library for products beside MKL. For a
+batch of 64 on an AMD processor it needs three quarters of MKL's time, and two thirds where the
+batch is no multiple of 16; see docs/decisions.md. Small products stay with MKL, since oneDNN takes
+some 10 µs to begin.
+
+``InBFloat16`` rounds what is multiplied to bfloat16, 8 bits of precision, and adds up in float32.
+Weights, momentum and what lies between products stay in float32: in bfloat16 a weight would swallow
+updates of less than a 256th of itself.
 """
 
 from __future__ import annotations
@@ -19,25 +23,77 @@ _SMALLEST = 1 << 16
 """Numbers in a weight from which oneDNN is quicker."""
 
 
-def linear(a: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """a Wᵀ + b, as ``torch.nn.functional.linear``; by oneDNN only where no graph is wanted.
+class InFloat32:
+    """Of the tensors' own type, whichever that is."""
 
-    Args:
-        a: (n, …, inputs).
-        weight: (units, inputs).
-        bias: (units,).
+    def linear(self, a: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """a Wᵀ + b, as ``torch.nn.functional.linear``; by oneDNN only where no graph is wanted.
+
+        Args:
+            a: (n, …, inputs).
+            weight: (units, inputs).
+            bias: (units,).
+        """
+        by_onednn = _onednn()
+        if (
+            by_onednn is None
+            or weight.numel() < _SMALLEST
+            or not (a.dtype == weight.dtype == torch.float32)
+            or not (a.device.type == weight.device.type == "cpu")
+            or a.numel() == 0
+            or torch.is_grad_enabled()
+        ):
+            return functional.linear(a, weight, bias)
+        return by_onednn(a, weight, bias, "none", [], "")
+
+    def add_outer(self, to: Tensor, post: Tensor, pre: Tensor, keep: float, times: float) -> None:
+        """to ← keep · to + times · postᵀ pre, in place.
+
+        Args:
+            to: (units, inputs).
+            post: (n, units).
+            pre: (n, inputs).
+            keep: a factor.
+            times: a factor.
+        """
+        to.addmm_(post.T, pre, beta=keep, alpha=times)
+
+
+class InBFloat16(InFloat32):
+    """Of operands rounded to bfloat16; for one training step, as it keeps rounded weights.
+
+    Raises:
+        ValueError: if the processor does not multiply in bfloat16, which would be slower.
     """
-    by_onednn = _onednn()
-    if (
-        by_onednn is None
-        or weight.numel() < _SMALLEST
-        or not (a.dtype == weight.dtype == torch.float32)
-        or not (a.device.type == weight.device.type == "cpu")
-        or a.numel() == 0
-        or torch.is_grad_enabled()
-    ):
-        return functional.linear(a, weight, bias)
-    return by_onednn(a, weight, bias, "none", [], "")
+
+    def __init__(self) -> None:
+        if not has_bfloat16():
+            raise ValueError("this processor has no instructions for bfloat16; use float32")
+        self._rounded: dict[Tensor, Tensor] = {}
+
+    def linear(self, a: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """See ``InFloat32``; the sum over inputs is rounded to bfloat16 too, but not the bias."""
+        if a.dtype != torch.float32:
+            return super().linear(a, weight, bias)
+        rounded = self._rounded.get(weight)
+        if rounded is None:
+            rounded = self._rounded[weight] = weight.detach().bfloat16()
+        z = functional.linear(a.bfloat16(), rounded).float()
+        return z if bias is None else z.add_(bias)
+
+    def add_outer(self, to: Tensor, post: Tensor, pre: Tensor, keep: float, times: float) -> None:
+        """See ``InFloat32``."""
+        if to.dtype != torch.float32:
+            super().add_outer(to, post, pre, keep, times)
+            return
+        update = torch.mm((post * times).bfloat16().T, pre.bfloat16()).float()
+        torch.add(update, to, alpha=keep, out=to)
+
+
+def has_bfloat16() -> bool:
+    """Whether the processor has instructions for products in bfloat16."""
+    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    return bool(supported is not None and torch.backends.mkldnn.is_available() and supported())
 
 
 def _onednn() -> Callable[..., Tensor] | None:
