@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from forwardly import plots
 from forwardly.benchmarks import memory, scaling, steps
 from forwardly.benchmarks.cases import CASES
 from forwardly.benchmarks.timing import Ratio, fastest, paired, ratio, verdict
+from forwardly.commands import bench as bench_command
 from forwardly.commands.bench import bench
 from forwardly.errors import UsageError
 
@@ -117,7 +119,7 @@ def test_slopes() -> None:
 
 
 def test_cases_have_what_they_compare() -> None:
-    assert len({case.name for case in CASES}) == len(CASES) == 13
+    assert len({case.name for case in CASES}) == len(CASES) == 14
     for case in CASES:
         if case.hope is not None:
             assert (case.hope < case.must) == case.lower
@@ -137,6 +139,16 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         bench(threads=0)
     with pytest.raises(UsageError, match="nothing is overwritten"):
         bench(cases=("online-small",), out=tmp_path / "b")
+
+
+def test_what_a_machine_cannot_run_is_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cases = [replace(case, why_not=lambda: "no such instructions") for case in CASES]
+    monkeypatch.setattr(bench_command, "CASES", cases)
+    assert bench(cases=("bf16",), quick=True, out=tmp_path / "b") == 0
+    assert json.loads((tmp_path / "b" / "bench.json").read_text())["cases"] == {}
+    assert "bf16 left out: no such instructions" in capsys.readouterr().out
 
 
 def test_bytes_are_compared_too(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from forwardly.benchmarks import steps
+from forwardly.fast.products import has_bfloat16
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Case:
         lower: whether a smaller ratio is better.
         make: builds the subjects.
         of: whether times are compared, or the most bytes of activities alive at a time.
+        why_not: says why this machine cannot run it, if it cannot.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Case:
     lower: bool
     make: Callable[[], steps.Subjects]
     of: Literal["time", "bytes"] = "time"
+    why_not: Callable[[], str | None] = lambda: None
 
 
 def _processors() -> int:
@@ -68,6 +71,11 @@ CASES: tuple[Case, ...] = (
     Case(
         *("limit", "the two large products alone / PEPITA step, 3072-1024-10, batch 64"),
         *("products", "pepita", 0.55, 0.8, False, lambda: steps.limit(_CIFAR, 64)),
+    ),
+    Case(
+        *("bf16", "PEPITA step with products in bfloat16 / in float32, 3072-1024-10, batch 64"),
+        *("bf16", "float32", 0.8, 0.57, True, lambda: steps.precisions(_CIFAR, 64)),
+        why_not=lambda: None if has_bfloat16() else "this processor has no bfloat16",
     ),
     Case(
         *("teacher-student", "the blog's loop in NumPy / ours, float64, MAE every epoch"),

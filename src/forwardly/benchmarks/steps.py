@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -129,6 +129,16 @@ def limit(sizes: tuple[int, int, int], batch: int) -> Subjects:
     return {"products": products, "pepita": ours}
 
 
+def precisions(sizes: tuple[int, ...], batch: int) -> Subjects:
+    """PEPITA's step with products in bfloat16 and in float32."""
+    data = batch_of((sizes[0],), sizes[-1], batch)
+    rules = [PEPITA(network(sizes), nn.CrossEntropyLoss()) for _ in range(2)]
+    return {
+        "bf16": local_step(rules[0], data, precision="bf16"),
+        "float32": local_step(rules[1], data),
+    }
+
+
 def teacher_student(dtype: str) -> Subjects:
     """100 epochs of the blog's loop in NumPy, and of ours; MAE of both sets after each."""
     settings = TeacherStudent(rules=("pepita",), dtype=dtype, log_every=1, epochs=10**9)
@@ -205,9 +215,11 @@ def network(sizes: tuple[int, ...]) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
-def local_step(rule: Rule, data: tuple[Tensor, Tensor]) -> Step:
+def local_step(
+    rule: Rule, data: tuple[Tensor, Tensor], precision: Literal["full", "bf16"] = "full"
+) -> Step:
     """A step of ``LocalSGD``."""
-    optimizer = LocalSGD(rule, lr=_RATE, momentum=_MOMENTUM)
+    optimizer = LocalSGD(rule, lr=_RATE, momentum=_MOMENTUM, precision=precision)
     return Step(rule.model, lambda: optimizer.step(*data))
 
 

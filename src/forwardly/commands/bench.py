@@ -78,6 +78,9 @@ def bench(
     try:
         with bars(console) as progress:
             for case in chosen:
+                if why_not := case.why_not():
+                    progress.console.print(f"{case.name} left out: {why_not}", highlight=False)
+                    continue
                 task = progress.add_task(case.name, total=rounds)
                 content["cases"][case.name] = _measured(
                     case, rounds, burst, lambda task=task: progress.advance(task)
@@ -91,6 +94,7 @@ def bench(
                 _write(folder, content)
     except KeyboardInterrupt:
         code = INTERRUPTED
+    _write(folder, content)
     _report(content, console)
     if _SCALING in content:
         from forwardly import plots  # matplotlib is slow to import, and only needed here
@@ -161,7 +165,8 @@ def _report(content: dict[str, Any], console: Console) -> None:
             "" if case["hope"] is None else f"{sign} {case['hope']:g}",
             said,
         )
-    console.print(table)
+    if content["cases"]:
+        console.print(table)
     if any(case["verdict"] == "undecided" for case in content["cases"].values()):
         console.print(
             "Undecided: the times spread too widely, or the interval has the goal in it. Run it "

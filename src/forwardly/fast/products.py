@@ -34,14 +34,13 @@ class InFloat32:
             weight: (units, inputs).
             bias: (units,).
         """
-        by_onednn = _onednn()
         if (
-            by_onednn is None
-            or weight.numel() < _SMALLEST
+            weight.numel() < _SMALLEST
             or not (a.dtype == weight.dtype == torch.float32)
             or not (a.device.type == weight.device.type == "cpu")
             or a.numel() == 0
             or torch.is_grad_enabled()
+            or (by_onednn := _onednn()) is None
         ):
             return functional.linear(a, weight, bias)
         return by_onednn(a, weight, bias, "none", [], "")
