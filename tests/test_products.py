@@ -125,6 +125,29 @@ def test_hooks_are_called(calls: list[tuple[int, ...]]) -> None:
     assert calls == [(256, 256), (256, 256)]
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3, 4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("units", [256, 10])
+def test_an_update_is_added_whatever_the_threads(
+    threads: int, dtype: torch.dtype, units: int
+) -> None:
+    """Rows that cannot be shared out evenly too; and what it is made of need not lie in order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for post in (torch.randn(16, units), torch.randn(units, 16).T):
+            pre = torch.randn(300, 16).T
+            to = torch.randn(units, 300)
+            expected = 0.9 * to.double() + 0.1 * torch.einsum(
+                "nu,ni->ui", post.double(), pre.double()
+            )
+            to, post, pre = to.to(dtype), post.to(dtype), pre.to(dtype)
+            PRODUCTS.add_outer(to, post, pre, 0.9, 0.1)
+            torch.testing.assert_close(to.double(), expected, rtol=1e-4, atol=1e-4)
+    finally:
+        torch.set_num_threads(before)
+
+
 needs_bfloat16 = pytest.mark.skipif(
     not products.has_bfloat16(), reason="this processor has no instructions for bfloat16"
 )

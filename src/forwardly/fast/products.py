@@ -2,8 +2,9 @@
 
 ``InFloat32`` takes oneDNN for the former, torch's other library for products beside MKL. For a
 batch of 64 on an AMD processor it needs three quarters of MKL's time, and two thirds where the
-batch is no multiple of 16; see docs/decisions.md. Small products stay with MKL, since oneDNN takes
-some 10 µs to begin.
+batch is no multiple of 16. Small products stay with MKL, since oneDNN takes some 10 µs to begin.
+Updates are as many products as there are threads, so that a row of a weight and of its momentum
+stays with one processor. See docs/decisions.md.
 
 ``InBFloat16`` rounds what is multiplied to bfloat16, 8 bits of precision, and adds up in float32.
 Weights, momentum and what lies between products stay in float32: in bfloat16 a weight would swallow
@@ -20,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 _SMALLEST = 1 << 16
-"""Numbers in a weight from which oneDNN is quicker."""
+"""Numbers in a weight from which oneDNN, and a product for each thread, are quicker."""
 
 
 class InFloat32:
@@ -55,7 +56,15 @@ class InFloat32:
             keep: a factor.
             times: a factor.
         """
-        to.addmm_(post.T, pre, beta=keep, alpha=times)
+        parts, units = torch.get_num_threads(), len(to)
+        if parts == 1 or units % parts or to.numel() < _SMALLEST or to.device.type != "cpu":
+            to.addmm_(post.T, pre, beta=keep, alpha=times)
+            return
+        # A product for each thread, of the rows that it has in sums of whole tensors too.
+        rows = units // parts
+        posts = post.reshape(len(post), parts, rows).permute(1, 2, 0)
+        pres = pre.expand(parts, *pre.shape)
+        to.view(parts, rows, -1).baddbmm_(posts, pres, beta=keep, alpha=times)
 
 
 class InBFloat16(InFloat32):
