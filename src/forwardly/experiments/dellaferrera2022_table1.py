@@ -7,8 +7,8 @@ and the control, readout-only, are added under the same settings.
 Settings are those of the authors' code, as far as it has them. Fully connected: ReLU, no biases,
 He-uniform weights, momentum 0.9, batches of 64, dropout 0.1, learning rate 0.1 (MNIST) or 0.01,
 divided by ten after epochs 60 and 90 of 100. Convolutional: 32 kernels of 5 × 5, ReLU, max pooling,
-a linear readout, torch's initial weights, batches of 50, learning rate 0.01 divided by ten after
-epochs 10, 30 and 60.
+a linear readout, He-uniform weights, batches of 50, learning rate 0.01 divided by ten after epochs
+10, 30 and 60.
 
 Deviations
     2,000 training images are put aside for validation, so 58,000 (48,000) are learned. PEPITA's
@@ -93,7 +93,6 @@ def _convolutional(column: int) -> dict[str, Cell]:
             {},
             model="conv",
             hidden=(32,),
-            initial="torch",
             dropout=0.0,
             learning_rate=0.01,
             batch=50,
@@ -101,18 +100,26 @@ def _convolutional(column: int) -> dict[str, Cell]:
         )
         note = ""
         if rule == "pepita":
-            positions = _POSITIONS[name]
-            cells[f"conv-{name}/pepita-positions"] = Cell(
-                replace(recipe, conv_rate=1 / positions),
-                note="the convolution's update averaged over positions",
-            )
-            recipe = replace(recipe, conv_rate=1 / (positions * recipe.batch))
+            recipe = replace(recipe, conv_rate=1 / (_POSITIONS[name] * recipe.batch))
             note = "the convolution's update divided as in the authors' code"
         if rule == "drtp":
             recipe = replace(recipe, activation="tanh", learning_rate=0.001)
             note = "tanh and learning rate chosen by us"
         cells[f"conv-{name}/{rule}"] = Cell(recipe, _published(rule, 3 + column), note)
-    return cells
+    return cells | _with_torchs_weights(name, cells)
+
+
+def _with_torchs_weights(name: str, cells: dict[str, Cell]) -> dict[str, Cell]:
+    others: dict[str, Cell] = {}
+    for rule in ("backprop", "pepita", "readout-only"):
+        recipe = replace(cells[f"conv-{name}/{rule}"].recipe, initial="torch")
+        others[f"conv-{name}/{rule}-torch-weights"] = Cell(recipe, note="torch's initial weights")
+    recipe = others[f"conv-{name}/pepita-torch-weights"].recipe
+    others[f"conv-{name}/pepita-positions"] = Cell(
+        replace(recipe, conv_rate=1 / _POSITIONS[name]),
+        note="torch's initial weights, the convolution's update averaged over positions",
+    )
+    return others
 
 
 EXPERIMENT = Experiment(
