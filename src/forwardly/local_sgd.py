@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 
 from forwardly.checks import one_of
 from forwardly.fast import FAST
+from forwardly.fast.pooling import max_pool
 from forwardly.fast.products import InBFloat16, InFloat32
 from forwardly.network import Stage, Step
 from forwardly.rule import Credit, Rule
@@ -122,7 +123,8 @@ class LocalSGD(Optimizer):
 
         step = rule.network.step(rule.noise)
         step.apply = apply
-        step.linear = products.linear if self.fast else None
+        if self.fast:
+            step.linear, step.max_pool = products.linear, max_pool
         credit = self._assign(x, target, step)
         for update in waiting:
             self._outer_product(update, groups, products)

@@ -169,6 +169,8 @@ class Step:
         """What takes updates as they become known, in place of returning them; see ``update``."""
         self.linear: Linear | None = None
         """What computes products with linear weights, in place of the modules themselves."""
+        self.max_pool: Callable[[nn.MaxPool2d, Tensor], Tensor] | None = None
+        """What computes max pooling, likewise."""
 
     def update(self, stage: Stage, post: Tensor, pre: Tensor) -> dict[str, Tensor]:
         """``stage.synapse_update(post, pre)``; nothing, where an optimizer applies it by itself."""
@@ -346,6 +348,8 @@ class Step:
                 a = self._drop(part.name, part.module, a)
             elif isinstance(part.module, nn.BatchNorm1d | nn.BatchNorm2d):
                 a = self._batch_norm(part.name, part.module, a, parameters)
+            elif self.max_pool is not None and isinstance(part.module, nn.MaxPool2d):
+                a = self.max_pool(part.module, a)
             else:
                 a = _call(part, a, parameters)
         return a
