@@ -28,7 +28,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from forwardly.network import Stage, Step
+from forwardly.network import Activity, Stage, Step
 from forwardly.rule import Credit
 from forwardly.rules.pepita import PEPITA, perturbed
 
@@ -44,8 +44,8 @@ def assign(rule: PEPITA, x: Tensor, target: Tensor, step: Step) -> Credit:
     take_clean = rule.presynaptic == "clean"
     *hidden, last = rule.network.stages
     updates: dict[str, Tensor] = {}
-    pre_err = perturbed(a_0, e, rule.F, rule.sign)
-    z_err: Tensor | None = _corrected(z_1, e, response, rule.sign)
+    pre_err = _channels_last(rule, perturbed(a_0, e, rule.F, rule.sign))
+    z_err: Tensor | None = _corrected(z_1, e, response, rule.sign, in_place=_done_with(clean[0]))
     change = a_0
     for stage, first in zip(hidden, clean, strict=False):
         if stage is not hidden[0]:
@@ -82,15 +82,23 @@ def _through_first_synapse(rule: PEPITA, a_0: Tensor, step: Step) -> tuple[Tenso
     return z_1, response
 
 
-def _corrected(z_1: Tensor, e: Tensor, response: Tensor, sign: int) -> Tensor:
+def _corrected(z_1: Tensor, e: Tensor, response: Tensor, sign: int, in_place: bool) -> Tensor:
     """z₁ ± e · response: the modulated pass's."""
-    if z_1.dim() == 2:
-        return torch.addmm(z_1, e, response, alpha=sign)
-    if z_1.is_contiguous() or z_1.dim() != 4:
-        return torch.addmm(z_1.flatten(1), e, response.flatten(1), alpha=sign).reshape(z_1.shape)
-    z, r = z_1.permute(0, 2, 3, 1), response.permute(0, 2, 3, 1)  # as they lie
-    corrected = torch.addmm(z.flatten(1), e, r.flatten(1), alpha=sign)
-    return corrected.reshape(z.shape).permute(0, 3, 1, 2)
+    z, r = z_1, response
+    lies_otherwise = z_1.dim() == 4 and not z_1.is_contiguous()
+    if lies_otherwise:
+        z, r = z_1.permute(0, 2, 3, 1), response.permute(0, 2, 3, 1)
+    flat = z.flatten(1)
+    if in_place and flat.data_ptr() == z_1.data_ptr():  # no copy was made
+        flat.addmm_(e, r.flatten(1), alpha=sign)
+        return z_1
+    corrected = torch.addmm(flat, e, r.flatten(1), alpha=sign).reshape(z.shape)
+    return corrected.permute(0, 3, 1, 2) if lies_otherwise else corrected
+
+
+def _done_with(first: Activity) -> bool:
+    """Whether nothing that was made of z₁ still lies there."""
+    return first.h.untyped_storage().data_ptr() != first.z.untyped_storage().data_ptr()
 
 
 def _less(step: Step, stage: Stage, z: Tensor, change: Tensor) -> Tensor | None:
