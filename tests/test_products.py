@@ -233,6 +233,27 @@ def test_bfloat16_learns_as_float32_does() -> None:
     assert abs(accuracies[1] - accuracies[0]) < 0.02
 
 
+@needs_bfloat16
+@pytest.mark.parametrize("name", fw.RULES)
+def test_every_rule_is_near_its_updates_in_bfloat16_or_refused(name: str) -> None:
+    torch.manual_seed(0)
+    x, target = torch.randn(64, 300), torch.arange(64) % 4
+    options = {"learning_rate": 0.1} if name == "time-local-pepita" else {}
+    rule = fw.RULES[name](_wide(), nn.CrossEntropyLoss(), **options)
+    exact = rule(x, target).updates
+    if rule.forward_passes > 1 and name != "pepita":
+        with pytest.raises(ValueError, match="they differ by their rounding"):
+            fw.LocalSGD(rule, lr=1.0, precision="bf16")
+        return
+    optimizer = fw.LocalSGD(rule, lr=1.0, precision="bf16")
+    before = {key: p.detach().clone() for key, p in rule.model.named_parameters()}
+    optimizer.step(x, target)
+    for key, p in rule.model.named_parameters():
+        if key in exact:
+            update = before[key] - p.detach()
+            assert (update - exact[key]).norm() < 0.15 * exact[key].norm(), key
+
+
 def test_bfloat16_that_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
     rule = fw.PEPITA(nn.Sequential(nn.Linear(3, 2)), nn.CrossEntropyLoss())
     with pytest.raises(ValueError, match=r"bf16.* is a fast path; given fast=False"):

@@ -23,6 +23,7 @@ from forwardly.fast.pooling import max_pool
 from forwardly.fast.products import InBFloat16, InFloat32
 from forwardly.network import Stage, Step
 from forwardly.rule import Credit, Rule
+from forwardly.rules.pepita import PEPITA
 
 
 class _Update(NamedTuple):
@@ -52,7 +53,8 @@ class LocalSGD(Optimizer):
 
     Raises:
         ValueError: if a number is negative, Nesterov is without momentum, or bfloat16 is wanted
-            without fast paths or of a processor that does not have it.
+            without fast paths, for a rule of several passes other than PEPITA, or of a processor
+            that does not have it.
     """
 
     def __init__(
@@ -77,6 +79,11 @@ class LocalSGD(Optimizer):
         one_of("precision", precision, ("full", "bf16"))
         if precision == "bf16" and not fast:
             raise ValueError('precision="bf16" is a fast path; given fast=False')
+        if precision == "bf16" and rule.forward_passes > 1 and not isinstance(rule, PEPITA):
+            raise ValueError(
+                f"{type(rule).__name__} compares two passes, and rounded to bfloat16 one by one "
+                'they differ by their rounding; precision="bf16" is for PEPITA and rules of one pass'
+            )
         self._products = InBFloat16 if precision == "bf16" else InFloat32
         self._products()  # says now if it cannot
         defaults: dict[str, Any] = {
