@@ -82,7 +82,7 @@ class LocalSGD(Optimizer):
         if precision == "bf16" and rule.forward_passes > 1 and not isinstance(rule, PEPITA):
             raise ValueError(
                 f"{type(rule).__name__} compares two passes, and rounded to bfloat16 one by one "
-                'they differ by their rounding; precision="bf16" is for PEPITA and rules of one pass'
+                'they differ by their rounding; "bf16" is for PEPITA and rules of one pass'
             )
         self._products = InBFloat16 if precision == "bf16" else InFloat32
         self._products()  # says now if it cannot
