@@ -40,7 +40,7 @@ def reproduce(
     ----------
     name
         The experiment: dellaferrera2022_table1, dellaferrera2022_tutorial, srinivasan2023_table,
-        srinivasan2023_depth or teacher_student.
+        srinivasan2023_depth, bfloat16 or teacher_student.
     cells
         Which of its cells, with * and ? as wildcards, e.g. "fc-mnist/*" (default: all).
     seeds
