@@ -263,26 +263,39 @@ def test_decay_alone_shrinks_the_factors() -> None:
     torch.testing.assert_close(rule.F, 0.9**3 * before)
 
 
-def test_factors_may_keep_their_length() -> None:
-    """Then mirroring turns F as it would, but never lets it grow; also when it is resumed."""
+def test_F_may_keep_its_length() -> None:
+    """Then mirroring turns factors as it would, but never lets F grow; also when it is resumed."""
     options: dict[str, Any] = {"learning_rate": 0.5, "decay": 0.01, "noise": 1.0}
     rule, mirror = _mirrored(-1, **options, keep_norm=True)
     free, other = _mirrored(-1, **options)
-    lengths = [float(rule.get_buffer(f"F_{l}").norm()) for l in (1, 2, 3)]
+    length = float(rule.F.norm())
     mirror.step()
     other.step()
-    for l, length in enumerate(lengths, 1):
+    assert float(free.F.norm()) > 1.01 * length
+    scales: list[float] = []
+    for l in (1, 2, 3):
         ours, theirs = (one.get_buffer(f"F_{l}") for one in (rule, free))
         torch.testing.assert_close(ours / ours.norm(), theirs / theirs.norm())
-        assert float(theirs.norm()) > 1.01 * length
+        scales.append(float(ours.norm() / theirs.norm()))
+    assert scales == pytest.approx([scales[0]] * 3)
     resumed = feedback.Mirror(rule, **options, keep_norm=True, generator=torch.Generator())
     rule.get_buffer("F_1").mul_(3)  # as another state of the buffers would be
     resumed.load_state_dict(mirror.state_dict())
     for _ in range(300):
         resumed.step()
-    found = [float(rule.get_buffer(f"F_{l}").norm()) for l in (1, 2, 3)]
-    assert found == pytest.approx(lengths)
+    assert float(rule.F.norm()) == pytest.approx(length)
+    product = feedback.chain([rule.get_buffer(f"F_{l}") for l in (1, 2, 3)])
+    torch.testing.assert_close(product, rule.F)
     assert metrics.feedback_angle(rule) < 30
+
+
+def test_an_F_of_zero_stays_finite() -> None:
+    rule, _ = _mirrored(-1, learning_rate=0.0, keep_norm=True)
+    for l in (1, 2, 3):
+        rule.get_buffer(f"F_{l}").zero_()
+    rule.F.zero_()
+    feedback.Mirror(rule, learning_rate=0.0, keep_norm=True).step()
+    assert not rule.F.any()
 
 
 def test_what_cannot_be_mirrored() -> None:

@@ -123,9 +123,10 @@ class Mirror:
     Deviations: the papers' responses pass the layer's nonlinearity; here they are the synapse's
     alone, without bias, for which the expectation above is exact.
 
-    With ``keep_norm`` each factor keeps the length that it has when the mirror is made, so that
-    only its direction is learned. Without it, F grows as weights do, weights grow as F does, and
-    training may diverge.
+    With ``keep_norm`` F keeps the length that it has when the mirror is made: all factors are
+    scaled alike, so that directions only are learned. Without it, F grows as weights do, weights
+    grow as F does, and training may diverge. (It is not enough that each factor keeps its own
+    length: as factors turn towards each other, their product grows.)
 
     Args:
         rule: one whose F is factored, ``projection=feedback.product()``, on linear layers.
@@ -133,7 +134,7 @@ class Mirror:
         decay: λ, of each step.
         noise: σ, the standard deviation of the noise.
         samples: noise vectors a step.
-        keep_norm: whether factors keep their length.
+        keep_norm: whether F keeps its length.
         generator: where the noise is drawn from; torch's global generator if None.
 
     Raises:
@@ -173,26 +174,23 @@ class Mirror:
         self.noise = noise
         self.samples = samples
         self._generator = generator
-        self._norms: Tensor | None = None
-        if keep_norm:
-            layers = range(1, len(rule.network.stages) + 1)
-            self._norms = torch.stack([_length(rule.get_buffer(f"F_{l}")) for l in layers])
+        self._norm: Tensor | None = _length(rule.get_buffer("F")) if keep_norm else None
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The generator, if it has its own, and kept lengths; factors are the rule's buffers."""
+        """The generator, if it has its own, and a kept length; factors are the rule's buffers."""
         state: dict[str, Tensor] = {}
         if self._generator is not None:
             state["generator"] = self._generator.get_state()
-        if self._norms is not None:
-            state["norms"] = self._norms
+        if self._norm is not None:
+            state["norm"] = self._norm
         return state
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Continue from ``state_dict``."""
         if self._generator is not None:
             self._generator.set_state(state["generator"])
-        if self._norms is not None:
-            self._norms = state["norms"].to(self._norms)
+        if self._norm is not None:
+            self._norm = state["norm"].to(self._norm)
 
     @torch.no_grad()
     def step(self) -> None:
@@ -212,10 +210,14 @@ class Mirror:
             towards = xi.T @ (xi @ W.T) / (self.samples - 1)  # unbiased, with the mean removed
             sign = first_sign if l == 1 else 1
             factor += self.learning_rate * sign * towards - self.decay * factor
-            if self._norms is not None:
-                factor *= self._norms[l - 1].to(factor) / _length(factor)
             factors.append(factor)
-        self.rule.get_buffer("F").copy_(chain(factors))
+        F = chain(factors)
+        if self._norm is not None and self._norm > 0:
+            scale = self._norm.to(F) / _length(F)
+            F.mul_(scale)
+            for factor in factors:
+                factor *= scale ** (1 / len(factors))
+        self.rule.get_buffer("F").copy_(F)
 
 
 def _length(factor: Tensor) -> Tensor:
