@@ -11,9 +11,9 @@ Deviations
     they are chosen on validation images after a few epochs. Normalisation is of each sample.
     Mirroring uses the synapses' linear response, every eighth batch, and F keeps its length:
     without that it grows fourfold within eight epochs, as weights do, and training diverges in all
-    three rows, after 3 to 24 epochs; if each factor keeps its own length only, on CIFAR-10 after 37,
-    as factors turn towards each other. The learning rate η of mirroring is such that a mirrored
-    weight of its initial size would have that length: ησ²/λ = (0.05²/2)^¼.
+    three rows, after 3 to 24 epochs; if each factor keeps its own length only, after 37 epochs on
+    CIFAR-10, as factors turn towards each other. The learning rate η of mirroring is such that a
+    mirrored weight of its initial size would have that length: ησ²/λ = (0.05²/2)^¼.
 """
 
 from __future__ import annotations
