@@ -118,6 +118,17 @@ def test_slopes() -> None:
     assert scaling.slope((1, 2, 4, 8), [1.0, 4.0, 16.0, 64.0]) == pytest.approx(2)
 
 
+def test_products_of_fast_steps_are_counted() -> None:
+    """By hand: both passes' and the updates' products, of a layer that oneDNN takes and one not."""
+    n, d, h, k = 16, 300, 256, 10
+    step = steps.local_step(
+        fw.PEPITA(steps.network((d, h, k)), nn.CrossEntropyLoss()), steps.batch_of((d,), k, n)
+    )
+    first = (n + k) * d * h + n * k * h  # with F's columns, and the correction
+    perturbed = n * k * d
+    assert scaling.products(step) == first + perturbed + n * h * k + n * d * h + n * h * k
+
+
 def test_cases_have_what_they_compare() -> None:
     assert len({case.name for case in CASES}) == len(CASES) == 14
     for case in CASES:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -19,6 +21,23 @@ AXES: dict[str, tuple[int, ...]] = {
     "batch": (1, 4, 16, 64, 256, 1024, 4096),
 }
 _QUICK = 3  # of the smallest
+
+
+def _in_place(to: tuple[int, ...], left: tuple[int, ...], *_: Any, **__: Any) -> int:
+    return 2 * math.prod(to) * left[-1]
+
+
+def _linear(a: tuple[int, ...], weight: tuple[int, ...], *_: Any, **__: Any) -> int:
+    return 2 * math.prod(a) * weight[0]
+
+
+_UNCOUNTED: dict[Any, Callable[..., int]] = {
+    torch.ops.aten.addmm_: _in_place,
+    torch.ops.aten.baddbmm_: _in_place,
+}
+"""Operations that torch's counter does not know, with their FLOPs by shapes."""
+if hasattr(torch.ops.mkldnn, "_linear_pointwise"):  # not in every build of torch
+    _UNCOUNTED[torch.ops.mkldnn._linear_pointwise] = _linear
 
 
 class Point(NamedTuple):
@@ -51,6 +70,13 @@ def slope(axis: Sequence[int], values: Sequence[float]) -> float:
     return float(np.polyfit(np.log(axis[half:]), np.log(values[half:]), 1)[0])
 
 
+def products(step: Callable[[], object]) -> float:
+    """MACs of all products of a step, those in place and by oneDNN included."""
+    with FlopCounterMode(display=False, custom_mapping=_UNCOUNTED) as counter:
+        step()
+    return counter.get_total_flops() / 2
+
+
 def _measured(axis: str, value: int, sizes: tuple[int, ...], batch: int) -> Point:
     data = steps.batch_of((sizes[0],), sizes[-1], batch)
     rule = PEPITA(steps.network(sizes), nn.CrossEntropyLoss())
@@ -59,10 +85,6 @@ def _measured(axis: str, value: int, sizes: tuple[int, ...], batch: int) -> Poin
         "backprop": steps.backprop_step(steps.network(sizes), data, fused=True),
     }
     seconds = paired(subjects, rounds=5, burst=0.03)
-    macs: dict[str, float] = {}
-    for name, step in subjects.items():
-        with FlopCounterMode(display=False) as counter:
-            step()
-        macs[name] = counter.get_total_flops() / 2 / batch
+    macs = {name: products(step) / batch for name, step in subjects.items()}
     each = {name: float(np.median(times)) / batch for name, times in seconds.items()}
     return Point(axis, value, each, macs)
