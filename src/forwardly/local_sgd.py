@@ -53,8 +53,8 @@ class LocalSGD(Optimizer):
 
     Raises:
         ValueError: if a number is negative, Nesterov is without momentum, or bfloat16 is wanted
-            without fast paths, for a rule of several passes other than PEPITA, or of a processor
-            that does not have it.
+            without fast paths, for a rule that needs a graph or compares passes other than PEPITA,
+            or of a processor that does not have it.
     """
 
     def __init__(
@@ -79,6 +79,8 @@ class LocalSGD(Optimizer):
         one_of("precision", precision, ("full", "bf16"))
         if precision == "bf16" and not fast:
             raise ValueError('precision="bf16" is a fast path; given fast=False')
+        if precision == "bf16" and rule.uses_autograd:
+            raise ValueError("bf16 is for rules that need no graph, as pepita; use float32")
         if precision == "bf16" and rule.forward_passes > 1 and not isinstance(rule, PEPITA):
             raise ValueError(
                 f"{type(rule).__name__} compares two passes, and rounded to bfloat16 one by one "

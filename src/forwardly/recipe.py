@@ -241,9 +241,8 @@ def _optimizer(recipe: Recipe, rule: Rule) -> Optimizer:
         "momentum": recipe.momentum,
         "weight_decay": recipe.weight_decay,
     }
+    if rule.uses_autograd and recipe.dtype != "bf16":
+        return torch.optim.SGD(groups, **options)
+    # The same descent, in less time; it says which rules cannot have bf16.
     precision = "bf16" if recipe.dtype == "bf16" else "full"
-    if not rule.uses_autograd:  # the same descent, in less time
-        return LocalSGD(rule, params=groups, precision=precision, **options)
-    if precision == "bf16":
-        raise ValueError("bf16 is for rules that need no graph, as pepita; use float32")
-    return torch.optim.SGD(groups, **options)
+    return LocalSGD(rule, params=groups, precision=precision, **options)

@@ -127,7 +127,7 @@ def _measured(case: Case, rounds: int, burst: float, on_round: Any) -> dict[str,
     else:
         parts: list[dict[str, Any]] = []
         for build in range(_BUILDS):
-            if build:  # new memory: where it lies and how it is paged makes steps quick or slow
+            if build:  # new memory, and processors that may have moved since
                 subjects = case.make()
             gc.collect()
             parts.append(paired(subjects, rounds=rounds // _BUILDS, burst=burst, on_round=on_round))
