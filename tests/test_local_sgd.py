@@ -93,6 +93,29 @@ def test_equals_accumulate_and_sgd(name: str, make: Any) -> None:
             assert worst(rule, ours) < 1e-12, (descent, options)
 
 
+@pytest.mark.parametrize(
+    ("layers", "shape"),
+    [
+        ((nn.Linear(5, 6), nn.Linear(6, 4)), (5,)),
+        ((nn.Linear(5, 6), nn.Identity(), nn.Linear(6, 7), nn.Linear(7, 4)), (5,)),
+        ((nn.Linear(5, 4),), (5,)),
+        ((nn.Conv2d(2, 3, 3), nn.Flatten(), nn.Linear(12, 4)), (2, 4, 4)),
+        ((nn.Conv2d(2, 3, 3), nn.MaxPool2d(1), nn.Flatten(), nn.Linear(12, 4)), (2, 4, 4)),
+        ((nn.Conv2d(2, 3, 3), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(3, 4)), (2, 4, 4)),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("options", PEPITA_OPTIONS)
+def test_activities_that_are_the_pre_activation_itself(
+    layers: tuple[nn.Module, ...], shape: tuple[int, ...], options: dict[str, Any]
+) -> None:
+    """Where nothing follows a synapse, what the fast path writes over may still be needed."""
+    model = nn.Sequential(*copy.deepcopy(layers)).double()
+    rule, _ = build("pepita", lambda: (model, shape), **options)
+    ours, _, _ = train_both(rule, shape, {"momentum": 0.9})
+    assert worst(rule, ours) < 1e-12
+
+
 @pytest.mark.parametrize("make", [dense, convolutional, sequences])
 def test_fast_paths_can_be_switched_off(make: Any) -> None:
     for fast in (True, False):
