@@ -21,6 +21,7 @@ from forwardly.checks import one_of
 from forwardly.fast import FAST
 from forwardly.fast.pooling import max_pool
 from forwardly.fast.products import InBFloat16, InFloat32
+from forwardly.fast.updates import Descent, Outer
 from forwardly.network import Stage, Step
 from forwardly.rule import Credit, Rule
 from forwardly.rules.pepita import PEPITA
@@ -161,9 +162,18 @@ class LocalSGD(Optimizer):
         def update_weight(to: Tensor, keep: float, times: float) -> None:
             products.add_outer(to, post, pre, keep, times / n)
 
-        self._add(synapse.weight, groups, update_weight)
+        if not self._descend(synapse.weight, groups, Outer(post, pre, 1 / n), products):
+            self._add(synapse.weight, groups, update_weight)
         if "bias" in stage.trained:
             self._add(synapse.bias, groups, _plain(post.sum(0) / n))
+
+    def _descend(self, weight: Tensor, groups: _Groups, update: Outer, products: InFloat32) -> bool:
+        """The whole step of a weight at once, where it has momentum and there is a fast path."""
+        group = groups.get(weight)
+        if not self.fast or group is None or group["momentum"] == 0:
+            return False
+        settings = Descent(*(group[name] for name in Descent._fields))
+        return products.descend(weight, self._momentum(weight), update, settings)
 
     def _add(self, parameter: Tensor, groups: _Groups, update: _Into) -> None:
         """One parameter's step, from an update that is added to something."""
@@ -175,10 +185,7 @@ class LocalSGD(Optimizer):
         if momentum == 0:
             update(parameter, 1 - rate * decay, -rate)
             return
-        state = cast(dict[str, Tensor], self.state[parameter])
-        buffer = state.get("momentum_buffer")
-        if buffer is None:
-            buffer = state["momentum_buffer"] = torch.zeros_like(parameter)
+        buffer = self._momentum(parameter)
         if nesterov:
             # W − η(g + μM), where g = M − μM_before: needs the old momentum once more.
             parameter.add_(buffer, alpha=rate * momentum)
@@ -188,6 +195,12 @@ class LocalSGD(Optimizer):
         if decay:
             buffer.add_(parameter, alpha=decay)
         parameter.add_(buffer, alpha=-rate * (1 + momentum) if nesterov else -rate)
+
+    def _momentum(self, parameter: Tensor) -> Tensor:
+        state = cast(dict[str, Tensor], self.state[parameter])
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(parameter)
+        return state["momentum_buffer"]
 
 
 _Groups = Mapping[Tensor, dict[str, Any]]

@@ -241,7 +241,7 @@ def _optimizer(recipe: Recipe, rule: Rule) -> Optimizer:
         "momentum": recipe.momentum,
         "weight_decay": recipe.weight_decay,
     }
-    if rule.uses_autograd and recipe.dtype != "bf16":
+    if rule.uses_autograd and others and recipe.dtype != "bf16":
         return torch.optim.SGD(groups, **options)
     # The same descent, in less time; it says which rules cannot have bf16.
     precision = "bf16" if recipe.dtype == "bf16" else "full"

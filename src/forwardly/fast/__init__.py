@@ -10,13 +10,15 @@ from typing import Any
 
 from torch import Tensor
 
-from forwardly.fast import mem_pepita, pepita
+from forwardly.fast import backprop, mem_pepita, pepita
 from forwardly.network import Step
 from forwardly.rule import Credit, Rule
+from forwardly.rules.backprop import Backprop
 from forwardly.rules.mem_pepita import MemPEPITA
 from forwardly.rules.pepita import PEPITA
 
 FAST: dict[type[Rule], Callable[[Any, Tensor, Tensor, Step], Credit]] = {
+    Backprop: backprop.assign,
     MemPEPITA: mem_pepita.assign,
     PEPITA: pepita.assign,
 }

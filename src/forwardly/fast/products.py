@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from forwardly.fast.updates import Descent, Outer
+
 _SMALLEST = 1 << 16
 """Numbers in a weight from which oneDNN, and a product for each thread, are quicker."""
 
@@ -66,6 +68,24 @@ class InFloat32:
         pres = pre.expand(parts, *pre.shape)
         to.view(parts, rows, -1).baddbmm_(posts, pres, beta=keep, alpha=times)
 
+    def descend(self, weight: Tensor, momentum: Tensor, update: Outer, settings: Descent) -> bool:
+        """A step of gradient descent compiled as a whole, where there is one.
+
+        Args:
+            weight: (units, inputs).
+            momentum: likewise.
+            update: the gradient.
+            settings: of the descent.
+
+        Returns:
+            Whether it was taken; if not, nothing has changed.
+        """
+        if weight.numel() < _SMALLEST or weight.dtype != torch.float32:
+            return False
+        from forwardly.fast.descent import descend  # loads numba
+
+        return descend(weight, momentum, update, settings)
+
 
 class InBFloat16(InFloat32):
     """Of operands rounded to bfloat16; for one training step, as it keeps rounded weights.
@@ -96,6 +116,11 @@ class InBFloat16(InFloat32):
             return
         update = torch.mm((post * times).bfloat16().T, pre.bfloat16()).float()
         torch.add(update, to, alpha=keep, out=to)
+
+    def descend(self, weight: Tensor, momentum: Tensor, update: Outer, settings: Descent) -> bool:
+        """None where products are rounded."""
+        rounded = weight.dtype == torch.float32
+        return not rounded and super().descend(weight, momentum, update, settings)
 
 
 def has_bfloat16() -> bool:

@@ -1,0 +1,45 @@
+"""Compiled functions on the threads that torch has already.
+
+torch's operations run on OpenMP threads, which wait for the next one by spinning. Threads of
+another pool would have to share the processors with them, so what is compiled here goes to the same
+pool, by the entry that compilers use for ``#pragma omp parallel``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+
+class Pool(NamedTuple):
+    """torch's OpenMP library: GOMP_parallel, and the addresses of two more of its functions."""
+
+    parallel: ctypes._NamedFuncPointer  # pyright: ignore
+    thread_number: int  # omp_get_thread_num
+    threads_at_work: int  # omp_get_num_threads; may be fewer than were asked for
+
+
+@cache
+def pool() -> Pool | None:
+    """The library that torch came with, where it is GNU's."""
+    folder = Path(torch.__file__).parent
+    for place in (folder / "lib", folder.parent / "torch.libs"):
+        for path in sorted(place.glob("libgomp*.so*")):
+            library = ctypes.CDLL(str(path))  # loaded already; this only finds it again
+            parallel = library.GOMP_parallel
+            parallel.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
+            parallel.restype = None
+            return Pool(
+                parallel,
+                _address(library.omp_get_thread_num),
+                _address(library.omp_get_num_threads),
+            )
+    return None
+
+
+def _address(function: ctypes._NamedFuncPointer) -> int:  # pyright: ignore
+    return ctypes.cast(function, ctypes.c_void_p).value or 0

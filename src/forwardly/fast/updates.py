@@ -1,0 +1,30 @@
+"""What a step of gradient descent on one weight matrix is made of."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Outer(NamedTuple):
+    """An update that is yet to be summed: scale · Σ over samples of post ⊗ pre.
+
+    Attributes:
+        post: (n, units).
+        pre: (n, inputs).
+        scale: one over the number of samples.
+    """
+
+    post: Tensor
+    pre: Tensor
+    scale: float
+
+
+class Descent(NamedTuple):
+    """Settings of stochastic gradient descent, as torch's; nesterov is whether to look ahead."""
+
+    momentum: float
+    weight_decay: float
+    lr: float
+    nesterov: bool
