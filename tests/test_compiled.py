@@ -63,7 +63,7 @@ def descend(rule: Rule, x: Tensor, target: Tensor, rate: float, batch: int, orde
 
 
 @pytest.mark.parametrize("batch", [1, 7, SAMPLES])
-@pytest.mark.parametrize("sizes", [(5, 3), (16, 8, 1), (6, 9, 5, 3), (3, 4, 5, 6, 2)])
+@pytest.mark.parametrize("sizes", [(5, 3), (16, 8, 1), (16, 7, 3), (6, 9, 5, 3), (3, 4, 5, 6, 2)])
 @pytest.mark.parametrize(("name", "options"), RULES)
 def test_equals_the_readable_rule(
     name: str, options: dict[str, Any], sizes: tuple[int, ...], batch: int

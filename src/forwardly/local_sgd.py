@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 
 from forwardly.checks import one_of
 from forwardly.fast import FAST
+from forwardly.fast.masks import mask
 from forwardly.fast.pooling import max_pool
 from forwardly.fast.products import InBFloat16, InFloat32
 from forwardly.fast.updates import Descent, Outer
@@ -134,7 +135,7 @@ class LocalSGD(Optimizer):
         step = rule.network.step(rule.noise)
         step.apply = apply
         if self.fast:
-            step.linear, step.max_pool = products.linear, max_pool
+            step.linear, step.max_pool, step.mask = products.linear, max_pool, mask
         credit = self._assign(x, target, step)
         for update in waiting:
             self._outer_product(update, groups, products)

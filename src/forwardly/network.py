@@ -171,6 +171,8 @@ class Step:
         """What computes products with linear weights, in place of the modules themselves."""
         self.max_pool: Callable[[nn.MaxPool2d, Tensor], Tensor] | None = None
         """What computes max pooling, likewise."""
+        self.mask: Callable[[Tensor, int, tuple[int, ...], float, Tensor], Tensor] = noise.mask
+        """What computes dropouts' masks."""
 
     def update(self, stage: Stage, post: Tensor, pre: Tensor) -> dict[str, Tensor]:
         """``stage.synapse_update(post, pre)``; nothing, where an optimizer applies it by itself."""
@@ -365,7 +367,7 @@ class Step:
         whole = isinstance(module, nn.Dropout)
         shape = a.shape if whole else (*a.shape[:2], *(1 for _ in a.shape[2:]))
         which = self._network.dropouts.index(name)
-        mask = noise.mask(self._noise, which, tuple(shape), module.p, a)
+        mask = self.mask(self._noise, which, tuple(shape), module.p, a)
         if self.keep_masks:
             self._masks[name] = mask
         return a * mask

@@ -22,6 +22,7 @@ from forwardly._typing import Float, Int
 _GAMMA = 0x9E3779B97F4A7C15 - 2**64
 _MIX_1 = 0xBF58476D1CE4E5B9 - 2**64
 _MIX_2 = 0x94D049BB133111EB - 2**64
+CONSTANTS = _GAMMA, _MIX_1, _MIX_2
 
 
 def _shift_right(z: Tensor, by: int) -> Tensor:
@@ -58,9 +59,13 @@ def mask(
     """
     if p >= 1:
         return torch.zeros(shape, dtype=like.dtype, device=like.device)
-    # A signed number is below round(p·2⁶⁴) − 2⁶³ with probability p.
-    kept = _integers(noise, which, shape) >= min(round(p * 2**64) - 2**63, 2**63 - 1)
+    kept = _integers(noise, which, shape) >= threshold(p)
     return kept.to(like.dtype) / (1 - p)
+
+
+def threshold(p: float) -> int:
+    """What a number of the sequence, signed, is below with probability ``p`` < 1."""
+    return min(round(p * 2**64) - 2**63, 2**63 - 1)
 
 
 def uniform(

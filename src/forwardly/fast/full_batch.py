@@ -45,7 +45,7 @@ class CompiledFullBatchTraining:
         self.epoch = 0
         self.diverged: dict[int, int] = {}
         self._rate = learning_rate
-        self._threads = threads or len(os.sched_getaffinity(0))
+        self._pool = ThreadPoolExecutor(threads or len(os.sched_getaffinity(0)))
         self._networks = [CompiledTraining(rule) for rule in rules]
         self._train, self._validation = (
             [
@@ -81,8 +81,8 @@ class CompiledFullBatchTraining:
             return broken
 
         alive = [seed for seed in range(len(self._networks)) if seed not in self.diverged]
-        with one_thread_a_product(), ThreadPoolExecutor(self._threads) as pool:
-            running = {seed: pool.submit(run, seed) for seed in alive}
+        with one_thread_a_product():
+            running = {seed: self._pool.submit(run, seed) for seed in alive}
             try:
                 wait(running.values())
             finally:  # Ctrl-C too lets all come to the end of these epochs, so that they stay level

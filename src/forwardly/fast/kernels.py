@@ -97,6 +97,49 @@ def _weigh(z, W, a, b, has_bias):
 
 
 @_compiled
+def _weigh_rectified(z, W, a, b, has_bias):
+    """Z = W max(a, 0) + b of few units, without a pass over a for the rectification alone."""
+    units, inputs = W.shape
+    zero = W.dtype.type(0)
+    for o in range(units):
+        to, row = z[o], W[o]
+        first = b[o] if has_bias else zero
+        for s in range(len(to)):
+            to[s] = first
+        whole = inputs - inputs % 4
+        for i in range(0, whole, 4):
+            w0, w1, w2, w3 = row[i], row[i + 1], row[i + 2], row[i + 3]
+            a0, a1, a2, a3 = a[i], a[i + 1], a[i + 2], a[i + 3]
+            for s in range(len(to)):
+                h0 = zero if a0[s] < zero else a0[s]
+                h1 = zero if a1[s] < zero else a1[s]
+                h2 = zero if a2[s] < zero else a2[s]
+                h3 = zero if a3[s] < zero else a3[s]
+                to[s] += w0 * h0 + w1 * h1 + w2 * h2 + w3 * h3
+        for i in range(whole, inputs):
+            w0, a0 = row[i], a[i]
+            for s in range(len(to)):
+                to[s] += w0 * (zero if a0[s] < zero else a0[s])
+
+
+@_compiled
+def _dot(one, other):
+    """Σ of products."""
+    total = one.dtype.type(0)
+    for s in range(len(one)):
+        total += one[s] * other[s]
+    return total
+
+
+@_compiled
+def _sum(one):
+    total = one.dtype.type(0)
+    for s in range(len(one)):
+        total += one[s]
+    return total
+
+
+@_compiled
 def _correlate(product, delta, pre):
     """Σ over samples of δ ⊗ pre: product (units, inputs), delta (units, n), pre (inputs, n)."""
     units, inputs = product.shape
@@ -298,6 +341,58 @@ def _absolute(one, other):
 
 
 @_compiled
+def _shallow_block(
+    W, b, has_bias, sizes, activations, loss, F, sign, clean,
+    x, t, to_W, to_b, rate, response, D, z_1, h_err, e, products,
+):  # fmt: skip
+    """PEPITA's ``_train_block`` for one rectified hidden layer and few outputs, in fewer passes.
+
+    z_1 is given, and F e is added to x by its ranks and in parts. What follows the first product is
+    two passes over z₁: one for the output, and one that goes unit by unit through the modulated
+    pass, the difference of activities and what is summed of them. h_err is room for one unit.
+    """
+    d, h_1, k = sizes[0], sizes[1], sizes[2]
+    W_2, to_W_2 = _matrix(W, d * h_1, k, h_1), _matrix(to_W, d * h_1, k, h_1)
+    to_W_1, product = _matrix(to_W, 0, h_1, d), _matrix(products, 0, h_1, d)
+    delta, zero = _rows(D, 0, h_1, x.shape[1]), W.dtype.type(0)
+    _weigh_rectified(e, W_2, z_1, b[h_1:], has_bias[1])
+    _activate(e, activations[1])
+    absolute = _absolute(e, t)
+    _error(e, e, t, loss)
+    for o in range(h_1):
+        z, to, e_0, f = z_1[o], delta[o], e[0], sign * response[o, 0]
+        for s in range(len(z)):
+            to[s] = z[s] + f * e_0[s]
+        for c in range(1, k):
+            f, e_0 = sign * response[o, c], e[c]
+            for s in range(len(z)):
+                to[s] += f * e_0[s]
+        for s in range(len(z)):
+            h = zero if z[s] < zero else z[s]
+            h_err[s] = zero if to[s] < zero else to[s]
+            to[s] = h - h_err[s]
+            if clean:
+                h_err[s] = h
+        for c in range(k):
+            to_W_2[c, o] -= rate * _dot(e[c], h_err)
+        if has_bias[0]:
+            to_b[o] -= rate * _sum(to)
+    if has_bias[1]:
+        for c in range(k):
+            to_b[h_1 + c] -= rate * _sum(e[c])
+    _correlate(product, delta, x)
+    for o in range(h_1):
+        row, one = to_W_1[o], product[o]
+        for c in range(0 if clean else k):  # what F e adds to the input's part
+            f, column = sign * _dot(delta[o], e[c]), F[c]
+            for i in range(d):
+                one[i] += f * column[i]
+        for i in range(d):
+            row[i] -= rate * one[i]
+    return absolute
+
+
+@_compiled
 def _train_block(
     W, b, has_bias, sizes, activations, rule, loss, F, sign, second, clean,
     x, t, to_W, to_b, rate, response, A, M, D, z_1, x_err, e, products,
@@ -309,8 +404,17 @@ def _train_block(
     layers, n, units = len(activations), x.shape[1], sizes[1:].sum()
     d, h_1, k = sizes[0], sizes[1], sizes[-1]
     z_1 = _rows(z_1, 0, h_1, n)
-    h = _rows(A, 0, h_1, n)
+    ranks = n > k  # then W₁F is less work than W₁(x + F e)
+    # Likewise, the update of (x + F e) is less work in two parts where the input is large.
+    parts = not clean and h_1 * (d + n) < d * n
     _weigh(z_1, _matrix(W, 0, h_1, d), x, b[:h_1], has_bias[0])
+    shallow = layers == 2 and k < FEW and activations[0] == RELU
+    if shallow and rule == PEPITA and not second and ranks and (clean or parts):
+        return _shallow_block(
+            W, b, has_bias, sizes, activations, loss, F, sign, clean,
+            x, t, to_W, to_b, rate, response, D, z_1, M[:n], _rows(e, 0, k, n), products,
+        )  # fmt: skip
+    h = _rows(A, 0, h_1, n)
     _copy(h, z_1)
     _activate(h, activations[0])
     _above(A, n, W, b, has_bias, sizes, activations, layers)
@@ -327,9 +431,6 @@ def _train_block(
     e = _rows(e, 0, k, n)
     _copy(e, delta)
     through = layers if second else layers - 1
-    ranks = n > k  # then W₁F is less work than W₁(x + F e)
-    # Likewise, the update of (x + F e) is less work in two parts where the input is large.
-    parts = not clean and h_1 * (d + n) < d * n
     x_err = _rows(x_err, 0, d, n)
     if not ranks or not (clean or parts):
         _add_ranks(x_err, x, F.T, e, sign)
@@ -388,9 +489,14 @@ def mean_absolute_error(W, b, has_bias, sizes, activations, X, T, samples, A):
         x = X[d * at : d * (at + n)].reshape(d, n)
         h = _rows(A, 0, h_1, n)
         _weigh(h, _matrix(W, 0, h_1, d), x, b[:h_1], has_bias[0])
-        _activate(h, activations[0])
-        _above(A, n, W, b, has_bias, sizes, activations, len(activations))
-        summed += _absolute(_rows(A, units - k, k, n), T[k * at : k * (at + n)].reshape(k, n))
+        output = _rows(A, units - k, k, n)
+        if len(activations) == 2 and k < FEW and activations[0] == RELU:
+            _weigh_rectified(output, _matrix(W, d * h_1, k, h_1), h, b[h_1:], has_bias[1])
+            _activate(output, activations[1])
+        else:
+            _activate(h, activations[0])
+            _above(A, n, W, b, has_bias, sizes, activations, len(activations))
+        summed += _absolute(output, T[k * at : k * (at + n)].reshape(k, n))
     return summed / (k * samples)
 
 

@@ -1,0 +1,53 @@
+"""Dropout masks in one compiled pass; the same numbers as ``forwardly.noise.mask``, bit for bit.
+
+The sequence takes a dozen operations an element, and as many passes where each is torch's: a tenth
+of a step of a network of 1024 units.
+"""
+
+# pyright: basic
+
+from __future__ import annotations
+
+import inspect
+import math
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from forwardly import noise
+
+_GAMMA, _MIX_1, _MIX_2 = (np.uint64(constant % 2**64) for constant in noise.CONSTANTS)
+_SMALLEST = 1 << 13
+"""Elements from which it is quicker than to call torch a dozen times."""
+
+
+def mask(
+    seed_and_step: Tensor, which: int, shape: tuple[int, ...], p: float, like: Tensor
+) -> Tensor:
+    """See ``forwardly.noise.mask``."""
+    count = math.prod(shape)
+    if count < _SMALLEST or p >= 1 or like.device.type != "cpu" or not like.is_floating_point():
+        return noise.mask(seed_and_step, which, shape, p, like)
+    seed, step = seed_and_step.tolist()
+    kept = torch.empty(count, dtype=torch.bool)
+    _compiled()(kept.numpy(), seed, (step << 40) + (which << 32), noise.threshold(p))
+    return kept.reshape(shape).to(like.dtype) / (1 - p)
+
+
+@cache
+def _compiled() -> Any:
+    from numba import njit
+
+    return njit(cache=True, nogil=True)(inspect.unwrap(_fill))
+
+
+def _fill(kept, seed, first, threshold):
+    """Whether numbers ``first`` and following of the sequence reach the threshold."""
+    for i in range(len(kept)):
+        z = np.uint64(seed) + (np.uint64(first) + np.uint64(i) + np.uint64(1)) * _GAMMA
+        z = (z ^ (z >> np.uint64(30))) * _MIX_1
+        z = (z ^ (z >> np.uint64(27))) * _MIX_2
+        kept[i] = np.int64(z ^ (z >> np.uint64(31))) >= threshold
