@@ -8,6 +8,7 @@ from torch import nn
 
 import forwardly as fw
 from forwardly import noise
+from forwardly.fast import masks
 
 
 def test_splitmix64_against_its_published_sequence() -> None:
@@ -91,3 +92,16 @@ def test_channel_dropout_drops_whole_channels() -> None:
     assert torch.equal(silent.any(2), silent.all(2))
     assert silent.any()
     assert not silent.all()
+
+
+@pytest.mark.parametrize("p", [0.0, 0.1, 0.5, 0.999, 1.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_compiled_masks_are_the_same_bit_for_bit(p: float, dtype: torch.dtype) -> None:
+    """Of enough elements to be compiled, and of few; from seeds and steps large and small."""
+    like = torch.zeros(1, dtype=dtype)
+    for seed_and_step in ([0, 0], [5, 2], [2**62 - 1, 10**6]):
+        for shape in ((64, 1024), (100, 83, 1), (3, 5)):
+            given = torch.tensor(seed_and_step), 3, shape, p, like
+            ours, theirs = masks.mask(*given), noise.mask(*given)
+            assert ours.dtype == theirs.dtype
+            assert torch.equal(ours, theirs)

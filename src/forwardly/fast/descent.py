@@ -83,7 +83,8 @@ def descend(weight: Tensor, momentum: Tensor, update: Outer, settings: Descent) 
 
 
 def _plain(tensor: Tensor) -> bool:
-    return tensor.dtype == torch.float32 and tensor.device.type == "cpu" and tensor.dim() == 2
+    of_floats = tensor.dtype == torch.float32 and tensor.device.type == "cpu"
+    return of_floats and tensor.dim() == 2 and tensor.is_contiguous()
 
 
 @intrinsic

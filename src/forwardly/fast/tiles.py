@@ -5,9 +5,12 @@ keeps them in vector registers, ``rows`` times ``vectors`` of them, over the who
 
     for k:  for r in rows:  for v in vectors:  sum[r, v] += A[r, k] · B[k, v]
 
-A's elements are read one by one and spread over a vector's lanes; B's lie side by side. What
-becomes of the sums is the tile's finish. Tiles are written in LLVM's language, as numba has no word
-for a vector, and called from compiled functions with addresses and strides in bytes, as integers.
+A's elements are read one by one and spread over a vector's lanes; B's lie side by side. Tiles are
+written in LLVM's language, as numba has no word for a vector, and called from compiled functions
+with addresses and strides in bytes, as integers.
+
+numba keeps what it has compiled beside the file of the function that it was asked for, and looks at
+that file alone: after a change here, delete ``__pycache__``.
 """
 
 # pyright: basic
@@ -137,26 +140,6 @@ def _sums(lines: _Lines, shape: Shape, a, a_row, a_k, b, b_k, count) -> list[lis
 
 @cache
 @no_type_check  # checks of annotations wrap functions, and numba needs them as they are
-def storing_tile(bits: int, shape: Shape) -> Callable[..., None]:
-    """``tile(a, a_row, a_k, b, b_k, count, c, c_row)``: C is what the sums are."""
-
-    @intrinsic
-    def tile(_, a, a_row, a_k, b, b_k, count, c, c_row):
-        def generate(context, builder, _, given):
-            *operands, c, c_row = given
-            lines = _Lines(builder, bits, shape.lanes)
-            for r, row in enumerate(_sums(lines, shape, *operands)):
-                for v, value in enumerate(row):
-                    lines.store(value, lines.address(c, c_row, r, v))
-            return context.get_dummy_value()
-
-        return types.void(*(types.intp,) * 8), generate
-
-    return tile
-
-
-@cache
-@no_type_check
 def descending_tile(bits: int, shape: Shape) -> Callable[..., None]:
     """``tile(a, a_row, a_k, b, b_k, count, m, w, row, scale, keep, decay, rate, ahead)``.
 

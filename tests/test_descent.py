@@ -1,0 +1,189 @@
+"""A compiled step on a weight and its momentum: the definition, whatever the shapes and threads."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numba import njit
+from torch import Tensor, nn
+
+import forwardly as fw
+from forwardly.fast import descent, products
+from forwardly.fast.threads import pool
+from forwardly.fast.tiles import Shape, descending_tile, shape_of_tile
+from forwardly.fast.updates import Descent, Outer
+
+pytestmark = pytest.mark.skipif(pool() is None, reason="torch came without GNU's OpenMP")
+
+SETTINGS = [
+    Descent(0.9, 0.0, 0.1, False),
+    Descent(0.5, 0.01, 0.2, False),
+    Descent(0.9, 0.0, 0.1, True),
+    Descent(0.5, 0.01, 0.2, True),
+]
+
+
+def made(units: int, inputs: int, n: int) -> tuple[Tensor, Tensor, Outer]:
+    numbers = torch.Generator().manual_seed(0)
+    weight, momentum, post, pre = (
+        torch.randn(shape, generator=numbers)
+        for shape in ((units, inputs), (units, inputs), (n, units), (n, inputs))
+    )
+    return weight, momentum, Outer(post, pre, 1 / n)
+
+
+def by_definition(
+    weight: Tensor, momentum: Tensor, update: Outer, settings: Descent
+) -> tuple[Tensor, Tensor]:
+    """torch.optim.SGD's step, in float64."""
+    post, pre, W, M = (t.double() for t in (update.post, update.pre, weight, momentum))
+    g = update.scale * torch.einsum("nu,ni->ui", post, pre) + settings.weight_decay * W
+    M = settings.momentum * M + g
+    step = g + settings.momentum * M if settings.nesterov else M
+    return W - settings.lr * step, M
+
+
+@pytest.fixture(params=[1, 2, 3])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("units", "inputs", "n"),
+    [
+        (64, 480, 16),  # whole tiles only
+        (64, 48 + 16 + 5, 7),  # thin tiles, and columns that fill none
+        (61, 1000, 3),  # rows that fill none
+        (5, 700, 2),  # no tile at all
+        (9, 3, 1),  # nor a vector
+        (32, 96, 600),  # many samples
+    ],
+)
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_equals_the_definition(
+    units: int, inputs: int, n: int, settings: Descent, threads: int
+) -> None:
+    weight, momentum, update = made(units, inputs, n)
+    expected = by_definition(weight, momentum, update, settings)
+    assert descent.descend(weight, momentum, update, settings)
+    for ours, theirs in zip((weight, momentum), expected, strict=True):
+        torch.testing.assert_close(ours.double(), theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_what_the_update_is_made_of_need_not_lie_in_order() -> None:
+    weight, momentum, update = made(64, 480, 16)
+    expected = by_definition(weight, momentum, update, SETTINGS[0])
+    scattered = Outer(update.post.T.contiguous().T, update.pre.repeat(1, 2)[:, :480], update.scale)
+    assert descent.descend(weight, momentum, scattered, SETTINGS[0])
+    torch.testing.assert_close(weight.double(), expected[0], rtol=1e-5, atol=1e-5)
+
+
+def test_what_it_is_not_for_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other types, weights that lie otherwise in memory, and where torch has another OpenMP."""
+    weight, momentum, update = made(64, 480, 16)
+    double = Outer(update.post.double(), update.pre.double(), update.scale)
+    lying = torch.zeros(480, 64).T
+    for given in (
+        (weight.double(), momentum.double(), double),
+        (lying, momentum, update),
+        (weight, lying, update),
+        (weight, momentum, double),
+    ):
+        before = [given[0].clone(), given[1].clone()]
+        assert not descent.descend(*given, SETTINGS[0])
+        assert all(torch.equal(a, b) for a, b in zip(before, given[:2], strict=True))
+    monkeypatch.setattr(descent, "pool", lambda: None)
+    assert not descent.descend(weight, momentum, update, SETTINGS[0])
+
+
+def test_autograd_sees_that_weights_have_changed() -> None:
+    weight, momentum, update = made(64, 480, 16)
+    weight.requires_grad_()
+    loss = (weight**2).sum()
+    with torch.no_grad():
+        assert descent.descend(weight, momentum, update, SETTINGS[0])
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()  # pyright: ignore[reportUnknownMemberType]
+
+
+def test_fewer_threads_than_asked_for_do_all_rows() -> None:
+    """As where the environment sets a limit."""
+    program = (
+        "import torch\n"
+        "from forwardly.fast.descent import descend\n"
+        "from forwardly.fast.updates import Descent, Outer\n"
+        "torch.set_num_threads(2)\n"
+        "W, M = torch.zeros(64, 48), torch.zeros(64, 48)\n"
+        "update = Outer(torch.ones(1, 64), torch.ones(1, 48), 1.0)\n"
+        "assert descend(W, M, update, Descent(0.0, 0.0, 1.0, False))\n"
+        "assert (W == -1).all(), W.sum(1)\n"
+    )
+    environment = {**os.environ, "OMP_THREAD_LIMIT": "1"}
+    subprocess.run([sys.executable, "-c", program], check=True, env=environment)
+
+
+@pytest.mark.parametrize("shape", [Shape(8, 3, 16), Shape(4, 3, 8), Shape(8, 3, 4), Shape(1, 1, 2)])
+def test_tiles_of_other_processors(shape: Shape) -> None:
+    """LLVM makes vectors of any length of those that there are."""
+    tile: Any = descending_tile(32, shape)
+    rows, columns, n = shape.rows, shape.columns, 5
+    weight, momentum, update = made(rows, columns, n)
+    expected = by_definition(weight, momentum, update, SETTINGS[1])
+    W, M, post, pre = (t.numpy() for t in (weight, momentum, update.post, update.pre))  # pyright: ignore
+
+    @njit
+    def call(W, M, post, pre, scale, keep, decay, rate, ahead):  # pyright: ignore
+        tile(
+            post.ctypes.data, 4, 4 * rows, pre.ctypes.data, 4 * columns, n,
+            M.ctypes.data, W.ctypes.data, 4 * columns, scale, keep, decay, rate, ahead,
+        )  # fmt: skip
+
+    numbers = [np.float32(x) for x in (update.scale, 0.5, 0.01, 0.2, 0.0)]
+    call(W, M, post, pre, *numbers)
+    torch.testing.assert_close(weight.double(), expected[0], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(momentum.double(), expected[1], rtol=1e-5, atol=1e-5)
+
+
+def test_this_processors_tile_leaves_registers_free() -> None:
+    shape = shape_of_tile(32)
+    assert shape.rows * shape.vectors + shape.vectors < (16 if shape.lanes == 8 else 32)
+
+
+@pytest.mark.parametrize("name", ["pepita", "mem-pepita", "backprop", "direct-feedback-alignment"])
+def test_training_takes_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For wide layers with momentum, unless fast paths are switched off."""
+    taken: list[tuple[int, ...]] = []
+    original = descent.descend
+
+    def counted(weight: Tensor, momentum: Tensor, update: Outer, settings: Descent) -> bool:
+        taken.append(tuple(weight.shape))
+        return original(weight, momentum, update, settings)
+
+    monkeypatch.setattr(descent, "descend", counted)
+    x, target = torch.randn(16, 300), torch.arange(16) % 4
+    for options, expected in (
+        ({"momentum": 0.9}, [(256, 300)]),
+        ({"momentum": 0.9, "fast": False}, []),
+        ({"momentum": 0.0}, []),
+    ):
+        taken.clear()
+        model = nn.Sequential(nn.Linear(300, 256), nn.ReLU(), nn.Linear(256, 4))
+        fw.LocalSGD(fw.RULES[name](model, nn.CrossEntropyLoss()), lr=0.1, **options).step(x, target)
+        assert taken == expected
+
+
+def test_rounded_products_do_not_take_it() -> None:
+    weight, momentum, update = made(256, 300, 8)
+    rounded = object.__new__(products.InBFloat16)
+    assert not rounded.descend(weight, momentum, update, SETTINGS[0])
+    assert products.InFloat32().descend(weight, momentum, update, SETTINGS[0])
