@@ -341,6 +341,35 @@ def _absolute(one, other):
 
 
 @_compiled
+def _modulate_and_sum(to, z, e, f):
+    """A hidden unit's δ = max(z, 0) − max(z + f e, 0); Σ e max(z + f e, 0) and Σ e δ."""
+    zero = z.dtype.type(0)
+    with_h_err = with_delta = zero
+    for s in range(len(z)):
+        z_err = z[s] + f * e[s]
+        h_err = zero if z_err < zero else z_err
+        to[s] = (zero if z[s] < zero else z[s]) - h_err
+        with_h_err += e[s] * h_err
+        with_delta += e[s] * to[s]
+    return with_h_err, with_delta
+
+
+@_compiled
+def _modulate(to, h_err, z, e, response, sign):
+    """A hidden unit's h_err = max(z ± Σ of response e, 0) and δ = max(z, 0) − h_err."""
+    zero, f, e_0 = z.dtype.type(0), sign * response[0], e[0]
+    for s in range(len(z)):
+        h_err[s] = z[s] + f * e_0[s]
+    for c in range(1, len(e)):
+        f, e_c = sign * response[c], e[c]
+        for s in range(len(z)):
+            h_err[s] += f * e_c[s]
+    for s in range(len(z)):
+        h_err[s] = zero if h_err[s] < zero else h_err[s]
+        to[s] = (zero if z[s] < zero else z[s]) - h_err[s]
+
+
+@_compiled
 def _shallow_block(
     W, b, has_bias, sizes, activations, loss, F, sign, clean,
     x, t, to_W, to_b, rate, response, D, z_1, h_err, e, products,
@@ -355,26 +384,22 @@ def _shallow_block(
     W_2, to_W_2 = _matrix(W, d * h_1, k, h_1), _matrix(to_W, d * h_1, k, h_1)
     to_W_1, product = _matrix(to_W, 0, h_1, d), _matrix(products, 0, h_1, d)
     delta, zero = _rows(D, 0, h_1, x.shape[1]), W.dtype.type(0)
+    from_error = np.empty((h_1, k), W.dtype)  # δ eᵀ; and e hᵀ is e h_errᵀ + e δᵀ
     _weigh_rectified(e, W_2, z_1, b[h_1:], has_bias[1])
     _activate(e, activations[1])
     absolute = _absolute(e, t)
     _error(e, e, t, loss)
     for o in range(h_1):
-        z, to, e_0, f = z_1[o], delta[o], e[0], sign * response[o, 0]
-        for s in range(len(z)):
-            to[s] = z[s] + f * e_0[s]
-        for c in range(1, k):
-            f, e_0 = sign * response[o, c], e[c]
-            for s in range(len(z)):
-                to[s] += f * e_0[s]
-        for s in range(len(z)):
-            h = zero if z[s] < zero else z[s]
-            h_err[s] = zero if to[s] < zero else to[s]
-            to[s] = h - h_err[s]
-            if clean:
-                h_err[s] = h
-        for c in range(k):
-            to_W_2[c, o] -= rate * _dot(e[c], h_err)
+        z, to = z_1[o], delta[o]
+        if k == 1:
+            with_h_err, with_delta = _modulate_and_sum(to, z, e[0], sign * response[o, 0])
+            from_error[o, 0] = with_delta
+            to_W_2[0, o] -= rate * (with_h_err + (with_delta if clean else zero))
+        else:
+            _modulate(to, h_err, z, e, response[o], sign)
+            for c in range(k):
+                from_error[o, c] = with_delta = _dot(e[c], to)
+                to_W_2[c, o] -= rate * (_dot(e[c], h_err) + (with_delta if clean else zero))
         if has_bias[0]:
             to_b[o] -= rate * _sum(to)
     if has_bias[1]:
@@ -384,7 +409,7 @@ def _shallow_block(
     for o in range(h_1):
         row, one = to_W_1[o], product[o]
         for c in range(0 if clean else k):  # what F e adds to the input's part
-            f, column = sign * _dot(delta[o], e[c]), F[c]
+            f, column = sign * from_error[o, c], F[c]
             for i in range(d):
                 one[i] += f * column[i]
         for i in range(d):
