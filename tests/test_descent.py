@@ -15,7 +15,7 @@ from numba import njit
 from torch import Tensor, nn
 
 import forwardly as fw
-from forwardly.fast import descent, products
+from forwardly.fast import descent
 from forwardly.fast.threads import pool
 from forwardly.fast.tiles import Shape, descending_tile, shape_of_tile
 from forwardly.fast.updates import Descent, Outer
@@ -180,10 +180,3 @@ def test_training_takes_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         model = nn.Sequential(nn.Linear(300, 256), nn.ReLU(), nn.Linear(256, 4))
         fw.LocalSGD(fw.RULES[name](model, nn.CrossEntropyLoss()), lr=0.1, **options).step(x, target)
         assert taken == expected
-
-
-def test_rounded_products_do_not_take_it() -> None:
-    weight, momentum, update = made(256, 300, 8)
-    rounded = object.__new__(products.InBFloat16)
-    assert not rounded.descend(weight, momentum, update, SETTINGS[0])
-    assert products.InFloat32().descend(weight, momentum, update, SETTINGS[0])

@@ -174,27 +174,18 @@ def test_bfloat16_rounds_operands_and_sums_and_nothing_else(bias: bool) -> None:
 
 
 @needs_bfloat16
-def test_an_update_in_bfloat16_is_added_in_float32() -> None:
-    to, post, pre = torch.randn(50, 300), torch.randn(16, 50), torch.randn(16, 300)
-    expected = 0.9 * to.double() + 0.1 * (post.double().T @ pre.double())
-    before = to.clone()
-    products.InBFloat16().add_outer(to, post, pre, 0.9, 0.1)
-    moved = expected - 0.9 * before.double()
-    assert (to.double() - expected).norm() < 0.01 * moved.norm()
-    before[:] = 1
-    for _ in range(100):  # each a hundredth of what bfloat16 can tell from 1
-        products.InBFloat16().add_outer(before, torch.ones(1, 50), torch.ones(1, 300), 1.0, 1e-4)
-    torch.testing.assert_close(before, torch.full_like(before, 1.01), rtol=1e-3, atol=0)
+def test_updates_are_not_rounded() -> None:
+    """Each a hundredth of what bfloat16 can tell from 1."""
+    to = torch.ones(50, 300)
+    for _ in range(100):
+        products.InBFloat16().add_outer(to, torch.ones(1, 50), torch.ones(1, 300), 1.0, 1e-4)
+    torch.testing.assert_close(to, torch.full_like(to, 1.01), rtol=1e-5, atol=0)
 
 
 @needs_bfloat16
 def test_other_types_are_left_alone() -> None:
     weight, a = torch.randn(256, 300).double(), torch.randn(8, 300).double()
     assert torch.equal(products.InBFloat16().linear(a, weight, None), a @ weight.T)
-    ours, expected = weight.clone(), weight.clone()
-    products.InBFloat16().add_outer(ours, torch.ones(8, 256).double(), a, 0.5, 2.0)
-    products.InFloat32().add_outer(expected, torch.ones(8, 256).double(), a, 0.5, 2.0)
-    assert torch.equal(ours, expected)
 
 
 @needs_bfloat16

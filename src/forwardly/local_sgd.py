@@ -49,9 +49,9 @@ class LocalSGD(Optimizer):
         fast: whether to use a fast path of the rule where there is one (see ``forwardly.fast``).
         params: what to train, as for torch's optimizers, groups with rates of their own too; all of
             the model's parameters if None.
-        precision: of products in linear layers: "full", the parameters' own, or "bf16", operands
-            rounded to bfloat16. Weights and momentum stay as they are, and only those of float32
-            are rounded; see ``forwardly.fast.products``.
+        precision: of activities and weights where they meet in linear layers: "full", their own, or
+            "bf16", rounded to bfloat16, if they are float32. Updates, weights and momentum stay
+            as they are; see ``forwardly.fast.products``.
 
     Raises:
         ValueError: if a number is negative, Nesterov is without momentum, or bfloat16 is wanted

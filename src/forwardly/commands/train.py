@@ -99,7 +99,7 @@ def train(
     seed
         Of split, weights, feedback and order of samples.
     precision
-        float32, float64, or bf16: float32 weights whose products are computed in bfloat16.
+        float32, float64, or bf16: float32 weights whose forward products are in bfloat16.
     data_root
         The folder that holds, or is to hold, the data sets (default: the variable FORWARDLY_DATA,
         else the user's cache).

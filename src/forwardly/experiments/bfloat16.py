@@ -1,7 +1,7 @@
 """Whether products in bfloat16 cost accuracy: PEPITA's rows of Table 1, once more in bfloat16.
 
-Settings, seeds and the rows in float32 are those of ``dellaferrera2022_table1``. Weights, momentum
-and all that lies between products stay in float32; see ``forwardly.fast.products``.
+Settings, seeds and the rows in float32 are those of ``dellaferrera2022_table1``. Updates, weights,
+momentum and all that lies between products stay in float32; see ``forwardly.fast.products``.
 """
 
 from __future__ import annotations

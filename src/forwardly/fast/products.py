@@ -3,11 +3,12 @@
 ``InFloat32`` takes oneDNN for the former, torch's other library for products beside MKL. For a
 batch of 64 on an AMD processor it needs three quarters of MKL's time, and two thirds where the
 batch is no multiple of 16. Small products stay with MKL, since oneDNN takes some 10 µs to begin.
-Updates are as many products as there are threads, so that a row of a weight and of its momentum
-stays with one processor. See docs/decisions.md.
+Updates are added to weights and momentum by one compiled pass (``descent``) where there is one, else
+by as many products as there are threads, so that a row of a weight and of its momentum stays with
+one processor. See docs/decisions.md.
 
-``InBFloat16`` rounds what is multiplied to bfloat16, 8 bits of precision, and adds up in float32.
-Weights, momentum and what lies between products stay in float32: in bfloat16 a weight would swallow
+``InBFloat16`` rounds what goes through linear weights to bfloat16, 8 bits of precision. Updates,
+weights, momentum and what lies between products stay in float32: in bfloat16 a weight would swallow
 updates of less than a 256th of itself.
 """
 
@@ -88,7 +89,7 @@ class InFloat32:
 
 
 class InBFloat16(InFloat32):
-    """Of operands rounded to bfloat16; for one training step, as it keeps rounded weights.
+    """Of activities and weights rounded to bfloat16; for one step, as it keeps rounded weights.
 
     Raises:
         ValueError: if the processor does not multiply in bfloat16, which would be slower.
@@ -108,19 +109,6 @@ class InBFloat16(InFloat32):
             rounded = self._rounded[weight] = weight.detach().bfloat16()
         z = functional.linear(a.bfloat16(), rounded).float()
         return z if bias is None else z.add_(bias)
-
-    def add_outer(self, to: Tensor, post: Tensor, pre: Tensor, keep: float, times: float) -> None:
-        """See ``InFloat32``."""
-        if to.dtype != torch.float32:
-            super().add_outer(to, post, pre, keep, times)
-            return
-        update = torch.mm((post * times).bfloat16().T, pre.bfloat16()).float()
-        torch.add(update, to, alpha=keep, out=to)
-
-    def descend(self, weight: Tensor, momentum: Tensor, update: Outer, settings: Descent) -> bool:
-        """None where products are rounded."""
-        rounded = weight.dtype == torch.float32
-        return not rounded and super().descend(weight, momentum, update, settings)
 
 
 def has_bfloat16() -> bool:
