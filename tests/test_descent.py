@@ -13,6 +13,7 @@ import pytest
 import torch
 from numba import njit
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import forwardly as fw
 from forwardly.fast import descent
@@ -104,6 +105,12 @@ def test_what_it_is_not_for_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> No
         assert all(torch.equal(a, b) for a, b in zip(before, given[:2], strict=True))
     monkeypatch.setattr(descent, "pool", lambda: None)
     assert not descent.descend(weight, momentum, update, SETTINGS[0])
+
+
+def test_who_counts_operations_sees_torchs_own() -> None:
+    weight, momentum, update = made(64, 480, 16)
+    with FlopCounterMode(display=False):
+        assert not descent.descend(weight, momentum, update, SETTINGS[0])
 
 
 def test_autograd_sees_that_weights_have_changed() -> None:

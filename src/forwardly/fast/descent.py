@@ -30,6 +30,7 @@ from numba.extending import intrinsic
 from numba.np.numpy_support import carray, from_dtype
 from torch import Tensor
 
+from forwardly.checks import values_readable
 from forwardly.fast.threads import pool
 from forwardly.fast.tiles import descending_tile, shape_of_tile
 from forwardly.fast.updates import Descent, Outer
@@ -61,8 +62,11 @@ def descend(weight: Tensor, momentum: Tensor, update: Outer, settings: Descent) 
     Returns:
         Whether it was taken; if not, nothing has changed.
     """
-    post, pre, openmp = update.post.contiguous(), update.pre.contiguous(), pool()
-    if openmp is None or not all(map(_plain, (weight, momentum, post, pre))):
+    openmp = pool()
+    if openmp is None or not values_readable(weight):  # who counts operations is shown torch's
+        return False
+    post, pre = update.post.contiguous(), update.pre.contiguous()
+    if not all(map(_plain, (weight, momentum, post, pre))):
         return False
     (n, units), inputs = post.shape, pre.shape[1]
     keep, decay, rate, nesterov = settings

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from forwardly import noise
+from forwardly.checks import values_readable
 
 _GAMMA, _MIX_1, _MIX_2 = (np.uint64(constant % 2**64) for constant in noise.CONSTANTS)
 _SMALLEST = 1 << 13
@@ -29,7 +30,8 @@ def mask(
 ) -> Tensor:
     """See ``forwardly.noise.mask``."""
     count = math.prod(shape)
-    if count < _SMALLEST or p >= 1 or like.device.type != "cpu" or not like.is_floating_point():
+    plain = like.device.type == "cpu" and values_readable(seed_and_step, like)
+    if count < _SMALLEST or p >= 1 or not plain:
         return noise.mask(seed_and_step, which, shape, p, like)
     seed, step = seed_and_step.tolist()
     kept = torch.empty(count, dtype=torch.bool)

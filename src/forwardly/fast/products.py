@@ -3,9 +3,9 @@
 ``InFloat32`` takes oneDNN for the former, torch's other library for products beside MKL. For a
 batch of 64 on an AMD processor it needs three quarters of MKL's time, and two thirds where the
 batch is no multiple of 16. Small products stay with MKL, since oneDNN takes some 10 µs to begin.
-Updates are added to weights and momentum by one compiled pass (``descent``) where there is one, else
-by as many products as there are threads, so that a row of a weight and of its momentum stays with
-one processor. See docs/decisions.md.
+Updates are added to weights and momentum by one compiled pass (``descent``) where there is one,
+else by as many products as there are threads, so that a row of a weight and of its momentum stays
+with one processor. See docs/decisions.md.
 
 ``InBFloat16`` rounds what goes through linear weights to bfloat16, 8 bits of precision. Updates,
 weights, momentum and what lies between products stay in float32: in bfloat16 a weight would swallow
