@@ -16,12 +16,14 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import forwardly as fw
-from forwardly.fast import descent
+from forwardly.fast import descent, products, tiles
+from forwardly.fast.compiling import kept
 from forwardly.fast.threads import pool
 from forwardly.fast.tiles import Shape, descending_tile, shape_of_tile
 from forwardly.fast.updates import Descent, Outer
 
-pytestmark = pytest.mark.skipif(pool() is None, reason="torch came without GNU's OpenMP")
+OPENMP = pool()
+pytestmark = pytest.mark.skipif(OPENMP is None, reason="torch came without GNU's OpenMP")
 
 SETTINGS = [
     Descent(0.9, 0.0, 0.1, False),
@@ -38,6 +40,11 @@ def made(units: int, inputs: int, n: int) -> tuple[Tensor, Tensor, Outer]:
         for shape in ((units, inputs), (units, inputs), (n, units), (n, inputs))
     )
     return weight, momentum, Outer(post, pre, 1 / n)
+
+
+def descend(weight: Tensor, momentum: Tensor, update: Outer, settings: Descent) -> bool:
+    assert OPENMP is not None
+    return descent.descend(weight, momentum, update, settings, OPENMP)
 
 
 def by_definition(
@@ -76,7 +83,7 @@ def test_equals_the_definition(
 ) -> None:
     weight, momentum, update = made(units, inputs, n)
     expected = by_definition(weight, momentum, update, settings)
-    assert descent.descend(weight, momentum, update, settings)
+    assert descend(weight, momentum, update, settings)
     for ours, theirs in zip((weight, momentum), expected, strict=True):
         torch.testing.assert_close(ours.double(), theirs, rtol=1e-5, atol=1e-5)
 
@@ -85,7 +92,7 @@ def test_what_the_update_is_made_of_need_not_lie_in_order() -> None:
     weight, momentum, update = made(64, 480, 16)
     expected = by_definition(weight, momentum, update, SETTINGS[0])
     scattered = Outer(update.post.T.contiguous().T, update.pre.repeat(1, 2)[:, :480], update.scale)
-    assert descent.descend(weight, momentum, scattered, SETTINGS[0])
+    assert descend(weight, momentum, scattered, SETTINGS[0])
     torch.testing.assert_close(weight.double(), expected[0], rtol=1e-5, atol=1e-5)
 
 
@@ -101,16 +108,17 @@ def test_what_it_is_not_for_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> No
         (weight, momentum, double),
     ):
         before = [given[0].clone(), given[1].clone()]
-        assert not descent.descend(*given, SETTINGS[0])
+        assert not descend(*given, SETTINGS[0])
         assert all(torch.equal(a, b) for a, b in zip(before, given[:2], strict=True))
-    monkeypatch.setattr(descent, "pool", lambda: None)
-    assert not descent.descend(weight, momentum, update, SETTINGS[0])
+    wide = made(256, 480, 16)
+    assert products.InFloat32().descend(*wide, SETTINGS[0])
+    monkeypatch.setattr(products, "pool", lambda: None)
+    assert not products.InFloat32().descend(*wide, SETTINGS[0])
 
 
 def test_who_counts_operations_sees_torchs_own() -> None:
-    weight, momentum, update = made(64, 480, 16)
     with FlopCounterMode(display=False):
-        assert not descent.descend(weight, momentum, update, SETTINGS[0])
+        assert not products.InFloat32().descend(*made(256, 480, 16), SETTINGS[0])
 
 
 def test_autograd_sees_that_weights_have_changed() -> None:
@@ -118,7 +126,7 @@ def test_autograd_sees_that_weights_have_changed() -> None:
     weight.requires_grad_()
     loss = (weight**2).sum()
     with torch.no_grad():
-        assert descent.descend(weight, momentum, update, SETTINGS[0])
+        assert descend(weight, momentum, update, SETTINGS[0])
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()  # pyright: ignore[reportUnknownMemberType]
 
@@ -128,11 +136,12 @@ def test_fewer_threads_than_asked_for_do_all_rows() -> None:
     program = (
         "import torch\n"
         "from forwardly.fast.descent import descend\n"
+        "from forwardly.fast.threads import pool\n"
         "from forwardly.fast.updates import Descent, Outer\n"
         "torch.set_num_threads(2)\n"
         "W, M = torch.zeros(64, 48), torch.zeros(64, 48)\n"
         "update = Outer(torch.ones(1, 64), torch.ones(1, 48), 1.0)\n"
-        "assert descend(W, M, update, Descent(0.0, 0.0, 1.0, False))\n"
+        "assert descend(W, M, update, Descent(0.0, 0.0, 1.0, False), pool())\n"
         "assert (W == -1).all(), W.sum(1)\n"
     )
     environment = {**os.environ, "OMP_THREAD_LIMIT": "1"}
@@ -161,9 +170,29 @@ def test_tiles_of_other_processors(shape: Shape) -> None:
     torch.testing.assert_close(momentum.double(), expected[1], rtol=1e-5, atol=1e-5)
 
 
-def test_this_processors_tile_leaves_registers_free() -> None:
+@pytest.mark.parametrize(
+    ("features", "registers"), [({"avx512f": True}, 32), ({"avx2": True}, 16), ({}, 16), (None, 16)]
+)
+def test_tiles_leave_registers_free(
+    features: dict[str, bool] | None, registers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told() -> dict[str, bool]:
+        if features is None:
+            raise RuntimeError("unknown")
+        return features
+
+    monkeypatch.setattr(tiles.binding, "get_host_cpu_features", told)
     shape = shape_of_tile(32)
-    assert shape.rows * shape.vectors + shape.vectors < (16 if shape.lanes == 8 else 32)
+    assert shape.rows * shape.vectors + shape.vectors < registers
+
+
+def test_where_nothing_can_be_kept_it_is_compiled_all_the_same() -> None:
+    """A function of no file stands for one in a folder that cannot be written to."""
+    of_no_file: dict[str, Any] = {}
+    exec("def plus_one(x): return x + 1", of_no_file)
+    with pytest.raises(RuntimeError, match="cannot cache"):
+        njit(cache=True)(of_no_file["plus_one"])
+    assert kept(njit, of_no_file["plus_one"])(1) == 2
 
 
 @pytest.mark.parametrize("name", ["pepita", "mem-pepita", "backprop", "direct-feedback-alignment"])
@@ -172,9 +201,9 @@ def test_training_takes_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[tuple[int, ...]] = []
     original = descent.descend
 
-    def counted(weight: Tensor, momentum: Tensor, update: Outer, settings: Descent) -> bool:
+    def counted(weight: Tensor, *given: Any) -> bool:
         taken.append(tuple(weight.shape))
-        return original(weight, momentum, update, settings)
+        return original(weight, *given)
 
     monkeypatch.setattr(descent, "descend", counted)
     x, target = torch.randn(16, 300), torch.arange(16) % 4

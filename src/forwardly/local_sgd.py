@@ -199,9 +199,10 @@ class LocalSGD(Optimizer):
 
     def _momentum(self, parameter: Tensor) -> Tensor:
         state = cast(dict[str, Tensor], self.state[parameter])
-        if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(parameter)
-        return state["momentum_buffer"]
+        buffer = state.get("momentum_buffer")
+        if buffer is None:  # torch's SGD saves None where it had no momentum
+            buffer = state["momentum_buffer"] = torch.zeros_like(parameter)
+        return buffer
 
 
 _Groups = Mapping[Tensor, dict[str, Any]]

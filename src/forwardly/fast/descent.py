@@ -30,8 +30,8 @@ from numba.extending import intrinsic
 from numba.np.numpy_support import carray, from_dtype
 from torch import Tensor
 
-from forwardly.checks import values_readable
-from forwardly.fast.threads import pool
+from forwardly.fast.compiling import kept
+from forwardly.fast.threads import Pool
 from forwardly.fast.tiles import descending_tile, shape_of_tile
 from forwardly.fast.updates import Descent, Outer
 
@@ -50,21 +50,21 @@ _TASK = np.dtype(
 )
 
 
-def descend(weight: Tensor, momentum: Tensor, update: Outer, settings: Descent) -> bool:
-    """Take the step of the module docstring, in place, if this machine and these tensors allow it.
+def descend(
+    weight: Tensor, momentum: Tensor, update: Outer, settings: Descent, openmp: Pool
+) -> bool:
+    """Take the step of the module docstring, in place, if these tensors allow it.
 
     Args:
         weight: W, (units, inputs), of float32 on the processor, contiguous.
         momentum: M, likewise.
         update: U.
         settings: μ, λ, η, and whether with Nesterov.
+        openmp: torch's threads.
 
     Returns:
         Whether it was taken; if not, nothing has changed.
     """
-    openmp = pool()
-    if openmp is None or not values_readable(weight):  # who counts operations is shown torch's
-        return False
     post, pre = update.post.contiguous(), update.pre.contiguous()
     if not all(map(_plain, (weight, momentum, post, pre))):
         return False
@@ -119,8 +119,7 @@ def _call(_, address):
 def _compiled() -> int:
     """The address of the compiled function for one thread's rows; compiled once a machine."""
     signature = types.void(types.CPointer(from_dtype(_TASK)))
-    compiled = cfunc(signature, cache=True, fastmath={"contract", "nsz"})(_descend_rows)
-    return compiled.address or 0
+    return kept(cfunc, _descend_rows, signature, fastmath={"contract", "nsz"}).address
 
 
 @no_type_check

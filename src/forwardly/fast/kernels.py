@@ -11,10 +11,10 @@ Functions have no annotations: numba finds the types.
 
 # pyright: basic
 
-import inspect
-
 import numpy as np
 from numba import njit
+
+from forwardly.fast.compiling import kept
 
 IDENTITY, RELU, TANH, SIGMOID = range(4)
 PEPITA, BACKPROP, READOUT_ONLY = range(3)
@@ -28,8 +28,7 @@ _REORDERED = {"reassoc", "contract", "nsz"}  # sums may be; NaN and infinity sta
 
 def _compiled(function, fastmath=_REORDERED):
     """Compile, once a machine."""
-    # What checks calls in the tests wraps the function, and numba needs the function itself.
-    return njit(fastmath=fastmath, cache=True, nogil=True)(inspect.unwrap(function))
+    return kept(njit, function, fastmath=fastmath, nogil=True)
 
 
 def _compiled_to_the_letter(function):

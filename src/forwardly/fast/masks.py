@@ -8,7 +8,6 @@ of a step of a network of 1024 units.
 
 from __future__ import annotations
 
-import inspect
 import math
 from functools import cache
 from typing import Any
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from forwardly import noise
 from forwardly.checks import values_readable
+from forwardly.fast.compiling import kept
 
 _GAMMA, _MIX_1, _MIX_2 = (np.uint64(constant % 2**64) for constant in noise.CONSTANTS)
 _SMALLEST = 1 << 13
@@ -43,7 +43,7 @@ def mask(
 def _compiled() -> Any:
     from numba import njit
 
-    return njit(cache=True, nogil=True)(inspect.unwrap(_fill))
+    return kept(njit, _fill, nogil=True)
 
 
 def _fill(kept, seed, first, threshold):

@@ -21,6 +21,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from forwardly.checks import values_readable
+from forwardly.fast.threads import pool
 from forwardly.fast.updates import Descent, Outer
 
 _SMALLEST = 1 << 16
@@ -81,11 +83,12 @@ class InFloat32:
         Returns:
             Whether it was taken; if not, nothing has changed.
         """
-        if weight.numel() < _SMALLEST or weight.dtype != torch.float32:
-            return False
+        openmp = pool()
+        if openmp is None or weight.numel() < _SMALLEST or not values_readable(weight):
+            return False  # who counts or traces operations is shown torch's own
         from forwardly.fast.descent import descend  # loads numba
 
-        return descend(weight, momentum, update, settings)
+        return descend(weight, momentum, update, settings, openmp)
 
 
 class InBFloat16(InFloat32):

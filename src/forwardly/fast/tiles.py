@@ -43,18 +43,17 @@ class Shape(NamedTuple):
         return self.vectors * self.lanes
 
 
-@cache
-def lanes_of(bits: int) -> int:
-    """Numbers of so many bits in a vector register of this processor."""
-    features = binding.get_host_cpu_features()
-    register = 512 if features.get("avx512f") else 256 if features.get("avx2") else 128
-    return register // bits
-
-
 def shape_of_tile(bits: int) -> Shape:
-    """A tile that leaves registers for A and B: of 32 vector registers, or 16 where that is all."""
-    few = binding.get_host_cpu_features().get("avx2") and lanes_of(32) == 8
-    return Shape(4 if few else 8, 3, lanes_of(bits))
+    """A tile for numbers of so many bits that leaves registers of this processor for A and B."""
+    try:
+        features = binding.get_host_cpu_features()
+    except RuntimeError:  # LLVM does not know this one
+        features = {}
+    if features.get("avx512f"):  # 32 registers
+        return Shape(8, 3, 512 // bits)
+    if features.get("avx2"):  # 16
+        return Shape(4, 3, 256 // bits)
+    return Shape(8 if "neon" in features else 4, 3, 128 // bits)
 
 
 class _Lines:
