@@ -25,21 +25,19 @@ from typing import no_type_check
 
 import numpy as np
 import torch
-from numba import cfunc, types
+from numba import cfunc, njit, types
 from numba.extending import intrinsic
 from numba.np.numpy_support import carray, from_dtype
 from torch import Tensor
 
 from forwardly.fast.compiling import kept
 from forwardly.fast.threads import Pool
-from forwardly.fast.tiles import descending_tile, shape_of_tile
+from forwardly.fast.tiles import Shape, descending_tile, shape_of_tile
 from forwardly.fast.updates import Descent, Outer
 
-_SHAPE = shape_of_tile(32)
-_TILE = descending_tile(32, _SHAPE)
-_THIN = descending_tile(32, _SHAPE._replace(vectors=1))
-_ROWS, _COLUMNS, _LANES = _SHAPE.rows, _SHAPE.columns, _SHAPE.lanes
-_STRIP = 8 * _COLUMNS
+_ROWS, _VECTORS, _LANES = shape_of_tile(32)
+_COLUMNS = _VECTORS * _LANES
+_STRIP = 16 * _COLUMNS
 
 _ADDRESSES = ("momentum", "weight", "post", "pre", "thread_number", "threads_at_work")
 _SIZES = ("units", "inputs", "n")
@@ -93,17 +91,6 @@ def _plain(tensor: Tensor) -> bool:
 
 @intrinsic
 @no_type_check  # checks of annotations wrap functions, and numba needs them as they are
-def _numbers_at(_, address):
-    """A pointer to float32."""
-
-    def generate(context, builder, signature, given):
-        return builder.inttoptr(given[0], context.get_value_type(signature.return_type))
-
-    return types.CPointer(types.float32)(types.intp), generate
-
-
-@intrinsic
-@no_type_check
 def _call(_, address):
     """What the C function of no arguments there says, an int."""
     from llvmlite import ir
@@ -123,45 +110,57 @@ def _compiled() -> int:
 
 
 @no_type_check
+def _row_of_tiles(rows):
+    """A function that goes along ``rows`` rows, from a column to another, by ever thinner tiles."""
+    shapes = Shape(rows, _VECTORS, _LANES), Shape(rows, 1, _LANES), Shape(rows, 1, 1)
+    wide, thin, single = (descending_tile(32, shape) for shape in shapes)
+
+    @njit(nogil=True)
+    def along(task, row, column, stop):
+        a, a_row, a_k, length = task.post + 4 * row, 4, 4 * task.units, 4 * task.inputs
+        b, m = task.pre + 4 * column, 4 * (row * task.inputs + column)
+        w, m = task.weight + m, task.momentum + m
+        while column + _COLUMNS <= stop:
+            wide(
+                a, a_row, a_k, b, length, task.n, m, w, length,
+                task.scale, task.keep, task.decay, task.rate, task.ahead,
+            )  # fmt: skip
+            column += _COLUMNS
+            b, m, w = b + 4 * _COLUMNS, m + 4 * _COLUMNS, w + 4 * _COLUMNS
+        while column + _LANES <= stop:
+            thin(
+                a, a_row, a_k, b, length, task.n, m, w, length,
+                task.scale, task.keep, task.decay, task.rate, task.ahead,
+            )  # fmt: skip
+            column += _LANES
+            b, m, w = b + 4 * _LANES, m + 4 * _LANES, w + 4 * _LANES
+        while column < stop:
+            single(
+                a, a_row, a_k, b, length, task.n, m, w, length,
+                task.scale, task.keep, task.decay, task.rate, task.ahead,
+            )  # fmt: skip
+            column += 1
+            b, m, w = b + 4, m + 4, w + 4
+
+    return along
+
+
+_ALONG_ROWS, _ALONG_ROW = _row_of_tiles(_ROWS), _row_of_tiles(1)
+
+
+@no_type_check
 def _descend_rows(given):
+    """The rows of the thread that calls."""
     task = carray(given, 1)[0]
-    units, inputs, n = task.units, task.inputs, task.n
     thread, threads = _call(task.thread_number), _call(task.threads_at_work)
     # Whole tiles each; what is left over goes to the last.
-    tiles = units // _ROWS
+    tiles = task.units // _ROWS
     first = tiles * thread // threads * _ROWS
     end = tiles * (thread + 1) // threads * _ROWS
-    last = units if thread == threads - 1 else end
-
-    W = carray(_numbers_at(task.weight), (units, inputs))
-    M = carray(_numbers_at(task.momentum), (units, inputs))
-    post = carray(_numbers_at(task.post), (n, units))
-    pre = carray(_numbers_at(task.pre), (n, inputs))
-    whole = inputs - inputs % _LANES
-    for start in range(0, whole, _STRIP):
-        stop = min(whole, start + _STRIP)
-        wide = stop - (stop - start) % _COLUMNS
+    last = task.units if thread == threads - 1 else end
+    for start in range(0, task.inputs, _STRIP):
+        stop = min(task.inputs, start + _STRIP)
         for row in range(first, end, _ROWS):
-            for column in range(start, wide, _COLUMNS):
-                place = 4 * (row * inputs + column)
-                _TILE(
-                    task.post + 4 * row, 4, 4 * units, task.pre + 4 * column, 4 * inputs, n,
-                    task.momentum + place, task.weight + place, 4 * inputs,
-                    task.scale, task.keep, task.decay, task.rate, task.ahead,
-                )  # fmt: skip
-            for column in range(wide, stop, _LANES):
-                place = 4 * (row * inputs + column)
-                _THIN(
-                    task.post + 4 * row, 4, 4 * units, task.pre + 4 * column, 4 * inputs, n,
-                    task.momentum + place, task.weight + place, 4 * inputs,
-                    task.scale, task.keep, task.decay, task.rate, task.ahead,
-                )  # fmt: skip
-    # Rows and columns that fill no tile.
-    for row in range(first, last):
-        for i in range(whole if row < end else 0, inputs):
-            total = np.float32(0)
-            for s in range(n):
-                total += post[s, row] * pre[s, i]
-            g = total * task.scale + task.decay * W[row, i]
-            M[row, i] = task.keep * M[row, i] + g
-            W[row, i] -= task.rate * M[row, i] + task.ahead * g
+            _ALONG_ROWS(task, row, start, stop)
+        for row in range(end, last):
+            _ALONG_ROW(task, row, start, stop)

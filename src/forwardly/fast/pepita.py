@@ -36,7 +36,7 @@ from forwardly.rules.pepita import PEPITA, perturbed
 def assign(rule: PEPITA, x: Tensor, target: Tensor, step: Step) -> Credit:
     """What ``PEPITA.assign`` gives."""
     a_0 = _channels_last(rule, step.prepare(x))
-    z_1, response = _through_first_synapse(rule, a_0, step)
+    z_1, response, copy = _through_first_synapse(rule, a_0, step)
     clean = list(step.activities(a_0, first_z=z_1))
     output = clean[-1].a
     e = rule.error(output, target)
@@ -44,7 +44,7 @@ def assign(rule: PEPITA, x: Tensor, target: Tensor, step: Step) -> Credit:
     take_clean = rule.presynaptic == "clean"
     *hidden, last = rule.network.stages
     updates: dict[str, Tensor] = {}
-    pre_err = _channels_last(rule, perturbed(a_0, e, rule.F, rule.sign))
+    pre_err = _perturbed_in_place(rule, copy, e)
     z_err: Tensor | None = _corrected(z_1, e, response, rule.sign, in_place=_done_with(clean[0]))
     change = a_0
     for stage, first in zip(hidden, clean, strict=False):
@@ -67,19 +67,27 @@ def assign(rule: PEPITA, x: Tensor, target: Tensor, step: Step) -> Credit:
     return Credit(updates, output, rule.loss_value(output, target), e)
 
 
-def _through_first_synapse(rule: PEPITA, a_0: Tensor, step: Step) -> tuple[Tensor, Tensor]:
-    """z₁ of the batch, and the synapse's response, without bias, to each column of F."""
+def _through_first_synapse(rule: PEPITA, a_0: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor]:
+    """z₁, the synapse's response, without bias, to each column of F, and a copy of a₀."""
     stage = rule.network.stages[0]
     n, columns = len(a_0), rule.F.T
     if a_0.dim() > 2:
         columns = _channels_last(rule, columns.reshape(-1, *a_0.shape[1:]))
-    z = step.through_synapse(stage, torch.cat([a_0, columns]))
+    together = torch.cat([a_0, columns])
+    z = step.through_synapse(stage, together)
     z_1, response = z[:n], z[n:]
     if stage.synapse.bias is not None:
         units = [1] * response.dim()
         units[stage.unit_dimension(response)] = -1
         response = response - stage.synapse.bias.reshape(units)
-    return z_1, response
+    return z_1, response, together[:n]
+
+
+def _perturbed_in_place(rule: PEPITA, copy: Tensor, e: Tensor) -> Tensor:
+    """``perturbed`` of a copy of a₀ that nobody needs."""
+    if copy.dim() == 2:
+        return copy.addmm_(e, rule.F.T, alpha=rule.sign)
+    return _channels_last(rule, perturbed(copy, e, rule.F, rule.sign))
 
 
 def _corrected(z_1: Tensor, e: Tensor, response: Tensor, sign: int, in_place: bool) -> Tensor:

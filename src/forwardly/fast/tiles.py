@@ -37,11 +37,6 @@ class Shape(NamedTuple):
     vectors: int
     lanes: int
 
-    @property
-    def columns(self) -> int:
-        """Columns of C."""
-        return self.vectors * self.lanes
-
 
 def shape_of_tile(bits: int) -> Shape:
     """A tile for numbers of so many bits that leaves registers of this processor for A and B."""
