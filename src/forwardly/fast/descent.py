@@ -68,7 +68,8 @@ def descend(
         return False
     (n, units), inputs = post.shape, pre.shape[1]
     keep, decay, rate, nesterov = settings
-    addresses = (*(t.data_ptr() for t in (momentum, weight, post, pre)), *openmp[1:])
+    tensors = (t.data_ptr() for t in (momentum, weight, post, pre))
+    addresses = (*tensors, openmp.thread_number, openmp.threads_at_work)
     # W − η(g + μM) is W − (ημ)M − ηg.
     numbers = (
         update.scale,

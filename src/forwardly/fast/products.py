@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from forwardly.checks import values_readable
-from forwardly.fast.threads import pool
+from forwardly.fast.threads import all_threads_come, pool
 from forwardly.fast.updates import Descent, Outer
 
 _SMALLEST = 1 << 16
@@ -46,6 +46,7 @@ class InFloat32:
             or not (a.device.type == weight.device.type == "cpu")
             or a.numel() == 0
             or torch.is_grad_enabled()
+            or not all_threads_come()
             or (by_onednn := _onednn()) is None
         ):
             return functional.linear(a, weight, bias)

@@ -21,6 +21,16 @@ class Pool(NamedTuple):
     parallel: ctypes._NamedFuncPointer  # pyright: ignore
     thread_number: int  # omp_get_thread_num
     threads_at_work: int  # omp_get_num_threads; may be fewer than were asked for
+    most: int  # threads that there can be; 1 where their number is not sure
+
+
+def all_threads_come() -> bool:
+    """Whether an operation gets as many threads as torch asks for, as far as can be told.
+
+    Where the environment limits them (OMP_THREAD_LIMIT, OMP_DYNAMIC), products by oneDNN are wrong.
+    """
+    openmp = pool()
+    return openmp is None or torch.get_num_threads() <= openmp.most
 
 
 @cache
@@ -37,6 +47,7 @@ def pool() -> Pool | None:
                 parallel,
                 _address(library.omp_get_thread_num),
                 _address(library.omp_get_num_threads),
+                1 if library.omp_get_dynamic() else library.omp_get_thread_limit(),
             )
     return None
 
