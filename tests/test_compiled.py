@@ -19,6 +19,7 @@ ACTIVATIONS: list[type[nn.Module]] = [nn.ReLU, nn.Tanh, nn.Sigmoid, nn.Identity]
 RULES: list[tuple[str, dict[str, Any]]] = [
     ("pepita", {}),
     ("pepita", {"output_error": "second"}),
+    ("pepita", {"sign": -1}),
     ("pepita", {"presynaptic": "clean", "sign": -1}),
     ("backprop", {}),
     ("readout-only", {}),
