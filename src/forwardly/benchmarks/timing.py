@@ -16,8 +16,8 @@ from scipy import stats  # pyright: ignore[reportMissingTypeStubs]
 
 Subject = Callable[[], object]
 
-WIDEST = 0.2
-"""The widest spread (quartiles' distance over the median) of which anything is concluded."""
+NARROW = 0.1
+"""The width of an interval, over the median, at which no more rounds are needed."""
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,20 @@ class Ratio:
         median: over rounds.
         low: lower end of the median's 95 % confidence interval.
         high: upper end.
-        spread: distance of the quartiles, over the median.
+        first_quartile: of the rounds,
+        third_quartile: between which half of them lie.
     """
 
     median: float
     low: float
     high: float
-    spread: float
+    first_quartile: float
+    third_quartile: float
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether the median is known well enough, whatever it is."""
+        return self.high - self.low <= NARROW * self.median
 
 
 def paired(
@@ -70,13 +77,10 @@ def ratio(over: NDArray[np.float64], under: NDArray[np.float64]) -> Ratio:
     ratios = over / under
     interval = stats.quantile_test(ratios, p=0.5).confidence_interval(0.95)  # pyright: ignore
     low, middle, high = (float(value) for value in np.quantile(ratios, (0.25, 0.5, 0.75)))
-    ends = (float(interval.low), float(interval.high))  # pyright: ignore
-    # Of few rounds there is no such interval; then the extremes.
-    ends = tuple(
-        float(other) if not np.isfinite(end) else end
-        for end, other in zip(ends, (ratios.min(), ratios.max()), strict=True)
-    )
-    return Ratio(middle, ends[0], ends[1], (high - low) / middle)
+    least, greatest = float(interval.low), float(interval.high)  # pyright: ignore
+    if not np.isfinite([least, greatest]).all():  # few rounds have no such interval
+        least, greatest = float(ratios.min()), float(ratios.max())
+    return Ratio(middle, least, greatest, low, high)
 
 
 def fastest(seconds: Mapping[str, NDArray[np.float64]], group: str) -> str:
@@ -86,10 +90,15 @@ def fastest(seconds: Mapping[str, NDArray[np.float64]], group: str) -> str:
 
 
 def verdict(found: Ratio, must: float, hope: float | None, *, lower: bool) -> str:
-    """ "hope", "must", "missed", or "undecided" where the spread or the interval is too wide."""
-    if found.spread > WIDEST:
-        return "undecided"
-    worst, best = (found.high, found.low) if lower else (found.low, found.high)
+    """ "hope", "must", "missed", or "undecided" where it is too near to the goal for its spread.
+
+    A goal is reached where the interval and the middle half of the rounds are beyond it. An
+    interval alone would say too much of a machine that is in one of two moods for seconds, as
+    neighbouring rounds are then no independent ones.
+    """
+    least = min(found.low, found.first_quartile)
+    greatest = max(found.high, found.third_quartile)
+    worst, best = (greatest, least) if lower else (least, greatest)
 
     def reaches(value: float, goal: float) -> bool:
         return value <= goal if lower else value >= goal

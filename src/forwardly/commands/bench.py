@@ -6,14 +6,16 @@ import gc
 import json
 import platform
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from forwardly.benchmarks import memory, scaling, steps
@@ -27,6 +29,10 @@ from forwardly.provenance import provenance
 
 _SCALING = "scaling"
 _BUILDS = 3
+"""How often networks are built anew at the least: new memory, and processors may have moved."""
+
+_MOST_BUILDS = 12
+"""The same where rounds go on until the median is known well."""
 
 
 def bench(
@@ -38,7 +44,8 @@ def bench(
 ) -> int:
     """Time training steps against the fastest alternative, in turn, as ratios.
 
-    Leave the machine alone meanwhile: where the spread is too wide, nothing is concluded.
+    Leave the machine alone meanwhile: where the spread is too wide, nothing is concluded. A case
+    goes on until its median is known to a tenth, or has had four times the rounds.
 
     Parameters
     ----------
@@ -73,7 +80,7 @@ def bench(
     }
     console = Console()
     console.print(f"{content['processor']}, {content['threads']} threads", highlight=False)
-    rounds, burst = (6, 0.05) if quick else (24, 0.2)
+    rounds, burst = (2, 0.05) if quick else (8, 0.2)
     code = 0
     try:
         with bars(console) as progress:
@@ -81,16 +88,17 @@ def bench(
                 if why_not := case.why_not():
                     progress.console.print(f"{case.name} left out: {why_not}", highlight=False)
                     continue
-                task = progress.add_task(case.name, total=rounds)
-                content["cases"][case.name] = _measured(
-                    case, rounds, burst, lambda task=task: progress.advance(task)
-                )
+                task = progress.add_task(case.name, total=rounds * _BUILDS)
+                most = _BUILDS if quick else _MOST_BUILDS
+                found = _measured(case, rounds, burst, most, progress, task)
+                content["cases"][case.name] = found
+                progress.update(task, total=found["rounds"], completed=found["rounds"])
                 _write(folder, content)
             if not cases or _SCALING in cases:
                 total = sum(3 if quick else len(values) for values in scaling.AXES.values())
                 task = progress.add_task(_SCALING, total=total)
-                found = list(scaling.points(quick, lambda: progress.advance(task)))
-                content[_SCALING] = [point._asdict() for point in found]
+                points = list(scaling.points(quick, lambda: progress.advance(task)))
+                content[_SCALING] = [point._asdict() for point in points]
                 _write(folder, content)
     except KeyboardInterrupt:
         code = INTERRUPTED
@@ -105,7 +113,9 @@ def bench(
     return code
 
 
-def _measured(case: Case, rounds: int, burst: float, on_round: Any) -> dict[str, Any]:
+def _measured(
+    case: Case, rounds: int, burst: float, most: int, progress: Progress, task: TaskID
+) -> dict[str, Any]:
     subjects = case.make()
     used = {
         name: {
@@ -115,25 +125,28 @@ def _measured(case: Case, rounds: int, burst: float, on_round: Any) -> dict[str,
         for name, one in subjects.items()
         if isinstance(one, steps.Step)
     }
+    seconds: dict[str, NDArray[np.float64]] = {}
+    over, under, builds = case.over, case.under, 0
     if case.of == "bytes":  # which are the same in every round
-        seconds, (over, under) = {}, (case.over, case.under)
         bytes_over, bytes_under = (used[name]["activation_bytes"] for name in (over, under))
         assert bytes_over is not None
         assert bytes_under is not None
-        same = bytes_over / bytes_under
-        found = Ratio(same, same, same, 0.0)
-        for _ in range(rounds):
-            on_round()
+        found = Ratio(*(bytes_over / bytes_under,) * len(fields(Ratio)))
     else:
-        parts: list[dict[str, Any]] = []
-        for build in range(_BUILDS):
-            if build:  # new memory, and processors that may have moved since
+        # When to stop hangs on how well the median is known, never on what it is.
+        found: Ratio | None = None
+        while found is None or builds < _BUILDS or (builds < most and not found.is_narrow):
+            if builds:
                 subjects = case.make()
             gc.collect()
-            parts.append(paired(subjects, rounds=rounds // _BUILDS, burst=burst, on_round=on_round))
-        seconds = {name: np.concatenate([part[name] for part in parts]) for name in subjects}
-        over, under = fastest(seconds, case.over), fastest(seconds, case.under)
-        found = ratio(seconds[over], seconds[under])
+            progress.update(task, total=rounds * max(_BUILDS, builds + 1))
+            part = paired(
+                subjects, rounds=rounds, burst=burst, on_round=lambda: progress.advance(task)
+            )
+            seconds = {n: np.concatenate([seconds.get(n, part[n][:0]), part[n]]) for n in part}
+            over, under = fastest(seconds, case.over), fastest(seconds, case.under)
+            found = ratio(seconds[over], seconds[under])
+            builds += 1
     return {
         "what": case.what,
         "over": over,
@@ -144,7 +157,7 @@ def _measured(case: Case, rounds: int, burst: float, on_round: Any) -> dict[str,
         "lower": case.lower,
         "verdict": verdict(found, case.must, case.hope, lower=case.lower),
         "median_seconds": {name: float(np.median(one)) for name, one in seconds.items()},
-        "rounds": rounds,
+        "rounds": rounds * builds,
         "memory": used,
     }
 
@@ -169,8 +182,8 @@ def _report(content: dict[str, Any], console: Console) -> None:
         console.print(table)
     if any(case["verdict"] == "undecided" for case in content["cases"].values()):
         console.print(
-            "Undecided: the times spread too widely, or the interval has the goal in it. Run it "
-            "again on an idle machine.",
+            "Undecided: the goal lies in the interval, or among the middle half of the rounds. Run "
+            "it again on an idle machine.",
             style="yellow",
         )
     for axis, one in _slopes(content.get(_SCALING, [])).items():
