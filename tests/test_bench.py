@@ -76,6 +76,7 @@ def test_a_case_goes_on_until_its_median_is_known(
         case = replace(CASES[0], name="x", over="a", under="b", must=must, make=dict)
         monkeypatch.setattr(bench_command, "paired", noisy)
         monkeypatch.setattr(bench_command, "CASES", (case,))
+        monkeypatch.setattr(bench_command.memory, "process_bytes", lambda *_: None)
         out = tmp_path / f"{noise}-{must}"
         assert bench(cases=("x",), out=out) == 0
         return json.loads((out / "bench.json").read_text())["cases"]["x"]["rounds"]
@@ -135,8 +136,15 @@ def test_memory_is_measured() -> None:
     step = steps.backprop_step(steps.network((64, 48, 10)), data)
     used = memory.activation_bytes(step)
     assert 32 * 48 * 4 <= used < 100 * 32 * 48 * 4
-    grown = memory.process_bytes(step)
-    assert grown is None or grown >= 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
+def test_a_process_of_its_own_shows_momentum_and_gradients() -> None:
+    weights = 4 * (3072 * 1024 + 1024 * 10)
+    found = memory.process_bytes("fc-cifar10", "backprop, foreach", threads=1)
+    assert found is not None
+    assert 2 * weights <= found < 20 * weights
+    assert memory.process_bytes("fc-cifar10", "no such subject", threads=1) is None
 
 
 def test_slopes() -> None:
@@ -191,7 +199,7 @@ def test_bytes_are_compared_too(tmp_path: Path) -> None:
     """And these are not the machine's, so the goal can be asserted."""
     assert bench(cases=("mem-pepita-bytes",), quick=True, out=tmp_path / "b") == 0
     case = json.loads((tmp_path / "b" / "bench.json").read_text())["cases"]["mem-pepita-bytes"]
-    used = {name: one["activation_bytes"] for name, one in case["memory"].items()}
+    used = case["activation_bytes"]
     assert case["ratio"]["median"] == used["mem-pepita"] / used["backprop"] <= 0.15
     assert case["verdict"] == "must"
 

@@ -25,6 +25,7 @@ class Case:
         lower: whether a smaller ratio is better.
         make: builds the subjects.
         of: whether times are compared, or the most bytes of activities alive at a time.
+        call: what one call of a subject does.
         why_not: says why this machine cannot run it, if it cannot.
     """
 
@@ -37,6 +38,7 @@ class Case:
     lower: bool
     make: Callable[[], steps.Subjects]
     of: Literal["time", "bytes"] = "time"
+    call: str = "a step"
     why_not: Callable[[], str | None] = lambda: None
 
 
@@ -80,23 +82,28 @@ CASES: tuple[Case, ...] = (
     Case(
         *("teacher-student", "the blog's loop in NumPy / ours, float64, MAE every epoch"),
         *("literal NumPy", "pepita", 2.5, 7.0, False, lambda: steps.teacher_student("float64")),
+        call="100 epochs",
     ),
     Case(
         *("teacher-student-f32", "the blog's loop in NumPy (float64) / ours in float32"),
         *("literal NumPy", "pepita", 5.0, 12.0, False, lambda: steps.teacher_student("float32")),
+        call="100 epochs",
     ),
     Case(
         *("online-small", "one sample a step, 16-8-1: the eager rule / compiled"),
         *("eager", "pepita", 50.0, None, False, lambda: steps.online((16, 8, 1), 100)),
+        call="100 samples",
     ),
     Case(
         *("online-mnist", "one sample a step, 784-256-10: the eager rule / compiled"),
         *("eager", "pepita", 3.0, None, False, lambda: steps.online((784, 256, 10), 100)),
+        call="100 samples",
     ),
     Case(
         *("seeds", "32 seeds of teacher–student, one after another / on two processors"),
         *("one after another", "together", 1.8, None, False),
         lambda: steps.seeds(32, _processors()),
+        call="200 epochs of 32 networks",
     ),
     Case(
         *("mem-pepita", "MemPEPITA step / PEPITA step, 32 hidden layers of 512, batch 512"),

@@ -1,11 +1,20 @@
-"""How much memory a training step takes: of its own tensors, and of the process."""
+"""How much memory a training step takes: of its own tensors, and of the process.
+
+What a process has given back its allocator keeps, and takes again for the next step; so a step's
+share shows only in a process that has done nothing else: ``python -m forwardly.benchmarks.memory``.
+"""
 
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
+import torch
+
 from forwardly.audit.costs import peak_bytes
+from forwardly.benchmarks.cases import CASES
 from forwardly.benchmarks.steps import Step
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -17,16 +26,30 @@ def activation_bytes(step: Step) -> int:
     return peak_bytes(step.updates)
 
 
-def process_bytes(step: Step) -> int | None:
-    """How far the process's resident memory rises in three steps; None where it is not told."""
-    try:
-        before = _resident("VmRSS")
-        _CLEAR.write_text("5")  # the peak begins anew
-        for _ in range(3):
-            step()
-        return max(0, _resident("VmHWM") - before)
-    except OSError:
-        return None
+def process_bytes(case: str, subject: str, threads: int) -> int | None:
+    """How far a new process's resident memory rises over what it holds before its first steps.
+
+    That is momentum, gradients, activities and what operations and compiled code take, but not the
+    weights and data. None where the operating system does not tell.
+
+    Args:
+        case: a name in ``CASES``.
+        subject: of the case.
+        threads: of torch.
+    """
+    command = [sys.executable, "-m", __name__, case, subject, str(threads)]
+    # In a session of its own, so that Ctrl-C is for the benchmark alone.
+    done = subprocess.run(command, capture_output=True, text=True, start_new_session=True)
+    return int(done.stdout) if done.returncode == 0 else None
+
+
+def _rise(case: str, subject: str) -> int:
+    (made,) = (one.make() for one in CASES if one.name == case)
+    before = _resident("VmRSS")
+    _CLEAR.write_text("5")  # the peak begins anew
+    for _ in range(3):
+        made[subject]()
+    return max(0, _resident("VmHWM") - before)
 
 
 def _resident(name: str) -> int:
@@ -34,3 +57,8 @@ def _resident(name: str) -> int:
     if found is None:
         raise OSError(f"{_STATUS} has no {name}")
     return 1024 * int(found[1])
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(int(sys.argv[3]))
+    sys.stdout.write(str(_rise(*sys.argv[1:3])))

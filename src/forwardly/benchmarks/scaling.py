@@ -70,6 +70,22 @@ def slope(axis: Sequence[int], values: Sequence[float]) -> float:
     return float(np.polyfit(np.log(axis[half:]), np.log(values[half:]), 1)[0])
 
 
+def slopes(points: Sequence[dict[str, Any]]) -> dict[str, dict[str, tuple[float, float]]]:
+    """Exponents of a sample's time and products, by axis and subject, of points as plain data."""
+    found: dict[str, dict[str, tuple[float, float]]] = {}
+    for axis in dict.fromkeys(point["axis"] for point in points):
+        own = [point for point in points if point["axis"] == axis]
+        values = [point["value"] for point in own]
+        found[axis] = {
+            name: (
+                slope(values, [point["seconds"][name] for point in own]),
+                slope(values, [point["macs"][name] for point in own]),
+            )
+            for name in own[0]["seconds"]
+        }
+    return found
+
+
 def products(step: Callable[[], object]) -> float:
     """MACs of all products of a step, those in place and by oneDNN included."""
     with FlopCounterMode(display=False, custom_mapping=_UNCOUNTED) as counter:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -94,6 +94,11 @@ def bench(
                 content["cases"][case.name] = found
                 progress.update(task, total=found["rounds"], completed=found["rounds"])
                 _write(folder, content)
+            if not quick:
+                total = sum(len(case["median_seconds"]) for case in content["cases"].values())
+                task = progress.add_task("memory", total=total)
+                _process_memory(content, lambda: progress.advance(task))
+                _write(folder, content)
             if not cases or _SCALING in cases:
                 total = sum(3 if quick else len(values) for values in scaling.AXES.values())
                 task = progress.add_task(_SCALING, total=total)
@@ -118,20 +123,14 @@ def _measured(
 ) -> dict[str, Any]:
     subjects = case.make()
     used = {
-        name: {
-            "activation_bytes": memory.activation_bytes(one),
-            "process_bytes": memory.process_bytes(one),
-        }
+        name: memory.activation_bytes(one)
         for name, one in subjects.items()
         if isinstance(one, steps.Step)
     }
     seconds: dict[str, NDArray[np.float64]] = {}
     over, under, builds = case.over, case.under, 0
     if case.of == "bytes":  # which are the same in every round
-        bytes_over, bytes_under = (used[name]["activation_bytes"] for name in (over, under))
-        assert bytes_over is not None
-        assert bytes_under is not None
-        found = Ratio(*(bytes_over / bytes_under,) * len(fields(Ratio)))
+        found = Ratio(*(used[over] / used[under],) * len(fields(Ratio)))
     else:
         # When to stop hangs on how well the median is known, never on what it is.
         found: Ratio | None = None
@@ -149,6 +148,7 @@ def _measured(
             builds += 1
     return {
         "what": case.what,
+        "call": case.call,
         "over": over,
         "under": under,
         "ratio": asdict(found),
@@ -158,8 +158,18 @@ def _measured(
         "verdict": verdict(found, case.must, case.hope, lower=case.lower),
         "median_seconds": {name: float(np.median(one)) for name, one in seconds.items()},
         "rounds": rounds * builds,
-        "memory": used,
+        "activation_bytes": used,
+        "process_bytes": {},
     }
+
+
+def _process_memory(content: dict[str, Any], on_subject: Callable[[], None]) -> None:
+    """Enter the memory of processes that do nothing but one subject."""
+    for name, case in content["cases"].items():
+        for subject in case["median_seconds"]:
+            found = memory.process_bytes(name, subject, content["threads"])
+            case["process_bytes"][subject] = found
+            on_subject()
 
 
 def _report(content: dict[str, Any], console: Console) -> None:
@@ -179,32 +189,35 @@ def _report(content: dict[str, Any], console: Console) -> None:
             said,
         )
     if content["cases"]:
-        console.print(table)
+        console.print(table, _costs(content["cases"]))
     if any(case["verdict"] == "undecided" for case in content["cases"].values()):
         console.print(
             "Undecided: the goal lies in the interval, or among the middle half of the rounds. Run "
             "it again on an idle machine.",
             style="yellow",
         )
-    for axis, one in _slopes(content.get(_SCALING, [])).items():
+    for axis, one in scaling.slopes(content.get(_SCALING, [])).items():
         parts = ", ".join(f"{name} {a:.2f} (products {b:.2f})" for name, (a, b) in one.items())
         console.print(f"Exponent of a sample's time over {axis}: {parts}", highlight=False)
 
 
-def _slopes(points: Sequence[dict[str, Any]]) -> dict[str, dict[str, tuple[float, float]]]:
-    """Exponents of time and of products, by axis and subject."""
-    slopes: dict[str, dict[str, tuple[float, float]]] = {}
-    for axis in dict.fromkeys(point["axis"] for point in points):
-        own = [point for point in points if point["axis"] == axis]
-        values = [point["value"] for point in own]
-        slopes[axis] = {
-            name: (
-                scaling.slope(values, [point["seconds"][name] for point in own]),
-                scaling.slope(values, [point["macs"][name] for point in own]),
-            )
-            for name in own[0]["seconds"]
-        }
-    return slopes
+def _costs(cases: dict[str, Any]) -> Table:
+    """What ratios are made of: time and memory."""
+    table = Table()
+    for heading in ("case", "subject"):
+        table.add_column(heading)
+    for heading in ("median time", "activities", "process"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, case in cases.items():
+        for subject, seconds in case["median_seconds"].items():
+            used = (case[kind].get(subject) for kind in ("activation_bytes", "process_bytes"))
+            time = f"{1e3 * seconds:.3g} ms {case['call']}"
+            table.add_row(name, escape(subject), time, *map(_megabytes, used))
+    return table
+
+
+def _megabytes(number: int | None) -> str:
+    return "" if number is None else f"{number / 1e6:.3g} MB"
 
 
 def _processor() -> str:
