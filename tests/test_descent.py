@@ -20,7 +20,7 @@ from forwardly.fast import descent, products, tiles
 from forwardly.fast.compiling import kept
 from forwardly.fast.threads import pool
 from forwardly.fast.tiles import Shape, descending_tile, shape_of_tile
-from forwardly.fast.updates import Descent, Outer
+from forwardly.fast.updates import Descent, Outer, Weight
 
 OPENMP = pool()
 pytestmark = pytest.mark.skipif(OPENMP is None, reason="torch came without GNU's OpenMP")
@@ -110,15 +110,17 @@ def test_what_it_is_not_for_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> No
         before = [given[0].clone(), given[1].clone()]
         assert not descend(*given, SETTINGS[0])
         assert all(torch.equal(a, b) for a, b in zip(before, given[:2], strict=True))
-    wide = made(256, 480, 16)
-    assert products.InFloat32().descend(*wide, SETTINGS[0])
+    *wide, update = made(256, 480, 16)
+    trained = Weight(*wide, SETTINGS[0])
+    assert products.InFloat32().descend(trained, update)
     monkeypatch.setattr(products, "pool", lambda: None)
-    assert not products.InFloat32().descend(*wide, SETTINGS[0])
+    assert not products.InFloat32().descend(trained, update)
 
 
 def test_who_counts_operations_sees_torchs_own() -> None:
     with FlopCounterMode(display=False):
-        assert not products.InFloat32().descend(*made(256, 480, 16), SETTINGS[0])
+        *wide, update = made(256, 480, 16)
+        assert not products.InFloat32().descend(Weight(*wide, SETTINGS[0]), update)
 
 
 def test_autograd_sees_that_weights_have_changed() -> None:
@@ -137,7 +139,7 @@ def test_fewer_threads_than_asked_for_do_all_rows() -> None:
         "import torch\n"
         "from forwardly.fast.descent import descend\n"
         "from forwardly.fast.threads import pool\n"
-        "from forwardly.fast.updates import Descent, Outer\n"
+        "from forwardly.fast.updates import Descent, Outer, Weight\n"
         "torch.set_num_threads(2)\n"
         "W, M = torch.zeros(64, 48), torch.zeros(64, 48)\n"
         "update = Outer(torch.ones(1, 64), torch.ones(1, 48), 1.0)\n"

@@ -22,7 +22,8 @@ from forwardly.fast import FAST
 from forwardly.fast.masks import mask
 from forwardly.fast.pooling import max_pool
 from forwardly.fast.products import InBFloat16, InFloat32
-from forwardly.fast.updates import Descent, Outer
+from forwardly.fast.shallow import Shallow
+from forwardly.fast.updates import Descent, Outer, Weight
 from forwardly.network import Stage, Step
 from forwardly.rule import Credit, Rule
 from forwardly.rules.pepita import PEPITA
@@ -104,6 +105,7 @@ class LocalSGD(Optimizer):
         super().__init__(rule.model.parameters() if params is None else params, defaults)
         self.rule = rule
         self.fast = fast
+        self._shallow = Shallow(rule)
 
     @torch.no_grad()
     def step(self, x: Tensor, target: Tensor) -> Credit:  # pyright: ignore
@@ -122,6 +124,10 @@ class LocalSGD(Optimizer):
         rule = self.rule
         rule.check_batch(x, target)
         groups = {p: group for group in self.param_groups for p in group["params"]}
+        if self.fast and self._products is InFloat32:
+            whole = self._shallow.step(x, target, lambda weight: self._weight(weight, groups))
+            if whole is not None:
+                return whole
         products = self._products()
         waiting: list[_Update] = []
 
@@ -170,11 +176,16 @@ class LocalSGD(Optimizer):
 
     def _descend(self, weight: Tensor, groups: _Groups, update: Outer, products: InFloat32) -> bool:
         """The whole step of a weight at once, where it has momentum and there is a fast path."""
+        found = self._weight(weight, groups) if self.fast else None
+        return found is not None and products.descend(found, update)
+
+    def _weight(self, weight: Tensor, groups: _Groups) -> Weight | None:
+        """What there is to know of a weight that is trained with momentum."""
         group = groups.get(weight)
-        if not self.fast or group is None or group["momentum"] == 0:
-            return False
+        if group is None or group["momentum"] == 0:
+            return None
         settings = Descent(*(group[name] for name in Descent._fields))
-        return products.descend(weight, self._momentum(weight), update, settings)
+        return Weight(weight, self._momentum(weight), settings)
 
     def _add(self, parameter: Tensor, groups: _Groups, update: _Into) -> None:
         """One parameter's step, from an update that is added to something."""

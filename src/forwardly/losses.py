@@ -44,6 +44,14 @@ def output_error(loss: nn.Module) -> OutputError:
     return partial(_error, loss)
 
 
+def is_of_softmax(error: OutputError) -> bool:
+    """Whether it is softmax(output) − t with t one-hot, for targets that are classes."""
+    if not isinstance(error, partial) or error.func is not _error:
+        return False
+    loss = error.args[0]
+    return type(loss) is nn.CrossEntropyLoss and loss.label_smoothing == 0
+
+
 def _error(
     loss: nn.Module, output: Float[Tensor, "n ..."], target: Tensor
 ) -> Float[Tensor, "n ..."]:
@@ -69,7 +77,7 @@ def encoded(
     if isinstance(loss, nn.CrossEntropyLoss):
         n, k = _two_dimensions(shape, loss)
         if target.shape == (n,) and target.dtype == torch.int64:
-            _check_classes(target, k)
+            check_classes(target, k)
             t = target.unsqueeze(1) == torch.arange(k, device=target.device)
         elif target.shape == shape and target.is_floating_point():
             t = target
@@ -104,7 +112,8 @@ def _two_dimensions(shape: tuple[int, ...], loss: nn.Module) -> tuple[int, int]:
     return shape[0], shape[1]
 
 
-def _check_classes(target: Tensor, k: int) -> None:
+def check_classes(target: Tensor, k: int) -> None:
+    """Refuse class indices below 0 or above k − 1."""
     if not values_readable(target):
         return
     low, high = (int(end) for end in target.aminmax())

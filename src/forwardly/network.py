@@ -314,7 +314,7 @@ class Step:
         if isinstance(part.module, ACTIVATIONS):
             return derivative(part.module, a) * change
         if isinstance(part.module, DROPOUTS):
-            return self._drop(part.name, part.module, change)
+            return self._drop(part, change)
         if isinstance(part.module, MAX_POOLS):
             return tangents.of_max_pool(part.module, a, change)
         if isinstance(part.module, NORMS):
@@ -324,7 +324,7 @@ class Step:
     def _scale(self, part: Part, a: Tensor) -> Tensor:
         """What dropout or a normalisation multiplies each unit by."""
         if isinstance(part.module, DROPOUTS):
-            return self._drop(part.name, part.module, torch.ones_like(a))
+            return self._drop(part, torch.ones_like(a))
         if isinstance(part.module, Normalise):
             return part.module.scale(a)
         if isinstance(part.module, nn.LayerNorm):
@@ -347,7 +347,7 @@ class Step:
     ) -> Tensor:
         for part in parts:
             if isinstance(part.module, DROPOUTS):
-                a = self._drop(part.name, part.module, a)
+                a = self._drop(part, a)
             elif isinstance(part.module, nn.BatchNorm1d | nn.BatchNorm2d):
                 a = self._batch_norm(part.name, part.module, a, parameters)
             elif self.max_pool is not None and isinstance(part.module, nn.MaxPool2d):
@@ -356,21 +356,31 @@ class Step:
                 a = _call(part, a, parameters)
         return a
 
-    def _drop(
-        self, name: str, module: nn.Dropout | nn.Dropout1d | nn.Dropout2d, a: Tensor
-    ) -> Tensor:
+    def dropout_mask(self, part: Part, shape: tuple[int, ...], like: Tensor) -> Tensor | None:
+        """What a dropout multiplies an activity of ``shape`` by; None where it drops nothing.
+
+        Args:
+            part: a dropout of the network.
+            shape: of the activity.
+            like: has the mask's dtype and device.
+        """
+        module = cast(nn.Dropout | nn.Dropout1d | nn.Dropout2d, part.module)
         if not module.training or module.p == 0 or self._noise is None:
-            return a
-        if name in self._masks:
-            return a * self._masks[name]
+            return None
+        if part.name in self._masks:
+            return self._masks[part.name]
         # Dropout1d and 2d drop whole channels.
         whole = isinstance(module, nn.Dropout)
-        shape = a.shape if whole else (*a.shape[:2], *(1 for _ in a.shape[2:]))
-        which = self._network.dropouts.index(name)
-        mask = self.mask(self._noise, which, tuple(shape), module.p, a)
+        shape = shape if whole else (*shape[:2], *(1 for _ in shape[2:]))
+        which = self._network.dropouts.index(part.name)
+        mask = self.mask(self._noise, which, shape, module.p, like)
         if self.keep_masks:
-            self._masks[name] = mask
-        return a * mask
+            self._masks[part.name] = mask
+        return mask
+
+    def _drop(self, part: Part, a: Tensor) -> Tensor:
+        mask = self.dropout_mask(part, tuple(a.shape), a)
+        return a if mask is None else a * mask
 
     def _batch_norm(
         self,

@@ -39,12 +39,17 @@ _ROWS, _VECTORS, _LANES = shape_of_tile(32)
 _COLUMNS = _VECTORS * _LANES
 _STRIP = 16 * _COLUMNS
 
-_ADDRESSES = ("momentum", "weight", "post", "pre", "thread_number", "threads_at_work")
-_SIZES = ("units", "inputs", "n")
-_NUMBERS = ("scale", "keep", "decay", "rate", "ahead")
+INTEGERS = (
+    *("momentum", "weight", "post", "pre"),  # addresses
+    *("units", "inputs", "n"),
+    *("post_unit", "post_sample"),  # bytes from a unit, or a sample, of post to the next
+    *("thread_number", "threads_at_work"),  # addresses of functions
+)
+NUMBERS = ("scale", "keep", "decay", "rate", "ahead")
+"""What ``descend_rows`` looks for in its task."""
+
 _TASK = np.dtype(
-    [(name, np.intp) for name in (*_ADDRESSES, *_SIZES)] + [(name, "f4") for name in _NUMBERS],
-    align=True,
+    [(name, np.intp) for name in INTEGERS] + [(name, "f4") for name in NUMBERS], align=True
 )
 
 
@@ -64,35 +69,37 @@ def descend(
         Whether it was taken; if not, nothing has changed.
     """
     post, pre = update.post.contiguous(), update.pre.contiguous()
-    if not all(map(_plain, (weight, momentum, post, pre))):
+    if not all(map(plain, (weight, momentum, post, pre))):
         return False
     (n, units), inputs = post.shape, pre.shape[1]
-    keep, decay, rate, nesterov = settings
-    tensors = (t.data_ptr() for t in (momentum, weight, post, pre))
-    addresses = (*tensors, openmp.thread_number, openmp.threads_at_work)
-    # W − η(g + μM) is W − (ημ)M − ηg.
-    numbers = (
-        update.scale,
-        keep,
-        decay,
-        rate * keep if nesterov else rate,
-        rate if nesterov else 0.0,
-    )
+    addresses = (t.data_ptr() for t in (momentum, weight, post, pre))
+    threads = openmp.thread_number, openmp.threads_at_work
     task = np.zeros((), _TASK)
-    task[()] = (*addresses, units, inputs, n, *numbers)
+    task[()] = (
+        *(*addresses, units, inputs, n, 4, 4 * units, *threads),
+        *(update.scale, *factors(settings)),
+    )
     openmp.parallel(_compiled(), task.ctypes.data, torch.get_num_threads(), 0)
     torch.autograd.graph.increment_version((weight, momentum))
     return True
 
 
-def _plain(tensor: Tensor) -> bool:
+def factors(settings: Descent) -> tuple[float, float, float, float]:
+    """Keep, decay, rate, ahead: g = U + decay W; M ← keep M + g; W ← W − rate M − ahead g."""
+    keep, decay, rate, nesterov = settings
+    # W − η(g + μM) is W − (ημ)M − ηg.
+    return keep, decay, rate * keep if nesterov else rate, rate if nesterov else 0.0
+
+
+def plain(tensor: Tensor) -> bool:
+    """Whether it is a matrix of float32 on the processor, its rows one after another."""
     of_floats = tensor.dtype == torch.float32 and tensor.device.type == "cpu"
     return of_floats and tensor.dim() == 2 and tensor.is_contiguous()
 
 
 @intrinsic
 @no_type_check  # checks of annotations wrap functions, and numba needs them as they are
-def _call(_, address):
+def call(_, address):
     """What the C function of no arguments there says, an int."""
     from llvmlite import ir
 
@@ -107,7 +114,7 @@ def _call(_, address):
 def _compiled() -> int:
     """The address of the compiled function for one thread's rows; compiled once a machine."""
     signature = types.void(types.CPointer(from_dtype(_TASK)))
-    return kept(cfunc, _descend_rows, signature, fastmath={"contract", "nsz"}).address
+    return kept(cfunc, _descend_own_rows, signature, fastmath={"contract", "nsz"}).address
 
 
 @no_type_check
@@ -118,7 +125,8 @@ def _row_of_tiles(rows):
 
     @njit(nogil=True)
     def along(task, row, column, stop):
-        a, a_row, a_k, length = task.post + 4 * row, 4, 4 * task.units, 4 * task.inputs
+        a_row, a_k, length = task.post_unit, task.post_sample, 4 * task.inputs
+        a = task.post + row * a_row
         b, m = task.pre + 4 * column, 4 * (row * task.inputs + column)
         w, m = task.weight + m, task.momentum + m
         while column + _COLUMNS <= stop:
@@ -149,19 +157,31 @@ def _row_of_tiles(rows):
 _ALONG_ROWS, _ALONG_ROW = _row_of_tiles(_ROWS), _row_of_tiles(1)
 
 
+@njit(nogil=True)
 @no_type_check
-def _descend_rows(given):
-    """The rows of the thread that calls."""
-    task = carray(given, 1)[0]
-    thread, threads = _call(task.thread_number), _call(task.threads_at_work)
+def own_rows(units, thread, threads):
+    """The rows of a thread: the first, the end of those in whole tiles, and the end."""
     # Whole tiles each; what is left over goes to the last.
-    tiles = task.units // _ROWS
-    first = tiles * thread // threads * _ROWS
+    tiles = units // _ROWS
     end = tiles * (thread + 1) // threads * _ROWS
-    last = task.units if thread == threads - 1 else end
+    return tiles * thread // threads * _ROWS, end, units if thread == threads - 1 else end
+
+
+@njit(nogil=True)
+@no_type_check
+def descend_rows(task, first, end, last):
+    """The step for rows from ``first`` on; those from ``end`` on are fewer than a tile has."""
     for start in range(0, task.inputs, _STRIP):
         stop = min(task.inputs, start + _STRIP)
         for row in range(first, end, _ROWS):
             _ALONG_ROWS(task, row, start, stop)
         for row in range(end, last):
             _ALONG_ROW(task, row, start, stop)
+
+
+@no_type_check
+def _descend_own_rows(given):
+    task = carray(given, 1)[0]
+    thread, threads = call(task.thread_number), call(task.threads_at_work)
+    first, end, last = own_rows(task.units, thread, threads)
+    descend_rows(task, first, end, last)

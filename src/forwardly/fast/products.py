@@ -23,10 +23,7 @@ from torch.nn import functional
 
 from forwardly.checks import values_readable
 from forwardly.fast.threads import all_threads_come, pool
-from forwardly.fast.updates import Descent, Outer
-
-_SMALLEST = 1 << 16
-"""Numbers in a weight from which oneDNN, and a product for each thread, are quicker."""
+from forwardly.fast.updates import SMALLEST, Outer, Weight
 
 
 class InFloat32:
@@ -41,7 +38,7 @@ class InFloat32:
             bias: (units,).
         """
         if (
-            weight.numel() < _SMALLEST
+            weight.numel() < SMALLEST
             or not (a.dtype == weight.dtype == torch.float32)
             or not (a.device.type == weight.device.type == "cpu")
             or a.numel() == 0
@@ -63,7 +60,7 @@ class InFloat32:
             times: a factor.
         """
         parts, units = torch.get_num_threads(), len(to)
-        if parts == 1 or units % parts or to.numel() < _SMALLEST or to.device.type != "cpu":
+        if parts == 1 or units % parts or to.numel() < SMALLEST or to.device.type != "cpu":
             to.addmm_(post.T, pre, beta=keep, alpha=times)
             return
         # A product for each thread, of the rows that it has in sums of whole tensors too.
@@ -72,20 +69,18 @@ class InFloat32:
         pres = pre.expand(parts, *pre.shape)
         to.view(parts, rows, -1).baddbmm_(posts, pres, beta=keep, alpha=times)
 
-    def descend(self, weight: Tensor, momentum: Tensor, update: Outer, settings: Descent) -> bool:
+    def descend(self, trained: Weight, update: Outer) -> bool:
         """A step of gradient descent compiled as a whole, where there is one.
 
         Args:
-            weight: (units, inputs).
-            momentum: likewise.
+            trained: the weight, (units, inputs).
             update: the gradient.
-            settings: of the descent.
 
         Returns:
             Whether it was taken; if not, nothing has changed.
         """
-        openmp = pool()
-        if openmp is None or weight.numel() < _SMALLEST or not values_readable(weight):
+        openmp, (weight, momentum, settings) = pool(), trained
+        if openmp is None or weight.numel() < SMALLEST or not values_readable(weight):
             return False  # who counts or traces operations is shown torch's own
         from forwardly.fast.descent import descend  # loads numba
 

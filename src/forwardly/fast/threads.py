@@ -16,11 +16,12 @@ import torch
 
 
 class Pool(NamedTuple):
-    """torch's OpenMP library: GOMP_parallel, and the addresses of two more of its functions."""
+    """torch's OpenMP library: GOMP_parallel, and the addresses of more of its functions."""
 
     parallel: ctypes._NamedFuncPointer  # pyright: ignore
     thread_number: int  # omp_get_thread_num
     threads_at_work: int  # omp_get_num_threads; may be fewer than were asked for
+    barrier: int  # GOMP_barrier, where all of them wait for the last
     most: int  # threads that there can be; 1 where their number is not sure
 
 
@@ -47,6 +48,7 @@ def pool() -> Pool | None:
                 parallel,
                 _address(library.omp_get_thread_num),
                 _address(library.omp_get_num_threads),
+                _address(library.GOMP_barrier),
                 1 if library.omp_get_dynamic() else library.omp_get_thread_limit(),
             )
     return None

@@ -38,17 +38,26 @@ class Shape(NamedTuple):
     lanes: int
 
 
+def has_avx512() -> bool:
+    """Whether this processor has 32 registers of 512 bits."""
+    return bool(_features().get("avx512f"))
+
+
 def shape_of_tile(bits: int) -> Shape:
     """A tile for numbers of so many bits that leaves registers of this processor for A and B."""
-    try:
-        features = binding.get_host_cpu_features()
-    except RuntimeError:  # LLVM does not know this one
-        features = {}
+    features = _features()
     if features.get("avx512f"):  # 32 registers
         return Shape(8, 3, 512 // bits)
     if features.get("avx2"):  # 16
         return Shape(4, 3, 256 // bits)
     return Shape(8 if "neon" in features else 4, 3, 128 // bits)
+
+
+def _features() -> dict[str, bool]:
+    try:
+        return dict(binding.get_host_cpu_features())
+    except RuntimeError:  # LLVM does not know this one
+        return {}
 
 
 class _Lines:
@@ -132,8 +141,57 @@ def _sums(lines: _Lines, shape: Shape, a, a_row, a_k, b, b_k, count) -> list[lis
     return new
 
 
-@cache
+@intrinsic
 @no_type_check  # checks of annotations wrap functions, and numba needs them as they are
+def floats_at(_, address):
+    """A pointer to numbers of float32, for ``numba.carray``."""
+    return _pointer(types.float32)
+
+
+@intrinsic
+@no_type_check
+def integers_at(_, address):
+    """A pointer to numbers of int64."""
+    return _pointer(types.int64)
+
+
+def _pointer(kind: Any) -> Any:
+    def generate(context, builder, _, given):
+        return builder.inttoptr(given[0], context.get_value_type(types.CPointer(kind)))
+
+    return types.CPointer(kind)(types.intp), generate
+
+
+@cache
+@no_type_check
+def adding_tile(bits: int, shape: Shape) -> Callable[..., None]:
+    """``tile(a, a_row, a_k, b, b_k, count, c, c_row, to, to_row, scale)``: to ← C + scale · A B.
+
+    Rows of C and of what is written lie ``c_row`` and ``to_row`` bytes apart.
+    """
+    number = types.float32 if bits == 32 else types.float64
+
+    @intrinsic
+    def tile(_, a, a_row, a_k, b, b_k, count, c, c_row, to, to_row, scale):
+        def generate(context, builder, _, given):
+            operands, (c, c_row, to, to_row), scale = given[:6], given[6:10], given[10]
+            lines = _Lines(builder, bits, shape.lanes)
+            sums = _sums(lines, shape, *operands)
+            scale = lines.spread(scale)
+            for r in range(shape.rows):
+                for v in range(shape.vectors):
+                    before = lines.load(lines.address(c, c_row, r, v))
+                    after = lines.multiply_add(sums[r][v], scale, before)
+                    lines.store(after, lines.address(to, to_row, r, v))
+            return context.get_dummy_value()
+
+        return types.void(*(types.intp,) * 10, number), generate
+
+    return tile
+
+
+@cache
+@no_type_check
 def descending_tile(bits: int, shape: Shape) -> Callable[..., None]:
     """``tile(a, a_row, a_k, b, b_k, count, m, w, row, scale, keep, decay, rate, ahead)``.
 

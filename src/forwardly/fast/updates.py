@@ -28,3 +28,15 @@ class Descent(NamedTuple):
     weight_decay: float
     lr: float
     nesterov: bool
+
+
+class Weight(NamedTuple):
+    """A weight, its momentum, and how it descends."""
+
+    weight: Tensor
+    momentum: Tensor
+    settings: Descent
+
+
+SMALLEST = 1 << 16
+"""Numbers in a weight from which oneDNN, a product a thread, and compiled steps are quicker."""

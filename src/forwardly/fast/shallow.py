@@ -1,0 +1,127 @@
+"""Whether a step is one for ``shallow_kernel``, PEPITA's with one hidden layer, and its call.
+
+What is asked is what the kernel knows: linear layers without biases, rectifiers and dropout between
+them, cross-entropy of classes, momentum, float32, and a batch whose samples fill its tiles. All
+else goes the general way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from forwardly.checks import values_readable
+from forwardly.fast.threads import pool
+from forwardly.fast.updates import SMALLEST, Weight
+from forwardly.losses import check_classes, is_of_softmax
+from forwardly.network import Part, Stage
+from forwardly.rule import Credit, Rule
+from forwardly.rules.pepita import PEPITA
+
+WeightOf = Callable[[Tensor], Weight | None]
+"""A parameter with its momentum and settings, if it is trained with momentum."""
+
+
+class Shallow:
+    """Takes a rule's whole steps, where it can.
+
+    Args:
+        rule: any; asked once whether its network may ever be one for the kernel.
+    """
+
+    def __init__(self, rule: Rule) -> None:
+        self._layers = _layers(rule)
+        self._rule = cast(PEPITA, rule)
+        self._workspace: object = None
+
+    def step(self, x: Tensor, target: Tensor, weight_of: WeightOf) -> Credit | None:
+        """Train on one batch, which is checked already.
+
+        Returns:
+            The rule's credit without updates; None if this step is none for the kernel. Then
+            nothing has changed.
+        """
+        rule, layers, openmp = self._rule, self._layers, pool()
+        if layers is None or openmp is None or not layers.as_they_were_built(rule):
+            return None
+        W_1, W_2 = (synapse.weight for synapse in layers.synapses)
+        if not values_readable(x, target, W_1) or W_1.numel() < SMALLEST:
+            return None
+        step = rule.network.step(rule.noise)
+        a_0 = step.prepare(x).contiguous()
+        (n, k), (units, d) = (len(a_0), len(W_2)), W_1.shape
+        if a_0.dim() > 2 or target.shape != (n,) or target.dtype != torch.int64:
+            return None
+        if rule.F.shape != (d, k) or not all(map(_plain, (a_0, rule.F, W_1, W_2))):
+            return None
+        from forwardly.fast import shallow_kernel as kernel  # loads numba
+        from forwardly.fast.masks import mask
+
+        if not (kernel.suits_processor() and kernel.fills_tiles(n, k)):
+            return None
+        hidden, readout = weight_of(W_1), weight_of(W_2)
+        if hidden is None or readout is None:
+            return None
+        if not (_plain(hidden.momentum) and _plain(readout.momentum)):
+            return None
+        check_classes(target, k)
+
+        sizes = n, units, d, k, torch.get_num_threads()
+        if not isinstance(self._workspace, kernel.Workspace) or self._workspace.sizes != sizes:
+            self._workspace = kernel.Workspace(*sizes)
+        step.mask = mask
+        dropped = None
+        if layers.dropout is not None:
+            dropped = step.dropout_mask(layers.dropout, (n, units), a_0)
+        output, error = kernel.step(
+            *(a_0, rule.F, target, dropped, hidden, readout),
+            sign=rule.sign,
+            second=rule.output_error == "second",
+            workspace=self._workspace,
+            openmp=openmp,
+        )
+        rule.finish_step({})
+        return Credit({}, output, rule.loss_value(output, target), error)
+
+
+class _Layers(NamedTuple):
+    synapses: tuple[nn.Linear, nn.Linear]
+    rectifier: Part
+    dropout: Part | None
+
+    def as_they_were_built(self, rule: PEPITA) -> bool:
+        """Whether nobody wants to see, or has changed, what lies between input and output."""
+        parts = (self.rectifier, *(() if self.dropout is None else (self.dropout,)))
+        modules = (*self.synapses, *(part.module for part in parts))
+        hooked = any(m._forward_hooks or m._forward_pre_hooks for m in modules)  # pyright: ignore
+        return not hooked and is_of_softmax(rule.error_function)
+
+
+def _layers(rule: Rule) -> _Layers | None:
+    if type(rule) is not PEPITA or rule.presynaptic != "modulated" or len(rule.network.stages) != 2:
+        return None
+    first, last = rule.network.stages
+    if not (_without_bias(first) and _without_bias(last)) or last.elementwise or last.reshaping:
+        return None
+    kinds = [type(part.module) for part in first.elementwise]
+    if first.reshaping or kinds not in ([nn.ReLU], [nn.ReLU, nn.Dropout]):
+        return None
+    synapses = cast(tuple[nn.Linear, nn.Linear], (first.synapse, last.synapse))
+    rectifier, *dropout = first.elementwise
+    return _Layers(synapses, rectifier, dropout[0] if dropout else None)
+
+
+def _without_bias(stage: Stage) -> bool:
+    return (
+        type(stage.synapse) is nn.Linear
+        and stage.synapse.bias is None  # pyright: ignore[reportUnnecessaryComparison]
+        and "weight" in stage.trained
+    )
+
+
+def _plain(tensor: Tensor) -> bool:
+    on_processor = tensor.dtype == torch.float32 and tensor.device.type == "cpu"
+    return on_processor and tensor.is_contiguous()

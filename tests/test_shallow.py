@@ -1,0 +1,277 @@
+"""PEPITA's compiled whole step: what the readable rule does, and only where it may be taken."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import forwardly as fw
+from forwardly.fast import shallow_kernel
+from forwardly.fast.threads import pool
+
+pytestmark = pytest.mark.skipif(
+    pool() is None or not shallow_kernel.suits_processor(),
+    reason="needs GNU's OpenMP and AVX-512",
+)
+
+N, D, UNITS, K = 66, 600, 130, 10
+
+
+def network(d: int = D, units: int = UNITS, k: int = K, *between: nn.Module) -> nn.Sequential:
+    torch.manual_seed(0)
+    last = nn.Linear(units, k, bias=False)
+    return nn.Sequential(nn.Flatten(), nn.Linear(d, units, bias=False), nn.ReLU(), *between, last)
+
+
+def batch(n: int = N, d: int = D, k: int = K) -> tuple[Tensor, Tensor]:
+    numbers = torch.Generator().manual_seed(1)
+    return torch.rand(n, d, generator=numbers), torch.randint(k, (n,), generator=numbers)
+
+
+def rule_of(model: nn.Module, **options: Any) -> fw.PEPITA:
+    numbers = torch.Generator().manual_seed(2)
+    given = {"loss": nn.CrossEntropyLoss(), "projection": fw.feedback.uniform(1.0), **options}
+    return fw.PEPITA(model, generator=numbers, **given)
+
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Samples of each step that was the kernel's."""
+    steps: list[int] = []
+    original = shallow_kernel.step
+
+    def counted(x: Tensor, *given: Any, **options: Any) -> tuple[Tensor, Tensor]:
+        steps.append(len(x))
+        return original(x, *given, **options)
+
+    monkeypatch.setattr(shallow_kernel, "step", counted)
+    return steps
+
+
+@pytest.fixture(params=[1, 2, 3])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def trained(
+    make: Callable[[], fw.PEPITA], data: list[tuple[Tensor, Tensor]], **options: Any
+) -> tuple[fw.PEPITA, fw.LocalSGD, list[fw.Credit]]:
+    rule = make()
+    optimizer = fw.LocalSGD(rule, lr=0.1, **options)
+    return rule, optimizer, [optimizer.step(*one) for one in data]
+
+
+def assert_same_training(
+    make: Callable[[], fw.PEPITA], data: list[tuple[Tensor, Tensor]], **options: Any
+) -> None:
+    ours, theirs = (trained(make, data, fast=fast, **options) for fast in (True, False))
+    for one, other in zip(ours[2], theirs[2], strict=True):
+        assert one.updates == {}
+        torch.testing.assert_close(one[1:], other[1:], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(ours[0].state_dict(), theirs[0].state_dict(), rtol=1e-3, atol=3e-5)
+    torch.testing.assert_close(
+        ours[1].state_dict()["state"], theirs[1].state_dict()["state"], rtol=1e-3, atol=3e-5
+    )
+    before = make().state_dict()
+    for name, weight in ours[0].model.state_dict().items():
+        changed = (weight - before[f"model.{name}"]).abs().max()
+        assert changed > 3e-4, name
+
+
+@pytest.mark.parametrize(
+    ("n", "d", "units", "k"),
+    [
+        (70, 480, 160, 10),  # whole tiles only
+        (66, 1033, 131, 7),  # rows, columns and a strip that fill none
+        (140, 600, 130, 10),  # two blocks of columns
+        (71, 16384, 5, 3),  # fewer units than a thread's tile
+    ],
+)
+@pytest.mark.parametrize("options", [{}, {"sign": -1}, {"output_error": "second"}], ids=str)
+def test_equals_the_readable_rule(
+    n: int, d: int, units: int, k: int, options: dict[str, Any], threads: int, taken: list[int]
+) -> None:
+    data = [batch(n, d, k)] * 3
+    assert_same_training(lambda: rule_of(network(d, units, k), **options), data, momentum=0.9)
+    assert taken == [n] * 3
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"momentum": 0.5, "weight_decay": 0.01},
+        {"momentum": 0.9, "nesterov": True},
+        {"momentum": 0.5, "weight_decay": 0.01, "nesterov": True},
+    ],
+    ids=str,
+)
+def test_descends_as_it_is_told(settings: dict[str, Any], taken: list[int]) -> None:
+    assert_same_training(lambda: rule_of(network()), [batch()] * 3, **settings)
+    assert len(taken) == 3
+
+
+def test_layers_may_have_settings_of_their_own(taken: list[int]) -> None:
+    found: list[list[Tensor]] = []
+    for fast in (True, False):
+        rule = rule_of(network())
+        first, last = rule.model.parameters()
+        groups = [{"params": [first], "lr": 0.3}, {"params": [last], "momentum": 0.5}]
+        optimizer = fw.LocalSGD(rule, lr=0.1, momentum=0.9, params=groups, fast=fast)
+        for _ in range(3):
+            optimizer.step(*batch())
+        found.append([first, last])
+    torch.testing.assert_close(*found, rtol=1e-3, atol=3e-5)
+    assert len(taken) == 3
+
+
+@pytest.mark.parametrize("output_error", ["first", "second"])
+def test_dropout_has_the_same_masks(output_error: str, taken: list[int], threads: int) -> None:
+    def make() -> fw.PEPITA:
+        return rule_of(network(D, UNITS, K, nn.Dropout(0.3)), output_error=output_error)
+
+    assert_same_training(make, [batch()] * 3, momentum=0.9)
+    assert len(taken) == 3
+
+
+def test_batches_may_change_in_size(taken: list[int]) -> None:
+    """Say, the last of an epoch; one that is too small goes the general way."""
+    sizes = [66, 70, 5, 66]
+    data = [(x[:n], target[:n]) for n in sizes for x, target in [batch(70)]]
+    assert_same_training(lambda: rule_of(network()), data, momentum=0.9)
+    assert taken == [66, 70, 66]
+
+
+def test_inputs_may_lie_otherwise_in_memory(taken: list[int]) -> None:
+    x, target = batch()
+    for given in (x.T.contiguous().T, x.reshape(N, 3, 10, 20).transpose(1, 2)):
+        assert_same_training(lambda: rule_of(network()), [(given, target)], momentum=0.9)
+    assert len(taken) == 2
+
+
+def hooked() -> fw.PEPITA:
+    model = network()
+    model[2].register_forward_hook(lambda *_: None)
+    return rule_of(model)
+
+
+def frozen() -> fw.PEPITA:
+    model = network()
+    model[1].requires_grad_(False)
+    return rule_of(model)
+
+
+def other(hidden: nn.Linear, *following: nn.Module) -> fw.PEPITA:
+    return rule_of(nn.Sequential(hidden, *following))
+
+
+def plain(inputs: int, units: int) -> nn.Linear:
+    return nn.Linear(inputs, units, bias=False)
+
+
+OTHERS: dict[str, Callable[[], fw.PEPITA]] = {
+    "a hook wants to see the activity": hooked,
+    "a weight is frozen": frozen,
+    "label smoothing": lambda: rule_of(network(), loss=nn.CrossEntropyLoss(label_smoothing=0.1)),
+    "an error of one's own": lambda: rule_of(network(), error=lambda y, _: 0 * y),
+    "clean presynaptic activity": lambda: rule_of(network(), presynaptic="clean"),
+    "tanh": lambda: other(plain(D, UNITS), nn.Tanh(), plain(UNITS, K)),
+    "two hidden layers": lambda: rule_of(network(D, UNITS, K, plain(UNITS, UNITS), nn.ReLU())),
+    "a bias": lambda: other(nn.Linear(D, UNITS), nn.ReLU(), plain(UNITS, K)),
+    "a bias of outputs": lambda: other(plain(D, UNITS), nn.ReLU(), nn.Linear(UNITS, K)),
+    "a rectified output": lambda: other(plain(D, UNITS), nn.ReLU(), plain(UNITS, K), nn.ReLU()),
+    "a small weight": lambda: rule_of(network(D, 16)),
+    "few samples and outputs": lambda: rule_of(network(D, UNITS, 2)),
+}
+
+
+@pytest.mark.parametrize("why", OTHERS)
+def test_other_steps_go_the_general_way(why: str, taken: list[int]) -> None:
+    rule = OTHERS[why]()
+    k = 2 if "few" in why else K
+    n = 20 if "few" in why else N
+    credit = fw.LocalSGD(rule, lr=0.1, momentum=0.9).step(*batch(n, D, k))
+    assert taken == []
+    assert credit.output.shape == (n, k)
+
+
+def test_so_do_other_settings(taken: list[int]) -> None:
+    for options in ({"momentum": 0.0}, {"momentum": 0.9, "fast": False}):
+        fw.LocalSGD(rule_of(network()), lr=0.1, **options).step(*batch())
+    x, target = batch()
+    fw.LocalSGD(rule_of(network()).double(), lr=0.1, momentum=0.9).step(x.double(), target)
+    soft = nn.functional.one_hot(target, K).float()
+    fw.LocalSGD(rule_of(network()), lr=0.1, momentum=0.9).step(x, soft)
+    with FlopCounterMode(display=False):  # which sees torch's own operations only
+        fw.LocalSGD(rule_of(network()), lr=0.1, momentum=0.9).step(x, target)
+    assert taken == []
+
+
+def test_mistakes_are_refused_and_change_nothing(taken: list[int]) -> None:
+    rule = rule_of(network(D, UNITS, K, nn.Dropout(0.3)))
+    optimizer = fw.LocalSGD(rule, lr=0.1, momentum=0.9)
+    x, target = batch()
+    before = {name: value.clone() for name, value in rule.state_dict().items()}
+    wrong = target.clone()
+    wrong[3] = K
+    with pytest.raises(ValueError, match=r"class indices must be 0 to 9.*the target has 10"):
+        optimizer.step(x, wrong)
+    with pytest.raises(ValueError, match="needs an input of shape"):
+        optimizer.step(x[:, :-1], target)
+    with pytest.raises(TypeError, match="the input is torch"):
+        optimizer.step(x.double(), target)
+    with pytest.raises(ValueError, match="NaN or an infinity"):
+        optimizer.step(x / 0, target)
+    assert all(torch.equal(value, before[name]) for name, value in rule.state_dict().items())
+    assert taken == []
+
+
+def test_a_network_that_diverged_is_seen_to(taken: list[int]) -> None:
+    """A NaN reaches the output, as it does in torch's rectifier."""
+    rule = rule_of(network())
+    with torch.no_grad():
+        rule.model[1].weight[3, 5] = torch.nan
+    credit = fw.LocalSGD(rule, lr=0.1, momentum=0.9).step(*batch())
+    assert taken == [N]
+    assert credit.output.isnan().all()
+    assert credit.loss.isnan()
+    assert credit.error.isnan().all()
+
+
+def test_autograd_sees_that_weights_have_changed() -> None:
+    rule = rule_of(network())
+    for weight in rule.model.parameters():
+        loss = (weight**2).sum()
+        fw.LocalSGD(rule, lr=0.1, momentum=0.9).step(*batch())
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            loss.backward()  # pyright: ignore[reportUnknownMemberType]
+
+
+def test_fewer_threads_than_asked_for_do_all_units() -> None:
+    """As where the environment sets a limit."""
+    program = (
+        "import torch, forwardly as fw\n"
+        "from torch import nn\n"
+        "torch.set_num_threads(3)\n"
+        "def weights(fast):\n"
+        "    torch.manual_seed(0)\n"
+        "    model = nn.Sequential(nn.Linear(600, 130, bias=False), nn.ReLU(),\n"
+        "                          nn.Linear(130, 10, bias=False))\n"
+        "    rule = fw.PEPITA(model, nn.CrossEntropyLoss())\n"
+        "    optimizer = fw.LocalSGD(rule, lr=0.1, momentum=0.9, fast=fast)\n"
+        "    for _ in range(2): optimizer.step(torch.rand(66, 600), torch.arange(66) % 10)\n"
+        "    return list(model.parameters())\n"
+        "torch.testing.assert_close(weights(True), weights(False))\n"
+    )
+    environment = {**os.environ, "OMP_THREAD_LIMIT": "2"}
+    subprocess.run([sys.executable, "-c", program], check=True, env=environment)
