@@ -10,6 +10,7 @@ from typing import Any
 
 import forwardly as fw
 from forwardly import records
+from forwardly.benchmarks import scaling
 from forwardly.experiments.digits import Row
 from forwardly.experiments.registry import EXPERIMENTS
 from forwardly.report import Column, Line, columns
@@ -19,6 +20,7 @@ ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 COMPARISON = ROOT / "docs" / "comparison.md"
 RESULTS = ROOT / "docs" / "results.md"
+BENCHMARK = ROOT / "docs" / "benchmark.md"
 ALL_RECORDS = ROOT / "records"
 RECORDS = ROOT / "records" / "teacher-student"
 DIGITS = ROOT / "records" / "compare"
@@ -43,6 +45,8 @@ def parts(document: Path) -> dict[str, str]:
         }
     if document == RESULTS:
         return {"results": results()}
+    if document == BENCHMARK:
+        return {"costs": costs(), "growth": growth()}
     return {name: comparison(name) for name in ("digits", "digits-16")}
 
 
@@ -119,7 +123,7 @@ def table_1() -> str:
 
 def bench() -> str:
     """What steps cost, as ratios, beside the goals."""
-    content = json.loads((ALL_RECORDS / "bench" / "bench.json").read_text())
+    content = _bench()
     lines = ["| … / … | ratio, 95 % interval | goal | |", "|---|---|---|---|"]
     for case in content["cases"].values():
         found, sign = case["ratio"], "≤" if case["lower"] else "≥"
@@ -130,6 +134,31 @@ def bench() -> str:
         )
     machine = f"{content['processor']}, {content['threads']} threads"
     return "\n".join(lines) + f"\n\nOn {machine}, torch {content['versions']['torch']}.\n"
+
+
+def costs() -> str:
+    """What the ratios are made of."""
+    lines = ["| case | subject | median time | activities | process |", "|---|---|---|---|---|"]
+    for name, case in _bench()["cases"].items():
+        for subject, seconds in case["median_seconds"].items():
+            used = (case[kind].get(subject) for kind in ("activation_bytes", "process_bytes"))
+            memory = ("" if one is None else f"{one / 1e6:.3g} MB" for one in used)
+            time = f"{1e3 * seconds:.3g} ms, {case['call']}"
+            lines.append(f"| {name} | {subject} | {time} | {' | '.join(memory)} |")
+    return "\n".join(lines) + "\n"
+
+
+def growth() -> str:
+    """Exponents of time beside those of the arithmetic."""
+    lines = ["| over | rule | time | products |", "|---|---|---|---|"]
+    for axis, found in scaling.slopes(_bench()["scaling"]).items():
+        for rule, (time, products) in found.items():
+            lines.append(f"| {axis} | {rule} | {time:.2f} | {products:.2f} |")
+    return "\n".join(lines) + "\n"
+
+
+def _bench() -> dict[str, Any]:
+    return json.loads((ALL_RECORDS / "bench" / "bench.json").read_text())
 
 
 def results() -> str:
@@ -219,5 +248,5 @@ def _summary(record: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    for document in (README, COMPARISON, RESULTS):
+    for document in (README, COMPARISON, RESULTS, BENCHMARK):
         document.write_text(generated(document))

@@ -126,7 +126,8 @@ def test_layers_may_have_settings_of_their_own(taken: list[int]) -> None:
     for fast in (True, False):
         rule = rule_of(network())
         first, last = rule.model.parameters()
-        groups = [{"params": [first], "lr": 0.3}, {"params": [last], "momentum": 0.5}]
+        own = {"momentum": 0.5, "weight_decay": 0.05, "nesterov": True}
+        groups = [{"params": [first], "lr": 0.3}, {"params": [last], **own}]
         optimizer = fw.LocalSGD(rule, lr=0.1, momentum=0.9, params=groups, fast=fast)
         for _ in range(3):
             optimizer.step(*batch())
