@@ -113,6 +113,7 @@ def test_what_it_is_not_for_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> No
     *wide, update = made(256, 480, 16)
     trained = Weight(*wide, SETTINGS[0])
     assert products.InFloat32().descend(trained, update)
+    assert not products.InFloat32().descend(trained, made(256, 480, 1025)[2])  # too many samples
     monkeypatch.setattr(products, "pool", lambda: None)
     assert not products.InFloat32().descend(trained, update)
 

@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from forwardly.checks import values_readable
 from forwardly.fast.threads import all_threads_come, pool
-from forwardly.fast.updates import SMALLEST, Outer, Weight
+from forwardly.fast.updates import MOST, SMALLEST, Outer, Weight
 
 
 class InFloat32:
@@ -80,7 +80,9 @@ class InFloat32:
             Whether it was taken; if not, nothing has changed.
         """
         openmp, (weight, momentum, settings) = pool(), trained
-        if openmp is None or weight.numel() < SMALLEST or not values_readable(weight):
+        if openmp is None or weight.numel() < SMALLEST or len(update.post) > MOST:
+            return False
+        if not values_readable(weight):
             return False  # who counts or traces operations is shown torch's own
         from forwardly.fast.descent import descend  # loads numba
 

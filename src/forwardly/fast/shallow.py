@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from forwardly.checks import values_readable
 from forwardly.fast.threads import pool
-from forwardly.fast.updates import SMALLEST, Weight
+from forwardly.fast.updates import MOST, SMALLEST, Weight
 from forwardly.losses import check_classes, is_of_softmax
 from forwardly.network import Part, Stage
 from forwardly.rule import Credit, Rule
@@ -53,7 +53,7 @@ class Shallow:
         step = rule.network.step(rule.noise)
         a_0 = step.prepare(x).contiguous()
         (n, k), (units, d) = (len(a_0), len(W_2)), W_1.shape
-        if a_0.dim() > 2 or target.shape != (n,) or target.dtype != torch.int64:
+        if n > MOST or a_0.dim() > 2 or target.shape != (n,) or target.dtype != torch.int64:
             return None
         if rule.F.shape != (d, k) or not all(map(_plain, (a_0, rule.F, W_1, W_2))):
             return None

@@ -40,3 +40,6 @@ class Weight(NamedTuple):
 
 SMALLEST = 1 << 16
 """Numbers in a weight from which oneDNN, a product a thread, and compiled steps are quicker."""
+
+MOST = 1 << 10
+"""Samples up to which compiled steps are quicker; those of more no longer lie in a cache."""
