@@ -17,7 +17,7 @@ Deviations
     connected results come, in the row "pepita-second". The authors' convolutional code divides the
     convolution's update by the number of output positions and once more by the batch size; the
     recipe has that as a factor on its learning rate, with the row "pepita-positions" for the first
-    division alone. Settings of feedback alignment and DRTP in their code are not known to us: with
+    division alone; the row "backprop-49900" puts 100 images aside. Settings of feedback alignment and DRTP in their code are not known to us: with
     the rates of PEPITA the former's loss grows, so these, and tanh for DRTP, are chosen on
     validation images after a few epochs.
 """
@@ -106,7 +106,11 @@ def _convolutional(column: int) -> dict[str, Cell]:
             recipe = replace(recipe, activation="tanh", learning_rate=0.001)
             note = "tanh and learning rate chosen by us"
         cells[f"conv-{name}/{rule}"] = Cell(recipe, _published(rule, 3 + column), note)
-    return cells | _with_torchs_weights(name, cells)
+    others = _with_torchs_weights(name, cells)
+    if name == "cifar10":
+        recipe = replace(cells[f"conv-{name}/backprop"].recipe, validation=100)
+        others[f"conv-{name}/backprop-49900"] = Cell(recipe, note="learns all images but 100")
+    return cells | others
 
 
 def _with_torchs_weights(name: str, cells: dict[str, Cell]) -> dict[str, Cell]:
