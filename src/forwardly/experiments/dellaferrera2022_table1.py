@@ -17,9 +17,9 @@ Deviations
     connected results come, in the row "pepita-second". The authors' convolutional code divides the
     convolution's update by the number of output positions and once more by the batch size; the
     recipe has that as a factor on its learning rate, with the row "pepita-positions" for the first
-    division alone; the row "backprop-49900" puts 100 images aside. Settings of feedback alignment and DRTP in their code are not known to us: with
-    the rates of PEPITA the former's loss grows, so these, and tanh for DRTP, are chosen on
-    validation images after a few epochs.
+    division alone. The row "backprop-49900" puts 100 images aside. Settings of feedback alignment
+    and DRTP in their code are not known to us: with the rates of PEPITA the former's loss grows, so
+    these, and tanh for DRTP, are chosen on validation images after a few epochs.
 """
 
 from __future__ import annotations

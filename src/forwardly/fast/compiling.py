@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 
@@ -19,7 +22,18 @@ def kept(
         more: likewise.
     """
     plain = inspect.unwrap(function)
+    if _sources() not in plain.__qualname__:
+        plain.__qualname__ += f"_{_sources()}"  # which names the file that it is kept in
     try:
         return decorate(*given, cache=True, **more)(plain)
     except RuntimeError:  # no folder that can be written to
         return decorate(*given, **more)(plain)
+
+
+@cache
+def _sources() -> str:
+    """A digest of this folder: numba asks only whether the file of the function itself has changed,
+    not those of what it calls.
+    """
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]

@@ -8,9 +8,6 @@ keeps them in vector registers, ``rows`` times ``vectors`` of them, over the who
 A's elements are read one by one and spread over a vector's lanes; B's lie side by side. Tiles are
 written in LLVM's language, as numba has no word for a vector, and called from compiled functions
 with addresses and strides in bytes, as integers.
-
-numba keeps what it has compiled beside the file of the function that it was asked for, and looks at
-that file alone: after a change here, delete ``__pycache__``.
 """
 
 # pyright: basic
