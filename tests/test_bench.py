@@ -176,7 +176,10 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     case = content["cases"]["online-small"]
     assert (case["over"], case["under"]) == ("eager", "pepita")
     assert case["ratio"]["low"] <= case["ratio"]["median"] <= case["ratio"]["high"]
-    assert "online-small" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "online-small" in said
+    assert "1 threads; " in said
+    assert f"torch {torch.__version__}" in said
     with pytest.raises(UsageError, match="unknown case 'fast'; the cases are fc-cifar10, "):
         bench(cases=("fast",))
     with pytest.raises(UsageError, match="threads must be at least 1; given 0"):

@@ -79,7 +79,9 @@ def bench(
         "cases": {},
     }
     console = Console()
-    console.print(f"{content['processor']}, {content['threads']} threads", highlight=False)
+    versions = ", ".join(f"{name} {version}" for name, version in content["versions"].items())
+    machine = f"{content['processor']}, {content['threads']} threads; {versions}"
+    console.print(escape(machine), highlight=False)
     rounds, burst = (2, 0.05) if quick else (8, 0.2)
     code = 0
     try:
