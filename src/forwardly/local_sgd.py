@@ -127,7 +127,7 @@ class LocalSGD(Optimizer):
         if self.fast and self._products is InFloat32:
             whole = self._shallow.step(x, target, lambda weight: self._weight(weight, groups))
             if whole is not None:
-                return whole
+                return self._applied(whole, groups)
         products = self._products()
         waiting: list[_Update] = []
 
@@ -145,9 +145,14 @@ class LocalSGD(Optimizer):
         credit = self._assign(x, target, step)
         for update in waiting:
             self._outer_product(update, groups, products)
-        for name, update in credit.updates.items():
-            self._add(rule.model.get_parameter(name), groups, _plain(update))
+        credit = self._applied(credit, groups)
         rule.finish_step(step.statistics)
+        return credit
+
+    def _applied(self, credit: Credit, groups: _Groups) -> Credit:
+        """The credit, once the updates that it has are applied."""
+        for name, update in credit.updates.items():
+            self._add(self.rule.model.get_parameter(name), groups, _plain(update))
         return credit._replace(updates={})
 
     def _assign(self, x: Tensor, target: Tensor, step: Step) -> Credit:

@@ -1,8 +1,8 @@
 """Whether a step is one for ``shallow_kernel``, PEPITA's with one hidden layer, and its call.
 
-What is asked is what the kernel knows: linear layers without biases, rectifiers and dropout between
-them, cross-entropy of classes, momentum, float32, and a batch whose samples fill its tiles. All
-else goes the general way.
+What is asked is what the kernel knows: linear layers, rectifiers and dropout between them,
+cross-entropy of classes, momentum, float32, and a batch whose samples fill its tiles. All else goes
+the general way.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class Shallow:
         """Train on one batch, which is checked already.
 
         Returns:
-            The rule's credit without updates; None if this step is none for the kernel. Then
-            nothing has changed.
+            The rule's credit with the updates of biases only, which are yet to be applied; None if
+            this step is none for the kernel. Then nothing has changed.
         """
         rule, layers, openmp = self._rule, self._layers, pool()
         if layers is None or openmp is None or not layers.as_they_were_built(rule):
@@ -65,7 +65,9 @@ class Shallow:
         hidden, readout = weight_of(W_1), weight_of(W_2)
         if hidden is None or readout is None:
             return None
-        if not (_plain(hidden.momentum) and _plain(readout.momentum)):
+        biases = layers.biases()
+        momenta = hidden.momentum, readout.momentum
+        if not all(_plain(one) for one in (*momenta, *biases) if one is not None):
             return None
         check_classes(target, k)
 
@@ -78,19 +80,30 @@ class Shallow:
             dropped = step.dropout_mask(layers.dropout, (n, units), a_0)
         output, error = kernel.step(
             *(a_0, rule.F, target, dropped, hidden, readout),
+            biases=biases,
             sign=rule.sign,
             second=rule.output_error == "second",
             workspace=self._workspace,
             openmp=openmp,
         )
+        updates: dict[str, Tensor] = {}
+        if any("bias" in stage.trained for stage in rule.network.stages):
+            learned = self._workspace.bias_updates()
+            for stage, update in zip(rule.network.stages, learned, strict=True):
+                if "bias" in stage.trained:
+                    updates[f"{stage.name}.bias"] = update
         rule.finish_step({})
-        return Credit({}, output, rule.loss_value(output, target), error)
+        return Credit(updates, output, rule.loss_value(output, target), error)
 
 
 class _Layers(NamedTuple):
     synapses: tuple[nn.Linear, nn.Linear]
     rectifier: Part
     dropout: Part | None
+
+    def biases(self) -> tuple[Tensor | None, Tensor | None]:
+        first, last = self.synapses
+        return first.bias, last.bias
 
     def as_they_were_built(self, rule: PEPITA) -> bool:
         """Whether nobody wants to see, or has changed, what lies between input and output."""
@@ -104,7 +117,7 @@ def _layers(rule: Rule) -> _Layers | None:
     if type(rule) is not PEPITA or rule.presynaptic != "modulated" or len(rule.network.stages) != 2:
         return None
     first, last = rule.network.stages
-    if not (_without_bias(first) and _without_bias(last)) or last.elementwise or last.reshaping:
+    if not (_is_linear(first) and _is_linear(last)) or last.elementwise or last.reshaping:
         return None
     kinds = [type(part.module) for part in first.elementwise]
     if first.reshaping or kinds not in ([nn.ReLU], [nn.ReLU, nn.Dropout]):
@@ -114,12 +127,8 @@ def _layers(rule: Rule) -> _Layers | None:
     return _Layers(synapses, rectifier, dropout[0] if dropout else None)
 
 
-def _without_bias(stage: Stage) -> bool:
-    return (
-        type(stage.synapse) is nn.Linear
-        and stage.synapse.bias is None  # pyright: ignore[reportUnnecessaryComparison]
-        and "weight" in stage.trained
-    )
+def _is_linear(stage: Stage) -> bool:
+    return type(stage.synapse) is nn.Linear and "weight" in stage.trained
 
 
 def _plain(tensor: Tensor) -> bool:

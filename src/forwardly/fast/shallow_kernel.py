@@ -15,7 +15,7 @@ of units lie with a row for each unit and a column for each sample, and after th
 of F.
 
 Shapes
-    x (n, d), F (d, k), W₁ (units, d), W₂ (k, units).
+    x (n, d), F (d, k), W₁ (units, d), W₂ (k, units); biases, if there are any, (units,) and (k,).
 """
 
 # pyright: basic
@@ -47,7 +47,8 @@ _STRIP = 512  # inputs whose part of x stays in a processor's own cache
 _PART, _AT_ONCE = 64, 8  # inputs and samples of x that are turned round at a time
 
 _ARRAYS = (
-    *("x", "F", "target", "mask", "readout", "readout_momentum", "output", "error"),
+    *("x", "F", "target", "mask", "bias", "readout_bias"),
+    *("readout", "readout_momentum", "output", "error"),
     *("packed", "Ft", "z", "h_err", "sums", "errors"),
 )
 _OWN = (*_ARRAYS, "k", "columns", "second", "barrier")
@@ -85,6 +86,13 @@ class Workspace:
             "errors": torch.zeros(threads, k, self.columns),
         }
 
+    def bias_updates(self) -> tuple[Tensor, Tensor]:
+        """Of the last step: the mean over samples of what taught the units, and the outputs."""
+        n = self.sizes[0]
+        posts = self.arrays["h"], self.arrays["errors"][0]
+        hidden, readout = (post[:, :n].sum(1) / n for post in posts)
+        return hidden, readout
+
 
 @cache
 def suits_processor() -> bool:
@@ -105,6 +113,7 @@ def step(
     hidden: Weight,
     readout: Weight,
     *,
+    biases: tuple[Tensor | None, Tensor | None],
     sign: int,
     second: bool,
     workspace: Workspace,
@@ -119,13 +128,15 @@ def step(
         mask: what dropout multiplies activities by, (n, units), if there is dropout.
         hidden: W₁.
         readout: W₂.
+        biases: of both layers, which are read only.
         sign: of F.
         second: whether the readout learns from the modulated pass's error.
         workspace: of these sizes.
         openmp: torch's threads.
 
     Returns:
-        Output and error of the clean pass, (n, k) each.
+        Output and error of the clean pass, (n, k) each. What both layers' biases would learn stands
+        in the workspace until the next step.
     """
     n, units, d, k, threads = workspace.sizes
     output, error = torch.empty(n, k), torch.empty(n, k)
@@ -135,6 +146,8 @@ def step(
         "F": F,
         "target": target,
         "mask": by_unit,
+        "bias": biases[0],
+        "readout_bias": biases[1],
         "output": output,
         "error": error,
         "readout": readout.weight,
@@ -238,10 +251,13 @@ def _pack(x, F, first_column, start, stop, packed):
 
 @njit(nogil=True)
 @no_type_check
-def _through_hidden(W, x, F, packed, z, first, last):
-    """Rows of z: W₁ [xᵀ | F]."""
+def _through_hidden(W, bias, biased, x, F, packed, z, first, last):
+    """Rows of z: W₁ [xᵀ | F], with the bias for x."""
     d, row, one = W.shape[1], 4 * z.shape[1], np.float32(1)
-    z[first:last] = 0
+    for i in range(first, last):
+        z[i] = 0
+        if biased:
+            z[i, : len(x)] = bias[i]
     for block in range(0, z.shape[1], COLUMNS):
         to = z.ctypes.data + first * row + 4 * block
         for start in range(0, d, _STRIP):
@@ -279,7 +295,7 @@ def _through_readout(W, h, sums, first, last):
 
 @njit(nogil=True)
 @no_type_check
-def _add_up(sums, n, y):
+def _add_up(sums, bias, biased, n, y):
     """The output, (k, columns), of the threads' parts."""
     for c in range(len(y)):
         for j in range(n):
@@ -287,6 +303,9 @@ def _add_up(sums, n, y):
         for t in range(1, len(sums)):
             for j in range(n):
                 y[c, j] += sums[t, c, j]
+        if biased:
+            for j in range(n):
+                y[c, j] += bias[c]
 
 
 @njit(nogil=True)
@@ -361,6 +380,8 @@ def _step(given):
     W_1 = carray(floats_at(task.weight), (units, d))
     W_2 = carray(floats_at(task.readout), (k, units))
     M_2 = carray(floats_at(task.readout_momentum), (k, units))
+    b_1, biased_1 = carray(floats_at(task.bias), units), task.bias != 0
+    b_2, biased_2 = carray(floats_at(task.readout_bias), k), task.readout_bias != 0
     mask, masked = carray(floats_at(task.mask), (units, n)), task.mask != 0
     z, h = carray(floats_at(task.z), wide), carray(floats_at(task.post), wide)
     h_err = carray(floats_at(task.h_err), wide)
@@ -371,11 +392,11 @@ def _step(given):
     first, end, last = own_rows(units, thread, threads)
 
     # The clean pass.
-    _through_hidden(W_1, x, F, packed, z, first, last)
+    _through_hidden(W_1, b_1, biased_1, x, F, packed, z, first, last)
     _rectify(z, mask, masked, first, last, n, h)
     _through_readout(W_2, h, sums[0, thread], first, last)
     call(task.barrier)
-    _add_up(sums[0], n, errors)
+    _add_up(sums[0], b_2, biased_2, n, errors)
     if thread == 0:
         _write(errors, carray(floats_at(task.output), (n, k)))
     _softmax_errors(errors, target)
@@ -390,7 +411,7 @@ def _step(given):
         _through_readout(W_2, h_err, sums[1, thread], first, last)
     call(task.barrier)  # now all have their inputs of x_err
     if task.second:
-        _add_up(sums[1], n, errors)
+        _add_up(sums[1], b_2, biased_2, n, errors)
         _softmax_errors(errors, target)
 
     _descend_readout(task, W_2, M_2, errors, h_err, first, last)
