@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import forwardly as fw
-from forwardly.fast import shallow_kernel
+from forwardly.fast import descent, shallow_kernel
 from forwardly.fast.threads import pool
 
 pytestmark = pytest.mark.skipif(
@@ -306,3 +306,23 @@ def test_fewer_threads_than_asked_for_do_all_units() -> None:
     )
     environment = {**os.environ, "OMP_THREAD_LIMIT": "2"}
     subprocess.run([sys.executable, "-c", program], check=True, env=environment)
+
+
+def test_steps_can_be_compiled_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[str] = []
+    monkeypatch.setattr(descent, "prepare", lambda: compiled.append("descent"))
+    monkeypatch.setattr(shallow_kernel, "prepare", lambda: compiled.append("step"))
+    for model, options, expected in (
+        (network(), {"momentum": 0.9}, ["descent", "step"]),
+        (network(), {"momentum": 0.9, "fast": False}, []),
+        (network(), {"momentum": 0.0}, []),
+        (network(D, 16), {"momentum": 0.9}, []),
+        (network(D, UNITS, K, plain(UNITS, UNITS), nn.ReLU()), {"momentum": 0.9}, ["descent"]),
+    ):
+        compiled.clear()
+        optimizer = fw.LocalSGD(rule_of(model), lr=0.1, **options)
+        before = {name: value.clone() for name, value in optimizer.rule.state_dict().items()}
+        optimizer.prepare()
+        assert compiled == expected
+        after = optimizer.rule.state_dict()
+        assert all(torch.equal(value, after[name]) for name, value in before.items())

@@ -21,7 +21,7 @@ from forwardly.checks import one_of
 from forwardly.fast import FAST
 from forwardly.fast.masks import mask
 from forwardly.fast.pooling import max_pool
-from forwardly.fast.products import InBFloat16, InFloat32
+from forwardly.fast.products import InBFloat16, InFloat32, can_descend
 from forwardly.fast.shallow import Shallow
 from forwardly.fast.updates import Descent, Outer, Weight
 from forwardly.network import Stage, Step
@@ -106,6 +106,19 @@ class LocalSGD(Optimizer):
         self.rule = rule
         self.fast = fast
         self._shallow = Shallow(rule)
+
+    def prepare(self) -> None:
+        """Have compiled what steps need: some seconds, once a machine, as it is kept.
+
+        The first step does so too, without a word meanwhile.
+        """
+        trained = ((group, p) for group in self.param_groups for p in group["params"])
+        if self.fast and any(group["momentum"] > 0 and can_descend(p) for group, p in trained):
+            from forwardly.fast import descent  # loads numba
+
+            descent.prepare()
+            if self._products is InFloat32:
+                self._shallow.prepare()
 
     @torch.no_grad()
     def step(self, x: Tensor, target: Tensor) -> Credit:  # pyright: ignore

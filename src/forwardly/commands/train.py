@@ -18,6 +18,7 @@ from forwardly.curves import training_figure
 from forwardly.data import load
 from forwardly.errors import UsageError
 from forwardly.experiments import results
+from forwardly.local_sgd import LocalSGD
 from forwardly.measures import MEASURES
 from forwardly.provenance import provenance
 from forwardly.recipe import Recipe, prepare
@@ -160,6 +161,10 @@ def train(
         try:
             if resume and checkpoint.exists():
                 console.print(f"Continuing {checkpoint}", highlight=False, soft_wrap=True)
+            if isinstance(prepared.optimizer, LocalSGD):
+                progress.update(whole, state="compiling, once on this machine")
+                prepared.optimizer.prepare()
+                progress.update(whole, state="")
             trained = fit(
                 prepared.rule,
                 prepared.dataset,

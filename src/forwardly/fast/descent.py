@@ -84,6 +84,11 @@ def descend(
     return True
 
 
+def prepare() -> None:
+    """Have it compiled, if it is not yet."""
+    _compiled()
+
+
 def factors(settings: Descent) -> tuple[float, float, float, float]:
     """Keep, decay, rate, ahead: g = U + decay W; M ← keep M + g; W ← W − rate M − ahead g."""
     keep, decay, rate, nesterov = settings

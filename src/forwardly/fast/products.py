@@ -112,6 +112,12 @@ class InBFloat16(InFloat32):
         return z if bias is None else z.add_(bias)
 
 
+def can_descend(weight: Tensor) -> bool:
+    """Whether there is a compiled step for a weight like this."""
+    plain = weight.dtype == torch.float32 and weight.device.type == "cpu" and weight.dim() == 2
+    return plain and weight.numel() >= SMALLEST and pool() is not None
+
+
 def has_bfloat16() -> bool:
     """Whether the processor has instructions for products in bfloat16."""
     supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)

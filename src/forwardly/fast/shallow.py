@@ -37,6 +37,14 @@ class Shallow:
         self._rule = cast(PEPITA, rule)
         self._workspace: object = None
 
+    def prepare(self) -> None:
+        """Have the kernel compiled, if the network may be one for it."""
+        if self._layers is not None and pool() is not None:
+            from forwardly.fast import shallow_kernel as kernel
+
+            if kernel.suits_processor():
+                kernel.prepare()
+
     def step(self, x: Tensor, target: Tensor, weight_of: WeightOf) -> Credit | None:
         """Train on one batch, which is checked already.
 
@@ -60,7 +68,8 @@ class Shallow:
         from forwardly.fast import shallow_kernel as kernel  # loads numba
         from forwardly.fast.masks import mask
 
-        if not (kernel.suits_processor() and kernel.fills_tiles(n, k)):
+        threads = torch.get_num_threads()
+        if not (kernel.suits_processor() and kernel.fills_tiles(n, d, k, threads)):
             return None
         hidden, readout = weight_of(W_1), weight_of(W_2)
         if hidden is None or readout is None:
@@ -71,7 +80,7 @@ class Shallow:
             return None
         check_classes(target, k)
 
-        sizes = n, units, d, k, torch.get_num_threads()
+        sizes = n, units, d, k, threads
         if not isinstance(self._workspace, kernel.Workspace) or self._workspace.sizes != sizes:
             self._workspace = kernel.Workspace(*sizes)
         step.mask = mask

@@ -100,9 +100,9 @@ def suits_processor() -> bool:
     return has_avx512()
 
 
-def fills_tiles(n: int, k: int) -> bool:
-    """Whether few columns of the tiles would be empty."""
-    return n + k >= 0.8 * COLUMNS * _blocks(n, k)
+def fills_tiles(n: int, d: int, k: int, threads: int) -> bool:
+    """Whether few columns of the tiles would be empty, and each thread has inputs for one."""
+    return n + k >= 0.8 * COLUMNS * _blocks(n, k) and d >= threads * COLUMNS
 
 
 def step(
@@ -169,6 +169,11 @@ def step(
     return output, error
 
 
+def prepare() -> None:
+    """Have it compiled, if it is not yet."""
+    _compiled()
+
+
 def _blocks(n: int, k: int) -> int:
     return -(-(n + k) // COLUMNS)
 
@@ -180,42 +185,30 @@ def _compiled() -> int:
     return cast(Any, kept(cfunc, _step, signature, fastmath={"contract", "nsz", "reassoc"})).address
 
 
-@no_type_check
-def _row_of_tiles(rows):
-    """A function that goes along ``rows`` rows of a product by ever thinner tiles."""
-    shapes = Shape(rows, _VECTORS, _LANES), Shape(rows, 1, _LANES), Shape(rows, 1, 1)
-    wide, thin, single = (adding_tile(32, shape) for shape in shapes)
-
-    @njit(nogil=True)
-    def along(a, a_row, a_k, b, b_k, count, c, to, row, columns, scale):
-        column = 0
-        while column + COLUMNS <= columns:
-            wide(a, a_row, a_k, b, b_k, count, c, row, to, row, scale)
-            column, b, c, to = column + COLUMNS, b + 4 * COLUMNS, c + 4 * COLUMNS, to + 4 * COLUMNS
-        while column + _LANES <= columns:
-            thin(a, a_row, a_k, b, b_k, count, c, row, to, row, scale)
-            column, b, c, to = column + _LANES, b + 4 * _LANES, c + 4 * _LANES, to + 4 * _LANES
-        while column < columns:
-            single(a, a_row, a_k, b, b_k, count, c, row, to, row, scale)
-            column, b, c, to = column + 1, b + 4, c + 4, to + 4
-
-    return along
-
-
-_ALONG_ROWS, _ALONG_ROW = _row_of_tiles(_ROWS), _row_of_tiles(1)
+_TILE = adding_tile(32, Shape(_ROWS, _VECTORS, _LANES))
+_ROW = adding_tile(32, Shape(1, _VECTORS, _LANES))
 
 
 @njit(nogil=True)
 @no_type_check
 def _add_product(a, a_row, a_k, rows, b, b_k, count, c, to, row, columns, scale):
-    """To ← C + scale · A B; C and what is written have rows ``row`` bytes apart."""
+    """To ← C + scale · A B; C and what is written have rows ``row`` bytes apart.
+
+    If the last tile of a row is not whole, it begins with columns that are done already; then C
+    must not lie where it is written.
+    """
     done = 0
-    while done + _ROWS <= rows:
-        _ALONG_ROWS(a, a_row, a_k, b, b_k, count, c, to, row, columns, scale)
-        done, a, c, to = done + _ROWS, a + _ROWS * a_row, c + _ROWS * row, to + _ROWS * row
     while done < rows:
-        _ALONG_ROW(a, a_row, a_k, b, b_k, count, c, to, row, columns, scale)
-        done, a, c, to = done + 1, a + a_row, c + row, to + row
+        at_once = _ROWS if done + _ROWS <= rows else 1
+        column = 0
+        while column < columns:
+            at = 4 * min(column, columns - COLUMNS)
+            if at_once > 1:
+                _TILE(a, a_row, a_k, b + at, b_k, count, c + at, row, to + at, row, scale)
+            else:
+                _ROW(a, a_row, a_k, b + at, b_k, count, c + at, row, to + at, row, scale)
+            column += COLUMNS
+        done, a, c, to = done + at_once, a + at_once * a_row, c + at_once * row, to + at_once * row
 
 
 @njit(nogil=True)
