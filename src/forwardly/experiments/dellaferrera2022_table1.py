@@ -17,9 +17,10 @@ Deviations
     connected results come, in the row "pepita-second". The authors' convolutional code divides the
     convolution's update by the number of output positions and once more by the batch size; the
     recipe has that as a factor on its learning rate, with the row "pepita-positions" for the first
-    division alone. The row "backprop-49900" puts 100 images aside. Settings of feedback alignment
-    and DRTP in their code are not known to us: with the rates of PEPITA the former's loss grows, so
-    these, and tanh for DRTP, are chosen on validation images after a few epochs.
+    division alone. The row "backprop-49900" puts 100 images aside, "backprop-25-epochs" ends early.
+    Settings of feedback alignment and DRTP in their code are not known to us: with the rates of
+    PEPITA the former's loss grows, so these, and tanh for DRTP, are chosen on validation images
+    after a few epochs.
 """
 
 from __future__ import annotations
@@ -108,8 +109,15 @@ def _convolutional(column: int) -> dict[str, Cell]:
         cells[f"conv-{name}/{rule}"] = Cell(recipe, _published(rule, 3 + column), note)
     others = _with_torchs_weights(name, cells)
     if name == "cifar10":
-        recipe = replace(cells[f"conv-{name}/backprop"].recipe, validation=100)
-        others[f"conv-{name}/backprop-49900"] = Cell(recipe, note="learns all images but 100")
+        recipe = cells[f"conv-{name}/backprop"].recipe
+        others |= {
+            f"conv-{name}/backprop-49900": Cell(
+                replace(recipe, validation=100), note="learns all images but 100"
+            ),
+            f"conv-{name}/backprop-25-epochs": Cell(
+                replace(recipe, epochs=25), note="ends where it was best on validation images"
+            ),
+        }
     return cells | others
 
 
