@@ -338,3 +338,24 @@ def test_the_folder(tmp_path: Path) -> None:
     assert again.histories["pepita"].train[-1][0] == pytest.approx(
         run.histories["pepita"].train[-1][0], rel=1e-12
     )
+
+
+@pytest.mark.parametrize(("times", "every"), [(1, 2), (1, 403), (3, 110), (7, 60), (400, 1)])
+def test_seeds_shared_by_threads_train_as_one_after_another(times: int, every: int) -> None:
+    """Bit for bit, also where a seed diverges (the one of 100 does after 311 epochs)."""
+    settings = replace(BLOG, rules=("pepita",), seeds=9, seed=95)
+    tasks = [draw(settings, np.random.default_rng(settings.seed + i)) for i in range(9)]
+    alone = Run(settings, tasks, 1).trainings["pepita"]
+    expected = [*alone.advance(times, every), *alone.advance(2, 3)]
+    for threads in (2, 3, 16):
+        together = Run(settings, tasks, threads).trainings["pepita"]
+        found = [*together.advance(times, every), *together.advance(2, 3)]
+        assert together.epoch == alone.epoch == times * every + 6
+        assert together.diverged == alone.diverged == ({5: 311} if times * every > 311 else {})
+        for one, other in zip(found, expected, strict=True):
+            assert one.epoch == other.epoch
+            np.testing.assert_array_equal(one.train, other.train)
+            np.testing.assert_array_equal(one.validation, other.validation)
+        for seed in range(9):
+            for w, v in zip(together.weights(seed), alone.weights(seed), strict=True):
+                np.testing.assert_array_equal(w, v)

@@ -1,11 +1,16 @@
-"""``FullBatchTraining`` in compiled epochs: every seed's network by a thread of its own."""
+"""``FullBatchTraining`` in compiled epochs, the seeds shared out among threads.
+
+A thread takes one seed's epochs after another's. The last seeds are run in pieces, in turn: where
+32 seeds are shared by two threads of which one is held up, the other would take a whole 17th.
+"""
 
 from __future__ import annotations
 
 import copy
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +20,9 @@ from forwardly.full_batch import Batch, Errors
 from forwardly.rule import Rule
 
 Array = NDArray[np.float64]
+
+
+_PIECES = 4
 
 
 class CompiledFullBatchTraining:
@@ -45,7 +53,8 @@ class CompiledFullBatchTraining:
         self.epoch = 0
         self.diverged: dict[int, int] = {}
         self._rate = learning_rate
-        self._pool = ThreadPoolExecutor(threads or len(os.sched_getaffinity(0)))
+        self._threads = threads or len(os.sched_getaffinity(0))
+        self._pool = ThreadPoolExecutor(self._threads)
         self._networks = [CompiledTraining(rule) for rule in rules]
         self._train, self._validation = (
             [
@@ -69,20 +78,36 @@ class CompiledFullBatchTraining:
             The errors; of a seed that diverged, NaN from then on.
         """
         train, validation = np.full((2, times, len(self._networks)), np.nan)
-
-        def run(seed: int) -> int:
-            train[:, seed], validation[:, seed], broken = self._networks[seed].train_full_batch(
-                self._train[seed],
-                self._validation[seed],
-                learning_rate=self._rate,
-                count=times,
-                every=every,
-            )
-            return broken
-
         alive = [seed for seed in range(len(self._networks)) if seed not in self.diverged]
+        shared = len(alive) > self._threads > 1
+        in_pieces = set(alive[-2 * self._threads :] if shared else [])
+        whole, pieces = _pieces(times, every, 1), _pieces(times, every, _PIECES)
+        running: dict[int, Future[int]] = {seed: Future() for seed in alive}
+
+        def run(seed: int, piece: int, epochs: int) -> None:
+            own = pieces if seed in in_pieces else whole
+            rows, count, between = own[piece]
+            try:
+                *errors, broken = self._networks[seed].train_full_batch(
+                    self._train[seed],
+                    self._validation[seed],
+                    learning_rate=self._rate,
+                    count=count,
+                    every=between,
+                )
+            except BaseException as error:
+                running[seed].set_exception(error)
+                return
+            if rows is not None:
+                train[rows, seed], validation[rows, seed] = errors
+            if broken or piece + 1 == len(own):
+                running[seed].set_result(epochs + broken if broken else 0)
+            else:
+                self._pool.submit(run, seed, piece + 1, epochs + count * between)
+
         with one_thread_a_product():
-            running = {seed: self._pool.submit(run, seed) for seed in alive}
+            for seed in alive:
+                self._pool.submit(run, seed, 0, 0)
             try:
                 wait(running.values())
             finally:  # Ctrl-C too lets all come to the end of these epochs, so that they stay level
@@ -95,3 +120,18 @@ class CompiledFullBatchTraining:
     def weights(self, seed: int) -> list[Array]:
         """The weights of one seed's network (counted from 0), (n_l, n_{l−1}) each."""
         return [weight.astype(np.float64) for weight in self._networks[seed].weights()]
+
+
+def _pieces(times: int, every: int, most: int) -> list[tuple[slice | None, int, int]]:
+    """``times`` times ``every`` epochs in up to ``most`` pieces of about the same length.
+
+    Each is which rows of errors it gives, if any, how often it measures them, and after how many
+    epochs each.
+    """
+    if times > 1 or every < most:
+        ends = [times * i // most for i in range(most + 1)]
+        parts = [(start, stop) for start, stop in pairwise(ends) if start < stop]
+        return [(slice(start, stop), stop - start, every) for start, stop in parts]
+    ends = [every * i // most for i in range(most + 1)]
+    *before, last = (stop - start for start, stop in pairwise(ends))
+    return [*((None, 1, epochs) for epochs in before), (slice(0, 1), 1, last)]
