@@ -187,9 +187,14 @@ def test_batches_may_change_in_size(taken: list[int]) -> None:
 
 def test_inputs_may_lie_otherwise_in_memory(taken: list[int]) -> None:
     x, target = batch()
-    for given in (x.T.contiguous().T, x.reshape(N, 3, 10, 20).transpose(1, 2)):
-        assert_same_training(lambda: rule_of(network()), [(given, target)], momentum=0.9)
-    assert len(taken) == 2
+    scattered = target.repeat_interleave(2)[::2]
+    for given in (
+        (x.T.contiguous().T, target),
+        (x.reshape(N, 3, 10, 20).transpose(1, 2), target),
+        (x, scattered),
+    ):
+        assert_same_training(lambda: rule_of(network()), [given], momentum=0.9)
+    assert len(taken) == 3
 
 
 def hooked() -> fw.PEPITA:

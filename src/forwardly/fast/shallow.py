@@ -59,11 +59,13 @@ class Shallow:
         if not values_readable(x, target, W_1) or W_1.numel() < SMALLEST:
             return None
         step = rule.network.step(rule.noise)
-        a_0 = step.prepare(x).contiguous()
+        a_0, target = step.prepare(x).contiguous(), target.contiguous()
         (n, k), (units, d) = (len(a_0), len(W_2)), W_1.shape
         if n > MOST or a_0.dim() > 2 or target.shape != (n,) or target.dtype != torch.int64:
             return None
         if rule.F.shape != (d, k) or not all(map(_plain, (a_0, rule.F, W_1, W_2))):
+            return None
+        if target.device.type != "cpu":
             return None
         from forwardly.fast import shallow_kernel as kernel  # loads numba
         from forwardly.fast.masks import mask
@@ -119,11 +121,12 @@ class _Layers(NamedTuple):
         parts = (self.rectifier, *(() if self.dropout is None else (self.dropout,)))
         modules = (*self.synapses, *(part.module for part in parts))
         hooked = any(m._forward_hooks or m._forward_pre_hooks for m in modules)  # pyright: ignore
-        return not hooked and is_of_softmax(rule.error_function)
+        as_then = rule.presynaptic == "modulated" and is_of_softmax(rule.error_function)
+        return as_then and not hooked
 
 
 def _layers(rule: Rule) -> _Layers | None:
-    if type(rule) is not PEPITA or rule.presynaptic != "modulated" or len(rule.network.stages) != 2:
+    if type(rule) is not PEPITA or len(rule.network.stages) != 2:
         return None
     first, last = rule.network.stages
     if not (_is_linear(first) and _is_linear(last)) or last.elementwise or last.reshaping:
