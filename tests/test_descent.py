@@ -140,7 +140,7 @@ def test_fewer_threads_than_asked_for_do_all_rows() -> None:
         "import torch\n"
         "from forwardly.fast.descent import descend\n"
         "from forwardly.fast.threads import pool\n"
-        "from forwardly.fast.updates import Descent, Outer, Weight\n"
+        "from forwardly.fast.updates import Descent, Outer\n"
         "torch.set_num_threads(2)\n"
         "W, M = torch.zeros(64, 48), torch.zeros(64, 48)\n"
         "update = Outer(torch.ones(1, 64), torch.ones(1, 48), 1.0)\n"

@@ -33,7 +33,7 @@ from torch import Tensor
 from forwardly.fast.compiling import kept
 from forwardly.fast.threads import Pool
 from forwardly.fast.tiles import Shape, descending_tile, shape_of_tile
-from forwardly.fast.updates import Descent, Outer
+from forwardly.fast.updates import Descent, Outer, plain
 
 _ROWS, _VECTORS, _LANES = shape_of_tile(32)
 _COLUMNS = _VECTORS * _LANES
@@ -69,7 +69,8 @@ def descend(
         Whether it was taken; if not, nothing has changed.
     """
     post, pre = update.post.contiguous(), update.pre.contiguous()
-    if not all(map(plain, (weight, momentum, post, pre))):
+    tensors = weight, momentum, post, pre
+    if not all(plain(one) and one.dim() == 2 for one in tensors):
         return False
     (n, units), inputs = post.shape, pre.shape[1]
     addresses = (t.data_ptr() for t in (momentum, weight, post, pre))
@@ -94,12 +95,6 @@ def factors(settings: Descent) -> tuple[float, float, float, float]:
     keep, decay, rate, nesterov = settings
     # W − η(g + μM) is W − (ημ)M − ηg.
     return keep, decay, rate * keep if nesterov else rate, rate if nesterov else 0.0
-
-
-def plain(tensor: Tensor) -> bool:
-    """Whether it is a matrix of float32 on the processor, its rows one after another."""
-    of_floats = tensor.dtype == torch.float32 and tensor.device.type == "cpu"
-    return of_floats and tensor.dim() == 2 and tensor.is_contiguous()
 
 
 @intrinsic

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from forwardly.checks import values_readable
 from forwardly.fast.threads import pool
-from forwardly.fast.updates import MOST, SMALLEST, Weight
+from forwardly.fast.updates import MOST, SMALLEST, Weight, plain
 from forwardly.losses import check_classes, is_of_softmax
 from forwardly.network import Part, Stage
 from forwardly.rule import Credit, Rule
@@ -63,7 +63,7 @@ class Shallow:
         (n, k), (units, d) = (len(a_0), len(W_2)), W_1.shape
         if n > MOST or a_0.dim() > 2 or target.shape != (n,) or target.dtype != torch.int64:
             return None
-        if rule.F.shape != (d, k) or not all(map(_plain, (a_0, rule.F, W_1, W_2))):
+        if rule.F.shape != (d, k) or not all(map(plain, (a_0, rule.F, W_1, W_2))):
             return None
         if target.device.type != "cpu":
             return None
@@ -78,7 +78,7 @@ class Shallow:
             return None
         biases = layers.biases()
         momenta = hidden.momentum, readout.momentum
-        if not all(_plain(one) for one in (*momenta, *biases) if one is not None):
+        if not all(plain(one) for one in (*momenta, *biases) if one is not None):
             return None
         check_classes(target, k)
 
@@ -141,8 +141,3 @@ def _layers(rule: Rule) -> _Layers | None:
 
 def _is_linear(stage: Stage) -> bool:
     return type(stage.synapse) is nn.Linear and "weight" in stage.trained
-
-
-def _plain(tensor: Tensor) -> bool:
-    on_processor = tensor.dtype == torch.float32 and tensor.device.type == "cpu"
-    return on_processor and tensor.is_contiguous()

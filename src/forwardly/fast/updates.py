@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -43,3 +44,9 @@ SMALLEST = 1 << 16
 
 MOST = 1 << 10
 """Samples up to which compiled steps are quicker; those of more no longer lie in a cache."""
+
+
+def plain(tensor: Tensor) -> bool:
+    """Whether compiled steps can read it: float32 on the processor, its rows one after another."""
+    on_processor = tensor.dtype == torch.float32 and tensor.device.type == "cpu"
+    return on_processor and tensor.is_contiguous()
