@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from forwardly.activations import DERIVATIVES, derivative
-from forwardly.network import ACTIVATIONS
+from forwardly.network.activations import DERIVATIVES, derivative
+from forwardly.network.kinds import ACTIVATIONS
 
 MODULES = [kind() for kind in DERIVATIVES if kind is not nn.Threshold] + [
     *(nn.Threshold(0.3, -1), nn.GELU("tanh"), nn.Softplus(beta=3, threshold=2), nn.ELU(0.4)),

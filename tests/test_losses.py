@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from forwardly.losses import output_error
+from forwardly.losses import check_loss, output_error
 
 pytestmark = pytest.mark.unchecked
 
@@ -30,14 +30,14 @@ PROBABILITIES = OUTPUT.flip(0).softmax(1)
 def test_error_is_the_derivative(loss: nn.Module, target: Tensor, scale: float) -> None:
     output = OUTPUT.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(scale * loss(output, target), output)
-    assert_close(output_error(loss)(OUTPUT, target), gradient)
+    assert_close(output_error(loss, OUTPUT, target), gradient)
 
 
 @pytest.mark.parametrize("kind", [nn.CrossEntropyLoss, nn.BCEWithLogitsLoss, nn.MSELoss])
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 def test_error_does_not_depend_on_the_reduction(kind: type[nn.Module], reduction: str) -> None:
-    expected = output_error(kind())(OUTPUT, PROBABILITIES)
-    assert_close(output_error(kind(reduction=reduction))(OUTPUT, PROBABILITIES), expected)
+    expected = output_error(kind(), OUTPUT, PROBABILITIES)
+    assert_close(output_error(kind(reduction=reduction), OUTPUT, PROBABILITIES), expected)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_error_does_not_depend_on_the_reduction(kind: type[nn.Module], reduction
 )
 def test_wrong_targets(loss: nn.Module, target: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        output_error(loss)(OUTPUT, target)
+        output_error(loss, OUTPUT, target)
 
 
 @pytest.mark.parametrize(
@@ -71,9 +71,9 @@ def test_wrong_targets(loss: nn.Module, target: Tensor, message: str) -> None:
 )
 def test_refused_losses(loss: nn.Module, message: str) -> None:
     with pytest.raises((TypeError, ValueError), match=message):
-        output_error(loss)
+        check_loss(loss)
 
 
 def test_cross_entropy_needs_two_dimensions() -> None:
     with pytest.raises(ValueError, match=r"\(samples, classes\); the model's is \(4, 3, 1\)"):
-        output_error(nn.CrossEntropyLoss())(OUTPUT[..., None], CLASSES)
+        output_error(nn.CrossEntropyLoss(), OUTPUT[..., None], CLASSES)

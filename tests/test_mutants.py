@@ -83,28 +83,28 @@ PEPITA: list[Mutant] = [
     ("F a parameter", "rules/pepita.py", 'rule.register_buffer("F", ', "rule.F = nn.Parameter("),
     (
         "sum for mean",
-        "network.py",
+        "network/stage.py",
         "post = post / n",
         "post = post / 1",
     ),
-    ("sum for mean in a convolution", "network.py", "sum_ / n", "sum_ / 1"),
+    ("sum for mean in a convolution", "network/stage.py", "sum_ / n", "sum_ / 1"),
     (
         "bias summed over the batch",
-        "network.py",
+        "network/stage.py",
         "post.sum(positions)",
         "post.sum(positions) * len(post)",
     ),
     (
         "bias averaged over positions",
-        "network.py",
+        "network/stage.py",
         "post.sum(positions)",
         "post.mean(positions) * len(post)",
     ),
-    ("padding with zeros only", "network.py", "mode=mode)", 'mode="constant")'),
-    ("h taken before the norms", "network.py", "Activity(pre, z, h, ", "Activity(pre, z, z, "),
+    ("padding with zeros only", "network/stage.py", "mode=mode)", 'mode="constant")'),
+    ("h taken before the norms", "network/step.py", "Activity(pre, z, h, ", "Activity(pre, z, z, "),
     (
         "h taken after dropout only in a",
-        "network.py",
+        "network/step.py",
         "Activity(pre, z, h, ",
         "Activity(pre, z, z.relu(), ",
     ),
@@ -248,7 +248,7 @@ MUTANTS: dict[str, list[Mutant]] = {
         (
             "no derivative",
             "rules/direct_feedback_alignment.py",
-            "signal * step.slope(stage, layer.z)",
+            "step.through_elementwise(stage, layer.z, signal)",
             "signal",
         ),
         (
@@ -260,8 +260,8 @@ MUTANTS: dict[str, list[Mutant]] = {
         (
             "derivative at h",
             "rules/direct_feedback_alignment.py",
-            "step.slope(stage, layer.z)",
-            "step.slope(stage, layer.h)",
+            "through_elementwise(stage, layer.z, signal)",
+            "through_elementwise(stage, layer.h, signal)",
         ),
         (
             "one matrix too many",
@@ -279,12 +279,17 @@ MUTANTS: dict[str, list[Mutant]] = {
     "drtp": [
         ("error for target", "rules/drtp.py", "signal = -(t @", "signal = -(0.5 * t @"),
         ("sign flipped", "rules/drtp.py", "signal = -(t @", "signal = (t @"),
-        ("no derivative", "rules/drtp.py", "signal * step.slope(stage, layer.z)", "signal"),
+        (
+            "no derivative",
+            "rules/drtp.py",
+            "step.through_elementwise(stage, layer.z, signal)",
+            "signal",
+        ),
         (
             "derivative at h",
             "rules/drtp.py",
-            "step.slope(stage, layer.z)",
-            "step.slope(stage, layer.h)",
+            "through_elementwise(stage, layer.z, signal)",
+            "through_elementwise(stage, layer.h, signal)",
         ),
         (
             "output layer by the target",
@@ -325,7 +330,12 @@ MUTANTS: dict[str, list[Mutant]] = {
             "slope * (2 / units)",
             "slope * (1 / units)",
         ),
-        ("no derivative", "rules/forward_forward.py", "* step.slope(stage, layer.z)", ""),
+        (
+            "no derivative",
+            "rules/forward_forward.py",
+            "step.through_elementwise(stage, layer.z, slope * (2 / units) * layer.h)",
+            "slope * (2 / units) * layer.h",
+        ),
     ],
     "sign-pepita": [
         ("sign forgotten", "rules/sign_pepita.py", "e.sign()", "e"),
@@ -419,13 +429,13 @@ MUTANTS: dict[str, list[Mutant]] = {
         ),
         (
             "bias in the tangent",
-            "network.py",
-            "change = change - bias.reshape",
-            "change = change - 0 * bias.reshape",
+            "network/step.py",
+            "change = stage.weigh(tangent)",
+            "change = stage.weigh(tangent, None, stage.synapse.bias)",
         ),
         (
             "no derivative",
-            "network.py",
+            "network/step.py",
             "return derivative(part.module, a) * change",
             "return change",
         ),

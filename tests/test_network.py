@@ -148,7 +148,7 @@ SHARED = nn.Linear(3, 3)
         (nn.Sequential(nn.LazyLinear(4), nn.Linear(4, 2)), "no sizes yet"),
         (nn.Sequential(nn.MaxPool1d(2, return_indices=True), nn.Linear(4, 2)), "return_indices"),
         (nn.Sequential(nn.Conv2d(1, 2, 3), nn.AvgPool2d(2)), r"'1', AvgPool2d.*follows the last"),
-        (nn.Sequential(weight_norm(nn.Linear(3, 2))), "not supported"),
+        (nn.Sequential(weight_norm(nn.Linear(3, 2))), "computed from others"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:Lazy modules")

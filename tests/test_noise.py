@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 import forwardly as fw
-from forwardly import noise
 from forwardly.fast import masks
+from forwardly.network import noise
 
 
 def test_splitmix64_against_its_published_sequence() -> None:

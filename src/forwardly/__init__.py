@@ -6,7 +6,7 @@ from forwardly import data, feedback, metrics, testing
 from forwardly.audit import AuditReport, audit
 from forwardly.local_sgd import LocalSGD
 from forwardly.network import Network
-from forwardly.normalisation import Normalise
+from forwardly.network.normalisation import Normalise
 from forwardly.rule import Credit, Paper, Rule
 from forwardly.rules import (
     DRTP,

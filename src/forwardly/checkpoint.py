@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 
 from forwardly.errors import UsageError
@@ -17,7 +20,26 @@ VERSION = 1
 def save(path: Path, state: Mapping[str, Any]) -> None:
     """Write tensors and plain data, replacing the file in one step."""
     with replacing(path) as part:
-        torch.save({"version": VERSION, **state}, part)  # pyright: ignore[reportUnknownMemberType]
+        torch.save(_plain({"version": VERSION, **state}), part)  # pyright: ignore[reportUnknownMemberType]
+
+
+def check(state: Mapping[str, Any]) -> None:
+    """Refuse a state that could be written but not be loaded again.
+
+    Raises:
+        UsageError: that says what is in the way.
+    """
+    file = io.BytesIO()
+    try:
+        torch.save(_plain(state), file)  # pyright: ignore[reportUnknownMemberType]
+        file.seek(0)
+        torch.load(file, weights_only=True)  # pyright: ignore[reportUnknownMemberType]
+    except Exception as reason:  # torch and pickle raise anything
+        first_line = str(reason).splitlines()[0] if str(reason) else type(reason).__name__
+        raise UsageError(
+            "settings, optimizer or scheduler hold something else than tensors and plain data, "
+            f"which a checkpoint cannot have: {first_line}"
+        ) from None
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -39,3 +61,18 @@ def load(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or state.get("version") != VERSION:  # pyright: ignore
         raise UsageError(f"{path} is not a checkpoint of this version of forwardly")
     return state
+
+
+def _plain(value: Any) -> Any:
+    """The same with Python's numbers in place of NumPy's, which would not load."""
+    if isinstance(value, Counter):  # a scheduler's milestones
+        counted = cast(Counter[Any], value)
+        return Counter({_plain(key): count for key, count in counted.items()})
+    if isinstance(value, dict):
+        items = cast(dict[Any, Any], value).items()
+        return {_plain(key): _plain(one) for key, one in items}
+    if isinstance(value, list):
+        return [_plain(one) for one in cast(list[Any], value)]
+    if isinstance(value, tuple):
+        return tuple(_plain(one) for one in cast(tuple[Any, ...], value))
+    return cast(Any, value.item() if isinstance(value, np.generic) else value)

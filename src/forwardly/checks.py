@@ -18,16 +18,17 @@ def values_readable(*tensors: Tensor) -> bool:
     """Whether a check may depend on the values of ``tensors``.
 
     It may not where the call is being traced, compiled, batched or counted: there the check would
-    fail (a batched value is many values) or leave its own operations in the result. Shapes can
-    always be checked.
+    fail (a batched value is many values) or leave its own operations in the result. Nor has a
+    tensor on the meta device values. Shapes can always be checked.
     """
     if torch.compiler.is_compiling():
         return False
-    return _get_current_dispatch_mode() is None and not any(map(_transformed, tensors))
+    return _get_current_dispatch_mode() is None and all(map(_has_values, tensors))
 
 
-def _transformed(tensor: Tensor) -> bool:
-    return bool(torch._C._functorch.is_functorch_wrapped_tensor(tensor))  # pyright: ignore
+def _has_values(tensor: Tensor) -> bool:
+    wrapped = torch._C._functorch.is_functorch_wrapped_tensor(tensor)  # pyright: ignore
+    return not (wrapped or tensor.is_meta)
 
 
 def all_finite(values: Tensor) -> bool:

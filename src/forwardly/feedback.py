@@ -194,7 +194,11 @@ class Mirror:
 
     @torch.no_grad()
     def step(self) -> None:
-        """Noise through every layer, and one update of every factor, and so of F."""
+        """Noise through every layer, and one update of every factor, and so of F.
+
+        Raises what a step of the rule does, if the model has changed.
+        """
+        self.rule.look()
         factors: list[Tensor] = []
         first_sign = -getattr(self.rule, "sign", 1)
         for l, stage in enumerate(self.rule.network.stages, start=1):

@@ -24,9 +24,19 @@ from forwardly.fast.pooling import max_pool
 from forwardly.fast.products import InBFloat16, InFloat32, can_descend
 from forwardly.fast.shallow import Shallow
 from forwardly.fast.updates import Descent, Outer, Weight
+from forwardly.loss_value import LossValue
 from forwardly.network import Stage, Step
-from forwardly.rule import Credit, Rule
+from forwardly.network.step import PLAIN, Kernels
+from forwardly.rule import Credit, Rule, undisturbed
 from forwardly.rules.pepita import PEPITA
+
+_SETTINGS = {"lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize"}
+_NO_MATTER = {
+    *("params", "param_names", "name", "foreach", "fused", "differentiable"),
+    *("initial_lr", "max_lr", "min_lr", "swa_lr"),
+    *("base_momentum", "max_momentum", "min_momentum"),
+}
+"""What else may stand in a group: how torch computes the same, and what schedulers note there."""
 
 
 class _Update(NamedTuple):
@@ -39,7 +49,8 @@ class LocalSGD(Optimizer):
     """SGD that takes its updates from a rule, layer by layer; ``step(x, target)`` is all there is.
 
     It has the ``param_groups``, state and ``state_dict`` of ``torch.optim.SGD``, so schedulers work
-    on it, and the one loads what the other saved.
+    on it, and the one loads what the other saved. Settings of a group are obeyed as torch obeys
+    them, ``maximize`` and ``dampening`` too; what is none of SGD's is refused.
 
     Args:
         rule: whose model is trained.
@@ -55,9 +66,10 @@ class LocalSGD(Optimizer):
             as they are; see ``forwardly.fast.products``.
 
     Raises:
-        ValueError: if a number is negative, Nesterov is without momentum, or bfloat16 is wanted
-            without fast paths, for a rule that needs a graph or compares passes other than PEPITA,
-            or of a processor that does not have it.
+        ValueError: if a number is negative, Nesterov is without momentum, something is to be
+            trained that is not the model's, or bfloat16 is wanted without fast paths, for a rule
+            that needs a graph or compares passes other than PEPITA, or of a processor that does
+            not have it.
     """
 
     def __init__(
@@ -72,13 +84,6 @@ class LocalSGD(Optimizer):
         params: Any = None,
         precision: Literal["full", "bf16"] = "full",
     ) -> None:
-        if not (lr >= 0 and momentum >= 0 and weight_decay >= 0):
-            raise ValueError(
-                "lr, momentum and weight_decay must be at least 0; "
-                f"given {lr}, {momentum}, {weight_decay}"
-            )
-        if nesterov and momentum == 0:
-            raise ValueError("nesterov needs a momentum above 0")
         one_of("precision", precision, ("full", "bf16"))
         if precision == "bf16" and not fast:
             raise ValueError('precision="bf16" is a fast path; given fast=False')
@@ -92,10 +97,10 @@ class LocalSGD(Optimizer):
         self._products = InBFloat16 if precision == "bf16" else InFloat32
         self._products()  # says now if it cannot
         defaults: dict[str, Any] = {
-            "lr": lr,
-            "momentum": momentum,
+            "lr": float(lr),  # NumPy's numbers would not load from a checkpoint
+            "momentum": float(momentum),
             "dampening": 0,
-            "weight_decay": weight_decay,
+            "weight_decay": float(weight_decay),
             "nesterov": nesterov,
             "maximize": False,
             "foreach": None,
@@ -105,7 +110,18 @@ class LocalSGD(Optimizer):
         super().__init__(rule.model.parameters() if params is None else params, defaults)
         self.rule = rule
         self.fast = fast
+        self._check_groups()
         self._shallow = Shallow(rule)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is copied and pickled: the rule as well, whose model has the parameters."""
+        own = {name: getattr(self, name) for name in ("rule", "fast", "_products")}
+        return {**super().__getstate__(), **own}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Be what ``__getstate__`` was asked of, or take over settings and momenta alone."""
+        super().__setstate__(state)
+        self._shallow = Shallow(self.rule)
 
     def prepare(self) -> None:
         """Have compiled what steps need: some seconds, once a machine, as it is kept.
@@ -120,6 +136,7 @@ class LocalSGD(Optimizer):
             if self._products is InFloat32:
                 self._shallow.prepare()
 
+    @undisturbed
     @torch.no_grad()
     def step(self, x: Tensor, target: Tensor) -> Credit:  # pyright: ignore
         """Train on one batch.
@@ -136,8 +153,10 @@ class LocalSGD(Optimizer):
         """
         rule = self.rule
         rule.check_batch(x, target)
+        self._check_groups()
+        fast = self.fast and not rule.network.altered
         groups = {p: group for group in self.param_groups for p in group["params"]}
-        if self.fast and self._products is InFloat32:
+        if fast and self._products is InFloat32:
             whole = self._shallow.step(x, target, lambda weight: self._weight(weight, groups))
             if whole is not None:
                 return self._applied(whole, groups)
@@ -151,11 +170,11 @@ class LocalSGD(Optimizer):
             else:
                 waiting.append(update)
 
-        step = rule.network.step(rule.noise)
-        step.apply = apply
-        if self.fast:
-            step.linear, step.max_pool, step.mask = products.linear, max_pool, mask
-        credit = self._assign(x, target, step)
+        kernels = Kernels(products.linear, max_pool, mask) if fast else PLAIN
+        step = rule.network.step(
+            rule.noise, kernels=kernels, apply=apply, keep_masks=not rule.updates_at_once
+        )
+        credit = self._assign(x, target, step, fast)
         for update in waiting:
             self._outer_product(update, groups, products)
         credit = self._applied(credit, groups)
@@ -166,13 +185,34 @@ class LocalSGD(Optimizer):
         """The credit, once the updates that it has are applied."""
         for name, update in credit.updates.items():
             self._add(self.rule.model.get_parameter(name), groups, _plain(update))
-        return credit._replace(updates={})
+        return credit._replace(updates={}, loss=credit.loss.as_subclass(LossValue))
 
-    def _assign(self, x: Tensor, target: Tensor, step: Step) -> Credit:
-        fast = FAST.get(type(self.rule)) if self.fast else None
-        if fast is None:
+    def _check_groups(self) -> None:
+        """Refuse settings that make no sense or are not SGD's, and parameters of another model."""
+        own = set(self.rule.model.parameters())
+        for group in self.param_groups:
+            unknown = (group.keys() - _NO_MATTER) ^ _SETTINGS
+            if unknown or group.get("differentiable"):
+                raise ValueError(
+                    f"a group of LocalSGD has the settings {', '.join(sorted(_SETTINGS))}; missing "
+                    f"or unknown: {', '.join(sorted(unknown)) or 'differentiable'}"
+                )
+            for name in ("lr", "momentum", "weight_decay"):
+                if not group[name] >= 0:
+                    raise ValueError(f"{name} must be at least 0; given {group[name]}")
+            if group["nesterov"] and (group["momentum"] == 0 or group["dampening"] != 0):
+                raise ValueError("nesterov needs a momentum above 0, and no dampening")
+            if not own.issuperset(group["params"]):
+                raise ValueError(
+                    "the optimizer holds a parameter that is not the model's, or is so no more, as "
+                    "a module was replaced: make LocalSGD anew"
+                )
+
+    def _assign(self, x: Tensor, target: Tensor, step: Step, fast: bool) -> Credit:
+        assign = FAST.get(type(self.rule)) if fast else None
+        if assign is None:
             return self.rule.assign(x, target, step)
-        return fast(self.rule, x, target, step)
+        return assign(self.rule, x, target, step)
 
     def _outer_product(self, update: _Update, groups: _Groups, products: InFloat32) -> None:
         stage, post, pre = update
@@ -200,9 +240,10 @@ class LocalSGD(Optimizer):
     def _weight(self, weight: Tensor, groups: _Groups) -> Weight | None:
         """What there is to know of a weight that is trained with momentum."""
         group = groups.get(weight)
-        if group is None or group["momentum"] == 0:
+        if group is None or group["momentum"] == 0 or group["maximize"] or group["dampening"]:
             return None
-        settings = Descent(*(group[name] for name in Descent._fields))
+        momentum, decay, rate = (float(group[n]) for n in ("momentum", "weight_decay", "lr"))
+        settings = Descent(momentum, decay, rate, bool(group["nesterov"]))
         return Weight(weight, self._momentum(weight), settings)
 
     def _add(self, parameter: Tensor, groups: _Groups, update: _Into) -> None:
@@ -210,27 +251,31 @@ class LocalSGD(Optimizer):
         group = groups.get(parameter)
         if group is None:  # not this optimizer's
             return
-        rate, momentum = group["lr"], group["momentum"]
-        decay, nesterov = group["weight_decay"], group["nesterov"]
+        rate, momentum, decay = (float(group[n]) for n in ("lr", "momentum", "weight_decay"))
+        sign = -1.0 if group["maximize"] else 1.0
         if momentum == 0:
-            update(parameter, 1 - rate * decay, -rate)
+            update(parameter, 1 - rate * decay, -sign * rate)
             return
+        first = self.state[parameter].get("momentum_buffer") is None
+        part = 1.0 if first else 1 - float(group["dampening"])
         buffer = self._momentum(parameter)
-        if nesterov:
+        if group["nesterov"]:
             # W − η(g + μM), where g = M − μM_before: needs the old momentum once more.
             parameter.add_(buffer, alpha=rate * momentum)
             if decay:  # of the weights before that
                 buffer.mul_(1 - rate * decay)
-        update(buffer, momentum, 1.0)
+        update(buffer, momentum, sign * part)
         if decay:
-            buffer.add_(parameter, alpha=decay)
-        parameter.add_(buffer, alpha=-rate * (1 + momentum) if nesterov else -rate)
+            buffer.add_(parameter, alpha=decay * part)
+        parameter.add_(buffer, alpha=-rate * (1 + momentum) if group["nesterov"] else -rate)
 
     def _momentum(self, parameter: Tensor) -> Tensor:
         state = cast(dict[str, Tensor], self.state[parameter])
         buffer = state.get("momentum_buffer")
         if buffer is None:  # torch's SGD saves None where it had no momentum
             buffer = state["momentum_buffer"] = torch.zeros_like(parameter)
+        elif (buffer.dtype, buffer.device) != (parameter.dtype, parameter.device):
+            buffer = state["momentum_buffer"] = buffer.to(parameter)  # the rule was moved
         return buffer
 
 

@@ -10,8 +10,8 @@ averaging over batch and outputs that the loss module does for reporting:
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -19,43 +19,71 @@ from torch.nn import functional
 
 from forwardly._typing import Float
 from forwardly.checks import shape_of, values_readable
+from forwardly.network.alterations import is_hooked, overrides
 
 OutputError = Callable[[Tensor, Tensor], Tensor]
 """(output, target) → e, of the output's shape; one error a sample, not averaged over the batch."""
 
+_CHANGE_THE_ERROR: dict[type[nn.Module], dict[str, object]] = {
+    nn.CrossEntropyLoss: {"weight": None, "ignore_index": -100},
+    nn.BCEWithLogitsLoss: {"weight": None, "pos_weight": None},
+    nn.MSELoss: {},
+}
+"""The losses above, and options of theirs that must be left as they are."""
 
-def output_error(loss: nn.Module) -> OutputError:
-    """The error function that belongs to ``loss``.
+
+def check_loss(loss: nn.Module) -> None:
+    """Refuse a loss whose error is not known.
 
     Raises:
-        TypeError: if the loss is not one of those above.
+        TypeError: if it is not one of those above, or a subclass or a hook changes what it is.
         ValueError: if it has an option that changes the error and is not supported.
     """
-    if isinstance(loss, nn.CrossEntropyLoss):
-        _refuse_options(loss, weight=None, ignore_index=-100)
-    elif isinstance(loss, nn.BCEWithLogitsLoss):
-        _refuse_options(loss, weight=None, pos_weight=None)
-    elif not isinstance(loss, nn.MSELoss):
+    kind = next((kind for kind in _CHANGE_THE_ERROR if isinstance(loss, kind)), None)
+    if kind is None or overrides(loss, kind) or is_hooked(loss):
+        why = "" if kind is None else f", which changes what nn.{kind.__name__} computes"
         raise TypeError(
-            f"no output error is known for the loss {loss!r}; supported are nn.CrossEntropyLoss, "
-            "nn.MSELoss and nn.BCEWithLogitsLoss. For any other loss pass error=, a function "
-            "(output, target) -> error of the output's shape"
+            f"no output error is known for the loss {loss!r}{why}; supported are "
+            "nn.CrossEntropyLoss, nn.MSELoss and nn.BCEWithLogitsLoss. For any other loss pass "
+            "error=, a function (output, target) -> error of the output's shape"
         )
-    return partial(_error, loss)
+    for name, default in _CHANGE_THE_ERROR[kind].items():
+        given = getattr(loss, name, default)
+        if given is not default and given != default:
+            raise ValueError(
+                f"{type(loss).__name__}({name}=...) is not supported: it changes the output error. "
+                f"Leave {name} out, or pass error= with the error that you mean"
+            )
 
 
-def is_of_softmax(error: OutputError) -> bool:
-    """Whether it is softmax(output) − t with t one-hot, for targets that are classes."""
-    if not isinstance(error, partial) or error.func is not _error:
-        return False
-    loss = error.args[0]
-    return type(loss) is nn.CrossEntropyLoss and loss.label_smoothing == 0
-
-
-def _error(
+def output_error(
     loss: nn.Module, output: Float[Tensor, "n ..."], target: Tensor
 ) -> Float[Tensor, "n ..."]:
+    """e of a loss that ``check_loss`` lets pass, of the output's shape.
+
+    Raises:
+        ValueError: if the target's shape or dtype does not fit, or a class is out of range.
+    """
     return prediction(loss, output) - encoded(loss, target, output.shape, output.dtype)
+
+
+def mean_loss(loss: nn.Module, output: Tensor, target: Tensor) -> Float[Tensor, ""]:
+    """What the loss module says with ``reduction="mean"``, whichever it has.
+
+    Integers as targets of losses that compare numbers are taken as numbers.
+    """
+    if getattr(loss, "reduction", "mean") in ("sum", "none"):
+        loss = copy.copy(loss)
+        vars(loss)["reduction"] = "mean"
+    if target.is_floating_point() or isinstance(loss, nn.MSELoss | nn.BCEWithLogitsLoss):
+        target = target.to(output.dtype)
+    value: Tensor = loss(output, target)
+    return value.mean() if value.dim() else value
+
+
+def is_of_softmax(loss: nn.Module) -> bool:
+    """Whether e is softmax(output) − t with t one-hot, for targets that are classes."""
+    return isinstance(loss, nn.CrossEntropyLoss) and loss.label_smoothing == 0
 
 
 def prediction(loss: nn.Module, output: Float[Tensor, "n ..."]) -> Float[Tensor, "n ..."]:
@@ -91,16 +119,6 @@ def encoded(
     if target.shape != shape:
         raise _wrong_target(loss, target, f"numbers of the output's shape {tuple(shape)}")
     return target.to(dtype)
-
-
-def _refuse_options(loss: nn.Module, **defaults: object) -> None:
-    for name, default in defaults.items():
-        given = getattr(loss, name)
-        if given is not default and given != default:
-            raise ValueError(
-                f"{type(loss).__name__}({name}=...) is not supported: it changes the output error. "
-                f"Leave {name} out, or pass error= with the error that you mean"
-            )
 
 
 def _two_dimensions(shape: tuple[int, ...], loss: nn.Module) -> tuple[int, int]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from forwardly._typing import Float, Int
+from forwardly.checks import shape_of
 from forwardly.feedback import chain
 from forwardly.rule import Rule
 from forwardly.rules.backprop import Backprop
@@ -53,6 +54,7 @@ def feedback_angle(rule: Rule) -> float:
     Raises:
         TypeError: if the rule has no F, or a synapse is a convolution.
     """
+    rule.look()
     F = dict(rule.named_buffers()).get("F")
     if F is None:
         raise TypeError(f"{type(rule).__name__} has no feedback matrix F from output to input")
@@ -68,6 +70,7 @@ def layer_angles(rule: Rule) -> dict[str, float]:
     Raises:
         TypeError: if the rule has neither.
     """
+    rule.look()
     if isinstance(rule, FeedbackAlignment):
         synapses = {stage.name: stage.synapse for stage in rule.network.stages}
         return {name: angle(synapses[name].weight, B) for name, B in rule.B.items()}
@@ -91,7 +94,9 @@ def update_alignment(rule: Rule, x: Tensor, target: Tensor) -> dict[str, float]:
     what calling the rule does.
     """
     ours = rule(x, target).updates
-    reference = Backprop(rule.model, rule.loss, error=rule.error_function)
+    # From a generator of its own, as measuring must not change what is drawn next.
+    own = torch.Generator()
+    reference = Backprop(rule.model, rule.loss, error=rule.own_error, generator=own)
     reference.noise = rule.noise
     gradient = reference(x, target).updates
     return {name: cosine(ours[name], gradient[name]) for name in ours}
@@ -131,6 +136,16 @@ def slowness(accuracy: Sequence[float], *, chance: float = 0.0, epochs: int | No
     return float(fitted[0][0])
 
 
+def correct(output: Tensor, target: Tensor) -> Tensor | None:
+    """How many samples' largest output is their class; a scalar, on the output's device.
+
+    None where that is no question to ask: of numbers as targets, or of a single output a sample.
+    """
+    if target.is_floating_point() or output.dim() != 2 or output.shape[1] < 2:
+        return None
+    return (output.argmax(1) == target).sum() if target.shape == output.shape[:1] else None
+
+
 class Accuracy:
     """The part of samples whose largest output is their class, 0 to 1, over batches.
 
@@ -147,8 +162,18 @@ class Accuracy:
         self._seen = 0
 
     def update(self, output: Float[Tensor, "n k"], target: Int[Tensor, "n"]) -> None:
-        """Count a batch."""
-        self._right += int((output.argmax(1) == target).sum())
+        """Count a batch.
+
+        Raises:
+            ValueError: if the shapes are others.
+        """
+        right = correct(output, target)
+        if right is None:
+            raise ValueError(
+                "accuracy is of outputs (n, k) and class indices (n,); given are "
+                f"{shape_of(output)} and {target.dtype} of shape {shape_of(target)}"
+            )
+        self._right += int(right)
         self._seen += len(target)
 
     def compute(self) -> float:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from forwardly.checks import one_of
-from forwardly.normalisation import Normalise
+from forwardly.network.normalisation import Normalise
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -60,19 +60,14 @@ def mlp(
         initial: see ``initialise``.
         generator: see ``initialise``.
     """
-    one_of("activation", activation, tuple(ACTIVATIONS))
     layers: list[nn.Module] = [nn.Flatten()]
-    sizes = (inputs, *hidden, outputs)
-    for before, after in pairwise(sizes):
+    for before, after in pairwise((inputs, *hidden, outputs)):
+        if len(layers) > 1:
+            layers += _behind_synapse(activation, normalise, dropout)
         linear = _empty(nn.Linear, before, after)
         initialise(linear, initial, generator)
-        layers += [linear, ACTIVATIONS[activation]()]
-        if normalise is not None:
-            layers.append(Normalise(over=normalise))
-        if dropout > 0:
-            layers.append(nn.Dropout(dropout))
-    after_last = 1 + (normalise is not None) + (dropout > 0)
-    return nn.Sequential(*layers[:-after_last])
+        layers.append(linear)
+    return nn.Sequential(*layers)
 
 
 def conv(
@@ -82,6 +77,8 @@ def conv(
     channels: int = 32,
     kernel: int = 5,
     activation: str = "relu",
+    dropout: float = 0.0,
+    normalise: str | None = None,
     initial: str = "torch",
     generator: torch.Generator | None = None,
 ) -> nn.Sequential:
@@ -93,13 +90,14 @@ def conv(
         channels: of the convolution.
         kernel: its height and width.
         activation: one of ``ACTIVATIONS``.
+        dropout: the probability with which an element of a map is dropped.
+        normalise: see ``mlp``.
         initial: see ``initialise``.
         generator: see ``initialise``.
 
     Raises:
         ValueError: if samples are no images, or too small.
     """
-    one_of("activation", activation, tuple(ACTIVATIONS))
     if len(shape) != 3 or min(shape[1:]) < kernel + 1:
         raise ValueError(
             f"the convolutional model needs images (c, h, w) of at least {kernel + 1} pixels a "
@@ -111,9 +109,19 @@ def conv(
     readout = _empty(nn.Linear, pooled, outputs)
     for layer in (convolution, readout):
         initialise(layer, initial, generator)
-    return nn.Sequential(
-        convolution, ACTIVATIONS[activation](), nn.MaxPool2d(2), nn.Flatten(), readout
-    )
+    hidden = _behind_synapse(activation, normalise, dropout)
+    return nn.Sequential(convolution, *hidden, nn.MaxPool2d(2), nn.Flatten(), readout)
+
+
+def _behind_synapse(activation: str, normalise: str | None, dropout: float) -> list[nn.Module]:
+    """What makes a hidden layer's activity of its pre-activation."""
+    one_of("activation", activation, tuple(ACTIVATIONS))
+    modules: list[nn.Module] = [ACTIVATIONS[activation]()]
+    if normalise is not None:
+        modules.append(Normalise(over=normalise))
+    if dropout > 0:
+        modules.append(nn.Dropout(dropout))
+    return modules
 
 
 def _empty(kind: type[Layer], *sizes: int) -> Layer:

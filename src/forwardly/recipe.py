@@ -116,6 +116,11 @@ class Recipe:
                 "hidden must be sizes of at least 1, and for the model conv one, its channels; "
                 f"given {list(self.hidden)}"
             )
+        if self.conv_rate != 1 and self.model != "conv":
+            raise UsageError(
+                f"conv_rate is of convolutions, and the model {self.model} has none; "
+                f"given {self.conv_rate}"
+            )
 
     def as_data(self) -> dict[str, Any]:
         """Plain data, for a record."""
@@ -192,6 +197,8 @@ def _model(recipe: Recipe, dataset: data.Dataset, generator: torch.Generator) ->
             dataset.outputs,
             channels=recipe.hidden[0],
             activation=recipe.activation,
+            dropout=recipe.dropout,
+            normalise=recipe.normalise,
             initial=recipe.initial,
             generator=generator,
         )

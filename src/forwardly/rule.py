@@ -6,18 +6,26 @@ where ``loss.backward()`` would: it adds the updates to ``.grad``, for any torch
 
 from __future__ import annotations
 
+import functools
+import gc
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from forwardly._typing import Float, Shaped
 from forwardly.checks import all_finite, shape_of, values_readable
-from forwardly.losses import OutputError, output_error
-from forwardly.network import Network, Step
+from forwardly.loss_value import LossValue
+from forwardly.losses import OutputError, check_loss, mean_loss, output_error
+from forwardly.network import Network, Part, Step
+from forwardly.network.reader import reading_of
+
+Result = TypeVar("Result")
+_HALF = (torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -49,20 +57,59 @@ class Credit(NamedTuple):
     error: Float[Tensor, "n k"]
 
 
+def undisturbed(
+    method: Callable[[Any, Tensor, Tensor], Result],
+) -> Callable[[Any, Tensor, Tensor], Result]:
+    """A method (self, x, target) that computes as ever in inference mode and under autocast.
+
+    What is made in inference mode could not be used outside it, as gradients are; and two passes
+    that autocast rounds apart would differ by their rounding.
+    """
+
+    @functools.wraps(method)
+    def call(self: Any, x: Tensor, target: Tensor) -> Result:
+        for name, given in (("x", x), ("the target", target)):
+            if not isinstance(given, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise TypeError(
+                    f"{name} must be a tensor; given is a {type(given).__name__}: torch.as_tensor "
+                    "makes one of an array or a list"
+                )
+        # In a compiled graph this cannot be asked.
+        if not torch.compiler.is_dynamo_compiling() and torch.is_inference_mode_enabled():
+            with torch.inference_mode(False), torch.no_grad():
+                return call(self, _outside_inference(x), _outside_inference(target))
+        kind = x.device.type
+        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+            with torch.autocast(kind, enabled=False):
+                return method(self, x, target)
+        return method(self, x, target)
+
+    return call
+
+
 class Rule(nn.Module, ABC):
     """Assigns credit for a model's error to the model's weights.
 
-    A subclass implements ``assign`` and sets the three class attributes; see ``rules/``.
+    A subclass implements ``assign`` and sets the class attributes that have no default; see
+    ``rules/``.
+
+    The model may change between steps: parameters may be frozen, thawed or replaced, modules
+    replaced by others of the same sizes. The next step sees it; what a rule cannot follow, such as
+    other sizes than its feedback was drawn for, is refused there.
 
     Args:
         model: an ``nn.Sequential`` of supported modules, see ``forwardly.network``. Parameters with
-            ``requires_grad=False`` at this moment are left alone.
+            ``requires_grad=False`` are left alone.
         loss: a loss module, see ``forwardly.losses``.
         input_shape: shape of x without the batch; needed only by rules whose feedback must know the
             sizes of layers, and only if the first synapse is a convolution.
         error: (output, target) → e of the output's shape, for a loss that is not known there.
         generator: where the seed of the dropout masks (and feedback matrices) are drawn from;
             torch's global generator if None.
+
+    Warns:
+        UserWarning: if the model ends in an activation, and the output layer's update is not the
+            gradient there; if two passes are to be compared in half precision.
 
     Raises:
         TypeError: if a module or the loss is not supported.
@@ -84,11 +131,21 @@ class Rule(nn.Module, ABC):
     is refused; or those of the last synapse, and the others are frozen by intent."""
 
     updates_at_once: ClassVar[bool] = False
-    """Whether a layer's weights may change as soon as its update is known, before the next layer's,
-    since nothing later in the step reads them. See ``LocalSGD``."""
+    """Whether a layer is done with once its update is known: its weights may change before the next
+    layer's update is, and nothing of it is kept for later. See ``LocalSGD``."""
 
     draws: ClassVar[bool] = False
     """Whether it needs random numbers in every step, beside those of dropout."""
+
+    compares_passes: ClassVar[bool] = False
+    """Whether an update is the difference of two passes, which half precision drowns."""
+
+    output_update: ClassVar[Literal["error", "gradient"]] = "error"
+    """Whether the last synapse learns from the error itself, or from the error taken back through
+    what follows it; the two differ where a model ends in an activation."""
+
+    output_predicts: ClassVar[bool] = True
+    """Whether ``Credit.output`` and ``loss`` are of what ``predict`` gives."""
 
     noise: Tensor | None
     """(seed, step) of the random numbers, int64; a buffer, where there are any to draw."""
@@ -107,38 +164,44 @@ class Rule(nn.Module, ABC):
             raise TypeError(
                 f"the loss must be a module such as nn.CrossEntropyLoss(); given {loss!r}"
             )
-        self.network = Network(model)
         self.model = model
         self.loss = loss
         self.input_shape = input_shape
-        self.error_function: OutputError = output_error(loss) if error is None else error
-        self.trained = self._trained_parameters()
-        noise = None
-        if self.network.dropouts or self.draws:
-            seed = torch.randint(2**62, (1,), generator=generator, device=_device_of(generator))
-            noise = torch.cat([seed.cpu(), torch.zeros(1, dtype=torch.int64)])
-            noise = noise.to(next(model.parameters()).device)
-        self.register_buffer("noise", noise)
+        self.own_error: OutputError | None = error
+        self._seen_alone = False
+        self._said: set[str] = set()
+        self._read()
+        if error is None:
+            check_loss(loss)
+        # Drawn in any case, so that feedback does not depend on whether there is dropout.
+        device = torch.device("cpu") if generator is None else generator.device
+        self._seed = int(torch.randint(2**62, (), generator=generator, device=device))
+        self.register_buffer("noise", None)
+        self._begin_noise()
+        self._warn(stacklevel=4)
 
     @abstractmethod
     def assign(self, x: Tensor, target: Tensor, step: Step) -> Credit:
         """The rule itself: the credit for one batch, from passes through ``step``."""
 
+    @undisturbed
     def forward(self, x: Shaped[Tensor, "n ..."], target: Shaped[Tensor, "n ..."]) -> Credit:
         """The credit for one batch; changes no parameter, buffer, input or random state.
 
         Args:
-            x: n samples, of the dtype of the weights.
+            x: n samples, of the dtype of the weights and on their device.
             target: n targets, as the loss takes them.
 
         Raises:
             TypeError: if the dtype of x does not fit the model.
             ValueError: if the batch is empty, a shape does not fit, x has a NaN or an infinity, or
-                a class index is out of range.
+                a class index is out of range; or if the model has changed in a way that the rule
+                cannot follow.
         """
         credit, _ = self._run(x, target)
         return credit
 
+    @undisturbed
     @torch.no_grad()
     def accumulate(self, x: Shaped[Tensor, "n ..."], target: Shaped[Tensor, "n ..."]) -> Credit:
         """Add the updates for one batch to ``.grad``, as ``loss.backward()`` would.
@@ -150,11 +213,11 @@ class Rule(nn.Module, ABC):
         for name, update in credit.updates.items():
             parameter = self.model.get_parameter(name)
             if parameter.grad is None:
-                parameter.grad = update
+                parameter.grad = update.clone()  # the credit is the caller's
             else:
                 parameter.grad += update
         self.finish_step(statistics)
-        return credit
+        return credit._replace(loss=credit.loss.as_subclass(LossValue))
 
     @torch.no_grad()
     def finish_step(self, statistics: Mapping[str, Tensor]) -> None:
@@ -171,27 +234,29 @@ class Rule(nn.Module, ABC):
 
     def error(self, output: Tensor, target: Tensor) -> Float[Tensor, "n k"]:
         """e, the error of each sample's outputs."""
-        e = self.error_function(output, target)
+        if output.shape[0] != target.shape[0]:
+            raise ValueError(
+                f"the model makes {shape_of(output)} of {target.shape[0]} samples, so outputs do "
+                "not belong to samples: look for an nn.Flatten that begins before dimension 1"
+            )
+        if self.own_error is None:
+            e = output_error(self.loss, output, target)
+        else:
+            e = self.own_error(output, target)
         if e.shape != output.shape:
             raise ValueError(
                 f"error= must return one error an output, {shape_of(output)}; "
                 f"it returned {shape_of(e)}"
             )
-        return e.flatten(1)
+        return e.reshape(e.shape[0], -1)
 
     def loss_value(self, output: Tensor, target: Tensor) -> Float[Tensor, ""]:
-        """The loss module's value for reporting; its mean where the module does not reduce."""
-        loss: Tensor = self.loss(output, target)
-        return loss.mean() if loss.dim() else loss
-
-    @torch.no_grad()
-    def _run(self, x: Tensor, target: Tensor) -> tuple[Credit, dict[str, Tensor]]:
-        self.check_batch(x, target)
-        step = self.network.step(self.noise)
-        return self.assign(x, target, step), step.statistics
+        """The mean over the batch of what the loss module says, whatever its reduction."""
+        return mean_loss(self.loss, output, target)
 
     def check_batch(self, x: Tensor, target: Tensor) -> None:
-        """Refuse a batch as ``forward`` does."""
+        """See the model as it is now, and refuse a batch, as ``forward`` does."""
+        self.look()
         if x.dim() < 2 or x.shape[0] == 0:
             raise ValueError(
                 f"x must be a batch of samples, its first dimension counting them, and not empty; "
@@ -203,6 +268,11 @@ class Rule(nn.Module, ABC):
                 f"dimension; given is {shape_of(target)}"
             )
         for name, values in (("x", x), ("the target", target)):
+            if values.device != self._weight.device:
+                raise ValueError(
+                    f"{name} is on {values.device}, the model on {self._weight.device}: move one, "
+                    f"e.g. by .to({str(self._weight.device)!r})"
+                )
             if values.is_floating_point() and values_readable(values) and not all_finite(values):
                 bad = ~values.isfinite().reshape(len(values), -1).all(1)
                 raise ValueError(
@@ -210,12 +280,103 @@ class Rule(nn.Module, ABC):
                     "clean the data, or drop that sample"
                 )
 
-    def _trained_parameters(self) -> frozenset[str]:
+    def look(self) -> None:
+        """See the model as it is now.
+
+        Raises:
+            TypeError: if it is of another dtype or on another device than the feedback matrices,
+                or has a module that is not supported; or the loss is not supported any more.
+            ValueError: if it has changed in a way that the rule cannot follow.
+        """
+        if torch.compiler.is_dynamo_compiling():
+            return  # compiled for the model as it was
+        if self.own_error is None:
+            check_loss(self.loss)
+        if not self.network.reading.agrees(reading_of(self.model)):
+            self._read()
+        if type(self._weight) is not nn.Parameter:
+            return  # of a functional call
+        if not self._seen_alone:
+            _check_alone(self.model)
+            self._seen_alone = True
+        dtype, device = self._weight.dtype, self._weight.device
+        for name, buffer in self.named_buffers(recurse=False):
+            own = buffer.dtype if buffer.is_floating_point() else dtype
+            if (own, buffer.device) != (dtype, device):
+                raise TypeError(
+                    f"the model is {dtype} on {device}, the rule's {name} {own} on "
+                    f"{buffer.device}: move the rule, not the model, e.g. "
+                    f"rule.to({str(device)!r}, {dtype})"
+                )
+
+        if self._is_news:
+            self._warn(stacklevel=6)
+
+    @torch.no_grad()
+    def _run(self, x: Tensor, target: Tensor) -> tuple[Credit, dict[str, Tensor]]:
+        self.check_batch(x, target)
+        step = self.network.step(self.noise, keep_masks=not self.updates_at_once)
+        return self.assign(x, target, step), step.statistics
+
+    def _read(self) -> None:
+        """Read the model, for the first time or anew; nothing is changed if it is refused."""
+        network = Network(self.model)
+        before: Network | None = getattr(self, "network", None)
+        sizes = [tuple(stage.synapse.weight.shape) for stage in network.stages]
+        if before is not None and sizes != self._sizes:
+            raise ValueError(
+                "the model has changed since the rule was built, which is for weights of "
+                f"{_listed(self._sizes)}; they are {_listed(sizes)} now: build the rule anew"
+            )
+        trained = self._trained_parameters(network)
+        _check_place(self.model)
+        _check_alone(self.model)
+        self.network = network
+        self.trained = trained
+        self._sizes = sizes
+        self._is_news = True
+        if before is not None:
+            self._begin_noise()
+
+    def _begin_noise(self) -> None:
+        """Have random numbers, where the network has come to need some."""
+        if self.noise is None and (self.network.dropouts or self.draws):
+            device = self._weight.device
+            self.noise = torch.tensor([self._seed, 0], dtype=torch.int64, device=device)
+
+    def _warn(self, stacklevel: int) -> None:
+        """Say, once, what computes something else than a user may think."""
+        self._is_news = False
+        name, messages = type(self).__name__, list[str]()
+        after = [part for part in self.network.stages[-1].elementwise if not _is_identity(part)]
+        if after and self.output_update == "error" and self.teacher != "label":
+            messages.append(
+                f"the model ends in {after[0].module}: the output layer of {name} learns from the "
+                "error itself, that of backprop from the error times its derivative, so the two "
+                "do not compare. End the model with the synapse, e.g. with nn.BCEWithLogitsLoss() "
+                "for a sigmoid"
+            )
+        if self.compares_passes and self._weight.dtype in _HALF:
+            messages.append(
+                f"{name} subtracts two passes, whose difference {self._weight.dtype} drowns in "
+                'rounding: keep weights in float32, and use LocalSGD(precision="bf16") for speed'
+            )
+        for message in messages:
+            if message not in self._said:
+                self._said.add(message)
+                warnings.warn(message, stacklevel=stacklevel)
+
+    @property
+    def _weight(self) -> Tensor:
+        """The first synapse's, whose dtype and device are those of all."""
+        return self.network.stages[0].synapse.weight
+
+    def _trained_parameters(self, network: Network) -> frozenset[str]:
         """Names of the parameters that get updates; see ``trains``."""
         required = {name for name, p in self.model.named_parameters() if p.requires_grad}
         if self.trains == "all":
             return frozenset(required)
-        stages = self.network.stages[-1:] if self.trains == "readout" else self.network.stages
+        stages = network.stages[-1:] if self.trains == "readout" else network.stages
         trained = {f"{stage.name}.{p}" for stage in stages for p in stage.trained}
         others = sorted(required - trained)
         if others and self.trains == "synapses":
@@ -228,5 +389,43 @@ class Rule(nn.Module, ABC):
         return frozenset(trained)
 
 
-def _device_of(generator: torch.Generator | None) -> torch.device:
-    return torch.device("cpu") if generator is None else generator.device
+def _outside_inference(given: Tensor) -> Tensor:
+    return given.clone() if given.is_inference() else given
+
+
+def _is_identity(part: Part) -> bool:
+    return isinstance(part.module, nn.Identity) and not part.altered
+
+
+def _listed(shapes: list[tuple[int, ...]]) -> str:
+    return ", ".join(map(str, shapes))
+
+
+def _check_place(model: nn.Module) -> None:
+    """Refuse a model in several types or places, or one that cannot be trained."""
+    first, *others = model.named_parameters()
+    for name, parameter in others:
+        if (parameter.dtype, parameter.device) != (first[1].dtype, first[1].device):
+            raise TypeError(
+                f"the model's parameters must be of one type on one device: {first[0]} is "
+                f"{first[1].dtype} on {first[1].device}, {name} {parameter.dtype} on "
+                f"{parameter.device}"
+            )
+
+
+def _check_alone(model: nn.Module) -> None:
+    """Refuse a model that torch's data parallelism has wrapped, with processes to average over."""
+    distributed = torch.distributed
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return
+    if distributed.get_world_size() == 1:
+        return
+    wrapper = torch.nn.parallel.DistributedDataParallel
+    wrapped = (one.module for one in gc.get_objects() if issubclass(type(one), wrapper))
+    if any(module is model for module in wrapped):
+        raise TypeError(
+            "the model is wrapped in DistributedDataParallel, which averages gradients in a "
+            "backward pass, and there is none: replicas would drift apart. Build the rule on the "
+            "model without it, and average .grad over the processes after accumulate, by "
+            "torch.distributed.all_reduce"
+        )

@@ -8,9 +8,13 @@ optimizer, the scheduler, all random states and what was measured.
 
 from __future__ import annotations
 
+import inspect
 import math
+import operator
+import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -25,6 +29,8 @@ from forwardly.data import Dataset, Split
 from forwardly.errors import UsageError
 from forwardly.feedback import Mirror
 from forwardly.local_sgd import LocalSGD
+from forwardly.losses import encoded
+from forwardly.metrics import correct
 from forwardly.rule import Rule
 
 Measure = Callable[[Rule, Tensor, Tensor], Mapping[str, float]]
@@ -36,6 +42,8 @@ Row = dict[str, float]
 _BATCHES_BETWEEN_CHECKS = 50
 _SAMPLES_TO_EVALUATE_AT_ONCE = 1000
 _SAMPLES_TO_MEASURE = 256
+_SAMPLES_TO_PREDICT = 10_000
+"""Of the training set, for rules whose predictions are another pass than training's."""
 
 
 @dataclass
@@ -45,7 +53,10 @@ class Fit:
     Attributes:
         rows: what each epoch measured. Losses are means over samples, accuracies 0 to 1 (and only
             of data with classes), ``learning_rate`` that of the first parameter group, ``seconds``
-            and ``samples_per_second`` of training alone.
+            and ``samples_per_second`` of training alone. Those of the training set are of its
+            batches as they came, before their update; for a rule whose ``Credit.output`` predicts
+            nothing (see ``Rule.output_predicts``) they are measured as those of the validation set
+            are, on up to 10,000 samples, and ``rule_loss`` is what the rule itself made smaller.
         diverged: the epoch in which the loss was no longer finite; training ended there.
     """
 
@@ -74,13 +85,18 @@ def fit(
     measures: Sequence[Measure] = (),
     mirror: Mirror | None = None,
     mirror_every: int = 1,
-    checkpoint: Path | None = None,
+    checkpoint: Path | str | None = None,
     resume: bool = False,
+    drop_last: bool = False,
     settings: Mapping[str, Any] | None = None,
     on_batch: Callable[[int, int], None] | None = None,
     on_epoch: Callable[[Row], None] | None = None,
 ) -> Fit:
     """Train a rule's model on a data set; the model is changed in place.
+
+    What cannot be trained, or could not be continued, is refused before the first epoch. Modules
+    that are in evaluation mode, such as a frozen batch normalisation, stay in it, unless the whole
+    model is.
 
     Args:
         rule: what trains, built on the model.
@@ -88,7 +104,7 @@ def fit(
             looked at, see ``evaluate``.
         optimizer: of the model's parameters.
         epochs: passes over the training samples, in all; a resumed run makes those that are left.
-        batch: samples a step; the last batch of an epoch may be smaller.
+        batch: samples a step; the last batch of an epoch may be smaller, see ``drop_last``.
         scheduler: stepped after every epoch; a plateau scheduler sees the validation loss.
         seed: of the order of the batches.
         measures: what else to measure after each epoch, see ``Measure``; their figures join the
@@ -97,35 +113,40 @@ def fit(
         mirror_every: see ``mirror``.
         checkpoint: the file to write after every epoch.
         resume: continue from that file, if it is there.
+        drop_last: whether to leave out samples that do not fill the last batch of an epoch.
         settings: plain data that a run must share with the checkpoint that it continues.
         on_batch: called after each batch with the number of those done in this epoch, and of all.
         on_epoch: called after each epoch, its checkpoint written, with its row.
 
     Raises:
-        UsageError: if epochs or batch are below 1, or the checkpoint is damaged or of another run.
+        TypeError: if an argument is something else than what is asked for; what the rule raises.
+        UsageError: if a number or a split makes no sense, if the optimizer trains another model or
+            needs a closure, or the checkpoint is damaged, of another run, or cannot be written.
         ValueError: what the rule raises for a batch that it cannot take.
     """
-    for name, value in (("epochs", epochs), ("batch", batch), ("mirror_every", mirror_every)):
-        if value < 1:
-            raise UsageError(f"{name} must be at least 1; given {value}")
-    run = _Run(rule, optimizer, scheduler, mirror, seed, batch, dict(settings or {}))
-    if resume and checkpoint is not None and checkpoint.exists():
-        run.load(checkpoint)
+    counts = _counts(epochs=epochs, batch=batch, mirror_every=mirror_every)
+    epochs, batch, mirror_every = counts.values()
+    path = None if checkpoint is None else Path(checkpoint)
+    run = _Run(rule, optimizer, scheduler, mirror, seed, batch, drop_last, dict(settings or {}))
+    if not (rule.training and rule.model.training):
+        rule.train()
+    _check(run, dataset, path)
+    if resume and path is not None and path.exists():
+        run.load(path)
     fixed = dataset.train.batch(slice(_SAMPLES_TO_MEASURE), _dtype(rule))
     while len(run.fit.rows) < epochs and run.fit.diverged is None:
-        row = _epoch(run, dataset, batch, mirror_every, on_batch)
+        row = _epoch(run, dataset, mirror_every, on_batch)
         if run.fit.diverged is None:
-            rule.eval()
-            for measure in measures:
-                row |= measure(rule, *fixed)
-            rule.train()
+            with evaluating(rule):
+                for measure in measures:
+                    row |= measure(rule, *fixed)
             if isinstance(scheduler, ReduceLROnPlateau):
                 scheduler.step(row["validation_loss"])  # pyright: ignore[reportUnknownMemberType]
             elif scheduler is not None:
                 scheduler.step()
         run.fit.rows.append(row)
-        if checkpoint is not None:
-            run.save(checkpoint)
+        if path is not None:
+            run.save(path)
         if on_epoch is not None:
             on_epoch(row)
     return run.fit
@@ -136,22 +157,115 @@ def evaluate(rule: Rule, split: Split) -> Row:
 
     Returns:
         "loss", the mean over samples, and "accuracy", 0 to 1.
+
+    Raises:
+        ValueError: if there is no sample, or targets do not fit the loss.
     """
-    was_training = rule.training
-    rule.eval()
+    if len(split) == 0:
+        raise ValueError("there is no sample to evaluate: the split is empty")
     total, right = 0.0, 0
-    for start in range(0, len(split), _SAMPLES_TO_EVALUATE_AT_ONCE):
-        chosen = slice(start, start + _SAMPLES_TO_EVALUATE_AT_ONCE)
-        x, target = split.batch(chosen, _dtype(rule))
-        output = rule.predict(x)
-        total += float(rule.loss_value(output, target)) * len(x)
-        if not target.is_floating_point():
-            right += int((output.argmax(1) == target).sum())
-    rule.train(was_training)
+    counted = True
+    with evaluating(rule):
+        for start in range(0, len(split), _SAMPLES_TO_EVALUATE_AT_ONCE):
+            chosen = slice(start, start + _SAMPLES_TO_EVALUATE_AT_ONCE)
+            x, target = split.batch(chosen, _dtype(rule))
+            output = rule.predict(x)
+            if rule.own_error is None:  # then it is known what the loss takes
+                encoded(rule.loss, target, tuple(output.shape), output.dtype)
+            total += float(rule.loss_value(output, target)) * len(x)
+            found = correct(output, target)
+            counted &= found is not None
+            right += 0 if found is None else int(found)
     row = {"loss": total / len(split)}
-    if not split.target.is_floating_point():
+    if counted:
         row["accuracy"] = right / len(split)
     return row
+
+
+@contextmanager
+def evaluating(rule: Rule) -> Generator[None]:
+    """Evaluation mode, and after it each module's own mode again."""
+    modes = [(module, module.training) for module in rule.modules()]
+    rule.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _counts(**given: Any) -> dict[str, int]:
+    """Whole numbers of at least 1."""
+    counts: dict[str, int] = {}
+    for name, value in given.items():
+        try:
+            counts[name] = operator.index(value)
+        except TypeError:
+            raise UsageError(f"{name} must be a whole number; given {value!r}") from None
+        if counts[name] < 1:
+            raise UsageError(f"{name} must be at least 1; given {value}")
+    return counts
+
+
+def _check(run: _Run, dataset: Dataset, path: Path | None) -> None:
+    """Refuse before the first epoch what could not be done or continued."""
+    if not isinstance(dataset, Dataset):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(
+            f"fit takes a Dataset; given is a {type(dataset).__name__}. Make one of tensors: "
+            "Dataset(name, outputs, train, validation, test) from forwardly.data, each part a "
+            "Split(x, target)"
+        )
+    _check_optimizer(run)
+    for name, split in (("training", dataset.train), ("validation", dataset.validation)):
+        if len(split) == 0:
+            raise UsageError(f"the {name} part of the data set is empty")
+        for what, values in (("samples", split.x), ("targets", split.target)):
+            if values.is_floating_point() and not values.isfinite().all():
+                raise UsageError(
+                    f"the {what} of the {name} part have a NaN or an infinity: clean the data"
+                )
+    if run.drop_last and len(dataset.train) < run.batch:
+        raise UsageError(
+            f"drop_last leaves nothing of {len(dataset.train)} samples in batches of {run.batch}"
+        )
+    if path is not None:
+        if not path.parent.is_dir() or path.is_dir() or not os.access(path.parent, os.W_OK):
+            raise UsageError(f"cannot write a checkpoint to {path}: name a file in a folder")
+        checkpoints.check(run.state())
+    if run.rule.network.altered:
+        return  # hooks should see nothing but training
+    # A step on the smallest batch and a look at the validation part, of which nothing remains.
+    left = 0 if run.drop_last else len(dataset.train) % run.batch
+    smallest = slice(left or min(run.batch, len(dataset.train)))
+    run.rule(*dataset.train.batch(smallest, _dtype(run.rule)))
+    evaluate(run.rule, Split(dataset.validation.x[:2], dataset.validation.target[:2]))
+
+
+def _check_optimizer(run: _Run) -> None:
+    rule, optimizer = run.rule, run.optimizer
+    if isinstance(optimizer, LocalSGD):
+        if optimizer.rule is not rule:
+            raise UsageError("the optimizer trains another rule's model: make LocalSGD of this one")
+    elif _needs_closure(type(optimizer)):
+        raise UsageError(
+            f"{type(optimizer).__name__} needs a closure, which it calls several times a step; fit "
+            "computes one update a batch: take another optimizer"
+        )
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    if not any(id(rule.model.get_parameter(name)) in held for name in rule.trained):
+        raise UsageError(
+            "the optimizer holds no parameter that the rule trains: make it of "
+            "rule.model.parameters()"
+        )
+    if run.scheduler is not None and run.scheduler.optimizer is not optimizer:
+        raise UsageError("the scheduler is of another optimizer")
+    if run.mirror is not None and run.mirror.rule is not rule:
+        raise UsageError("the mirror is of another rule")
+
+
+def _needs_closure(kind: type[Optimizer]) -> bool:
+    _, *parameters = inspect.signature(kind.step).parameters.values()  # pyright: ignore[reportUnknownMemberType]
+    return any(p.name == "closure" and p.default is p.empty for p in parameters)
 
 
 @dataclass
@@ -164,6 +278,7 @@ class _Run:
     mirror: Mirror | None
     seed: int
     batch: int
+    drop_last: bool
     settings: dict[str, Any]
     fit: Fit = field(default_factory=Fit)
 
@@ -175,12 +290,17 @@ class _Run:
             "seed": self.seed,
             "batch": self.batch,
         }
+        if self.drop_last:
+            self.settings["drop_last"] = True
 
     def save(self, path: Path) -> None:
         """Everything, in one file."""
-        state: dict[str, Any] = {
+        checkpoints.save(path, {**self.state(), "rule": self.rule.state_dict()})
+
+    def state(self) -> dict[str, Any]:
+        """All but the rule's own."""
+        return {
             "settings": self.settings,
-            "rule": self.rule.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
             "mirror": None if self.mirror is None else self.mirror.state_dict(),
@@ -189,7 +309,6 @@ class _Run:
             "rows": self.fit.rows,
             "diverged": self.fit.diverged,
         }
-        checkpoints.save(path, state)
 
     def load(self, path: Path) -> None:
         """Continue from a file.
@@ -223,21 +342,20 @@ class _Run:
 def _epoch(
     run: _Run,
     dataset: Dataset,
-    batch: int,
     mirror_every: int,
     on_batch: Callable[[int, int], None] | None,
 ) -> Row:
     """One pass over the training samples; sets ``run.fit.diverged`` if the loss is not finite."""
-    rule, split = run.rule, dataset.train
+    rule, split, batch = run.rule, dataset.train, run.batch
     dtype, device = _dtype(rule), split.x.device
-    rule.train()
     epoch = len(run.fit.rows) + 1
     rate = float(run.optimizer.param_groups[0]["lr"])
     row: Row = {"epoch": float(epoch), "learning_rate": rate}
     total = torch.zeros((), dtype=torch.float64, device=device)
-    right = torch.zeros((), dtype=torch.int64, device=device)
+    right: Tensor | None = torch.zeros((), dtype=torch.int64, device=device)
     order = torch.randperm(len(split), generator=run.order).to(device)
-    batches = math.ceil(len(split) / batch)
+    batches = len(split) // batch if run.drop_last else math.ceil(len(split) / batch)
+    samples = min(len(split), batches * batch)
     began = time.perf_counter()
     for done in range(1, batches + 1):
         x, target = split.batch(order[(done - 1) * batch : done * batch], dtype)
@@ -248,8 +366,8 @@ def _epoch(
             credit = rule.accumulate(x, target)
             run.optimizer.step()  # pyright: ignore[reportUnknownMemberType]
         total += credit.loss * len(x)
-        if dataset.classes:
-            right += (credit.output.argmax(1) == target).sum()
+        found = correct(credit.output, target)
+        right = None if right is None or found is None else right + found
         if run.mirror is not None and done % mirror_every == 0:
             run.mirror.step()
         if done % _BATCHES_BETWEEN_CHECKS == 0 and not total.isfinite():
@@ -257,15 +375,24 @@ def _epoch(
         if on_batch is not None:
             on_batch(done, batches)
     seconds = time.perf_counter() - began
-    row["loss"] = float(total) / len(split)
-    if dataset.classes:
-        row["accuracy"] = int(right) / len(split)
+    if rule.output_predicts:
+        row["loss"] = float(total) / samples
+        if right is not None:
+            row["accuracy"] = int(right) / samples
+    else:
+        row |= evaluate(rule, _some(split)) | {"rule_loss": float(total) / samples}
     measured = evaluate(rule, dataset.validation)
     row |= {f"validation_{name}": value for name, value in measured.items()}
-    row |= {"seconds": seconds, "samples_per_second": len(split) / seconds}
-    if not (math.isfinite(row["loss"]) and math.isfinite(row["validation_loss"])):
+    row |= {"seconds": seconds, "samples_per_second": samples / seconds}
+    if not all(math.isfinite(row[name]) for name in ("loss", "validation_loss")):
         run.fit.diverged = epoch
     return row
+
+
+def _some(split: Split) -> Split:
+    """All samples, or if there are many some from every part."""
+    every = math.ceil(len(split) / _SAMPLES_TO_PREDICT)
+    return Split(split.x[::every], split.target[::every])
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

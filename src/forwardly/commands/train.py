@@ -86,9 +86,9 @@ def train(
     activation
         Of hidden layers: relu, tanh or sigmoid.
     dropout
-        Probability with which a hidden unit is dropped (mlp).
+        Probability with which a hidden unit is dropped.
     normalise
-        Give hidden activities length one: of each sample, or of the batch (mlp).
+        Give hidden activities length one: of each sample, or of the batch.
     initial
         How weights are drawn: he, or torch as its layers are.
     rule_options
@@ -120,7 +120,7 @@ def train(
         hidden=hidden or ((32,) if model == "conv" else (1024,)),
         initial=initial,
         activation=activation,
-        dropout=0.0 if model == "conv" else dropout,
+        dropout=dropout,
         normalise=normalise,
         learning_rate=learning_rate,
         momentum=momentum,

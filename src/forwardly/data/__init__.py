@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from forwardly.checks import values_readable
 from forwardly.data import npz
 from forwardly.data.download import download
 from forwardly.data.sources import SOURCES
@@ -37,14 +38,42 @@ class Split:
     Attributes:
         x: (n, …), numbers; or bytes, which stand for 0 to 1.
         target: class indices (n,), or numbers (n, k).
+
+    Raises:
+        TypeError: if they are no tensors.
+        ValueError: if there are not as many targets as samples.
     """
 
     x: Tensor
     target: Tensor
 
+    def __post_init__(self) -> None:
+        """Refuse what cannot be samples with their targets."""
+        for name, values in (("x", self.x), ("target", self.target)):
+            if not isinstance(values, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise TypeError(
+                    f"{name} of a Split must be a tensor; given is a {type(values).__name__}: "
+                    "torch.as_tensor makes one of an array or a list"
+                )
+            if values.dim() == 0:
+                raise ValueError(f"{name} of a Split must have a first dimension, of samples")
+        if len(self.x) != len(self.target):
+            raise ValueError(
+                f"a Split has a target for each sample; given are {len(self.x)} samples and "
+                f"{len(self.target)} targets"
+            )
+
     def __len__(self) -> int:
         """n."""
         return len(self.x)
+
+    def __repr__(self) -> str:
+        """What there is, not the numbers."""
+        shape, target = tuple(self.x.shape[1:]), self.target
+        return (
+            f"Split({len(self):,} samples of {shape} {self.x.dtype}, "
+            f"targets of {tuple(target.shape[1:])} {target.dtype})"
+        )
 
     def batch(self, index: Tensor | slice, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """The samples at ``index`` as numbers of ``dtype``, and their targets."""
@@ -68,6 +97,9 @@ class Dataset:
         train: what is learned from.
         validation: put aside from the training set; for curves and for choosing settings.
         test: for one look, at the end.
+
+    Raises:
+        ValueError: if the parts do not go together, or a class is not below ``outputs``.
     """
 
     name: str
@@ -76,6 +108,36 @@ class Dataset:
     validation: Split
     test: Split
 
+    def __post_init__(self) -> None:
+        """Refuse parts that do not go together; one without samples says nothing."""
+        parts = {name: getattr(self, name) for name in ("train", "validation", "test")}
+        filled = {name: part for name, part in parts.items() if len(part)}
+        kinds = {
+            name: (tuple(part.x.shape[1:]), part.target.dim(), part.target.is_floating_point())
+            for name, part in filled.items()
+        }
+        if len(set(kinds.values())) > 1:
+            described = (
+                f"{name} {tuple(part.x.shape)} with {part.target.dtype} {tuple(part.target.shape)}"
+                for name, part in filled.items()
+            )
+            raise ValueError(
+                "the parts of a data set must have samples and targets of one kind; given are "
+                f"{', '.join(described)}"
+            )
+        if not self.classes:
+            return
+        for name, part in filled.items():
+            if not values_readable(part.target):
+                continue
+            low, high = (int(end) for end in part.target.aminmax())
+            if low < 0 or high >= self.outputs:
+                raise ValueError(
+                    f"classes must be 0 to {self.outputs - 1}, as the data set has {self.outputs} "
+                    f"outputs; the {name} part has {low if low < 0 else high}. Targets that are "
+                    "numbers, not classes, must be floating-point"
+                )
+
     @property
     def sample_shape(self) -> tuple[int, ...]:
         """The shape of one sample."""
@@ -83,8 +145,8 @@ class Dataset:
 
     @property
     def classes(self) -> bool:
-        """Whether targets are classes."""
-        return not self.train.target.is_floating_point()
+        """Whether targets are classes, and not numbers."""
+        return not self.train.target.is_floating_point() and self.train.target.dim() == 1
 
     def loss(self) -> nn.Module:
         """What is usual for such targets: cross-entropy for classes, else squared error."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from functools import cache, partial
+from functools import cache
 from typing import Any, cast
 
 import numpy as np
@@ -86,12 +86,14 @@ class CompiledTraining:
     """
 
     def __init__(self, rule: Rule) -> None:
+        rule.look()
         why_not = reason(rule)
         if why_not:
             raise TypeError(
                 f"no compiled training for this rule: {why_not}. Use it with LocalSGD or accumulate"
             )
         self._rule = rule
+        self._network_then = rule.network
         self._stages = rule.network.stages
         widths = [len(stage.synapse.weight) for stage in self._stages]
         sizes = np.array([self._stages[0].synapse.weight.shape[1], *widths])
@@ -142,6 +144,7 @@ class CompiledTraining:
             ValueError: if a shape, a class or a setting is wrong, or an input not finite.
         """
         self._rule.check_batch(x, target)
+        self._check_unchanged()
         if epochs < 1 or (batch is not None and batch < 1):
             raise ValueError(
                 f"epochs and batch must be at least 1; given epochs={epochs}, batch={batch}"
@@ -202,7 +205,13 @@ class CompiledTraining:
 
     @torch.no_grad()
     def write_back(self) -> None:
-        """Give the rule's model the weights and biases as of now."""
+        """Give the rule's model the weights and biases as of now.
+
+        Raises:
+            ValueError: if the model has changed since it was read.
+        """
+        self._rule.look()
+        self._check_unchanged()
         unit = 0
         for stage, weight in zip(self._stages, self.weights(), strict=True):
             stage.synapse.weight.copy_(torch.from_numpy(weight))  # pyright: ignore[reportUnknownMemberType]
@@ -210,6 +219,12 @@ class CompiledTraining:
             if bias is not None:
                 bias.copy_(torch.from_numpy(self._biases[unit : unit + units]))  # pyright: ignore[reportUnknownMemberType]
             unit += units
+
+    def _check_unchanged(self) -> None:
+        if self._rule.network is not self._network_then:
+            raise ValueError(
+                "the model has changed since its weights were copied: make CompiledTraining anew"
+            )
 
     def arrays(self, x: Tensor, target: Tensor) -> tuple[Array, Array]:
         """Samples as the compiled loops have them: (d, n) and (k, n), classes one-hot."""
@@ -234,8 +249,10 @@ def reason(rule: Rule) -> str:
         return f"{type(rule).__name__} is none of {known}"
     if type(rule.loss) not in _LOSSES:
         return f"the loss {rule.loss!r} is not compiled"
-    if not isinstance(rule.error_function, partial):
+    if rule.own_error is not None:
         return "error= is a function of its own"
+    if rule.network.altered:
+        return rule.network.altered
     if not all(
         isinstance(part.module, nn.Flatten | nn.Identity) for part in rule.network.preparation
     ):

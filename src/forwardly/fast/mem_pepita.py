@@ -16,7 +16,6 @@ from forwardly.rules.pepita import perturbed
 
 def assign(rule: MemPEPITA, x: Tensor, target: Tensor, step: Step) -> Credit:
     """What ``MemPEPITA.assign`` gives."""
-    step.keep_masks = False
     *hidden, last = rule.network.stages
     a_0 = step.prepare(x)
     output = a_0

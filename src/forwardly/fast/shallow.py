@@ -14,10 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from forwardly.checks import values_readable
+from forwardly.fast.masks import mask
 from forwardly.fast.threads import pool
 from forwardly.fast.updates import MOST, SMALLEST, Weight, plain
 from forwardly.losses import check_classes, is_of_softmax
-from forwardly.network import Part, Stage
+from forwardly.network import Network, Part, Stage
+from forwardly.network.step import Kernels
 from forwardly.rule import Credit, Rule
 from forwardly.rules.pepita import PEPITA
 
@@ -33,6 +35,7 @@ class Shallow:
     """
 
     def __init__(self, rule: Rule) -> None:
+        self._network: Network = rule.network
         self._layers = _layers(rule)
         self._rule = cast(PEPITA, rule)
         self._workspace: object = None
@@ -52,13 +55,19 @@ class Shallow:
             The rule's credit with the updates of biases only, which are yet to be applied; None if
             this step is none for the kernel. Then nothing has changed.
         """
-        rule, layers, openmp = self._rule, self._layers, pool()
-        if layers is None or openmp is None or not layers.as_they_were_built(rule):
+        rule, openmp = self._rule, pool()
+        if rule.network is not self._network:  # the model has changed
+            self._network: Network = rule.network
+        self._layers = _layers(rule)
+        layers = self._layers
+        if layers is None or openmp is None or rule.presynaptic != "modulated":
+            return None
+        if rule.own_error is not None or not is_of_softmax(rule.loss):
             return None
         W_1, W_2 = (synapse.weight for synapse in layers.synapses)
         if not values_readable(x, target, W_1) or W_1.numel() < SMALLEST:
             return None
-        step = rule.network.step(rule.noise)
+        step = rule.network.step(rule.noise, kernels=Kernels(mask=mask))
         a_0, target = step.prepare(x).contiguous(), target.contiguous()
         (n, k), (units, d) = (len(a_0), len(W_2)), W_1.shape
         if n > MOST or a_0.dim() > 2 or target.shape != (n,) or target.dtype != torch.int64:
@@ -68,7 +77,6 @@ class Shallow:
         if target.device.type != "cpu":
             return None
         from forwardly.fast import shallow_kernel as kernel  # loads numba
-        from forwardly.fast.masks import mask
 
         threads = torch.get_num_threads()
         if not (kernel.suits_processor() and kernel.fills_tiles(n, d, k, threads)):
@@ -85,7 +93,6 @@ class Shallow:
         sizes = n, units, d, k, threads
         if not isinstance(self._workspace, kernel.Workspace) or self._workspace.sizes != sizes:
             self._workspace = kernel.Workspace(*sizes)
-        step.mask = mask
         dropped = None
         if layers.dropout is not None:
             dropped = step.dropout_mask(layers.dropout, (n, units), a_0)
@@ -115,14 +122,6 @@ class _Layers(NamedTuple):
     def biases(self) -> tuple[Tensor | None, Tensor | None]:
         first, last = self.synapses
         return first.bias, last.bias
-
-    def as_they_were_built(self, rule: PEPITA) -> bool:
-        """Whether nobody wants to see, or has changed, what lies between input and output."""
-        parts = (self.rectifier, *(() if self.dropout is None else (self.dropout,)))
-        modules = (*self.synapses, *(part.module for part in parts))
-        hooked = any(m._forward_hooks or m._forward_pre_hooks for m in modules)  # pyright: ignore
-        as_then = rule.presynaptic == "modulated" and is_of_softmax(rule.error_function)
-        return as_then and not hooked
 
 
 def _layers(rule: Rule) -> _Layers | None:

@@ -56,6 +56,7 @@ class Backprop(Rule):
     feedback_path = "the transposed weights"
     teacher = "error"
     trains = "all"
+    output_update = "gradient"
 
     def assign(self, x: Tensor, target: Tensor, step: Step) -> Credit:
         """One forward pass, and the vector–Jacobian product of the parameters with e / n."""

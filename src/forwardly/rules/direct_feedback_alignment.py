@@ -97,6 +97,7 @@ class DirectFeedbackAlignment(Rule):
         for l, layer in enumerate(hidden, start=1):
             stage = self.network.stages[l - 1]
             signal = (e @ self.get_buffer(f"B_{l}").T).reshape(layer.z.shape)
-            updates |= step.update(stage, signal * step.slope(stage, layer.z), layer.pre)
+            delta = step.through_elementwise(stage, layer.z, signal)
+            updates |= step.update(stage, delta, layer.pre)
         updates |= step.update(self.network.stages[-1], e.reshape(last.z.shape), last.pre)
         return Credit(updates, last.a, self.loss_value(last.a, target), e)

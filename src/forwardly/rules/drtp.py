@@ -85,7 +85,8 @@ class DRTP(Rule):
                 updates |= step.update(stage, e.reshape(layer.z.shape), layer.pre)
                 return Credit(updates, layer.a, self.loss_value(layer.a, target), e)
             signal = -(t @ self.get_buffer(f"B_{l}").T).reshape(layer.z.shape)
-            updates |= step.update(stage, signal * step.slope(stage, layer.z), layer.pre)
+            delta = step.through_elementwise(stage, layer.z, signal)
+            updates |= step.update(stage, delta, layer.pre)
         raise AssertionError("a network has a last stage")
 
     def _target(self, target: Tensor) -> Tensor:

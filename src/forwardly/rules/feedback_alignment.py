@@ -85,6 +85,7 @@ class FeedbackAlignment(Rule):
     feedback_path = "B, a layer each"
     teacher = "error"
     trains = "synapses"
+    output_update = "gradient"
 
     def __init__(
         self,

@@ -84,6 +84,7 @@ class ForwardForward(Rule):
     teacher = "label"
     trains = "synapses"
     draws = True
+    output_predicts = False
 
     def __init__(
         self,
@@ -163,4 +164,4 @@ class ForwardForward(Rule):
         """δ: the derivative of the layer's loss by z, given that by goodness."""
         units = layer.h[0].numel()
         slope = slope.reshape(-1, *(1 for _ in layer.h.shape[1:]))
-        return slope * (2 / units) * layer.h * step.slope(stage, layer.z)
+        return step.through_elementwise(stage, layer.z, slope * (2 / units) * layer.h)

@@ -78,6 +78,7 @@ class HebbianPEPITA(Rule):
     feedback_path = "F, from error to input"
     teacher = "error"
     trains = "synapses"
+    compares_passes = True
     F: Tensor
 
     def __init__(

@@ -58,6 +58,7 @@ class MemPEPITA(Rule):
     feedback_path = "F, from error to input"
     teacher = "error"
     trains = "synapses"
+    compares_passes = True
     updates_at_once = True
     F: Tensor
 
@@ -78,7 +79,6 @@ class MemPEPITA(Rule):
 
     def assign(self, x: Tensor, target: Tensor, step: Step) -> Credit:
         """The three passes, two of them side by side."""
-        step.keep_masks = False
         a_0 = step.prepare(x)
         output = a_0
         for layer in step.activities(a_0):

@@ -128,6 +128,7 @@ class PEPITA(Rule):
     feedback_path = "F, from error to input"
     teacher = "error"
     trains = "synapses"
+    compares_passes = True
     F: Tensor
 
     def __init__(

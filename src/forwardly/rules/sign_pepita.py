@@ -52,6 +52,7 @@ class SignPEPITA(Rule):
     feedback_path = "F, from the error's signs to input"
     teacher = "error"
     trains = "synapses"
+    compares_passes = True
     F: Tensor
 
     def __init__(

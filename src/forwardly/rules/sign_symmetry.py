@@ -71,6 +71,7 @@ class UniformSignSymmetry(Rule):
     feedback_path = "the weights' signs"
     teacher = "error"
     trains = "synapses"
+    output_update = "gradient"
 
     def __init__(
         self,
@@ -104,6 +105,7 @@ class BatchSignSymmetry(Rule):
     feedback_path = "the weights' signs, magnitudes drawn each step"
     teacher = "error"
     trains = "synapses"
+    output_update = "gradient"
     draws = True
 
     def __init__(
@@ -141,6 +143,7 @@ class FixedSignSymmetry(Rule):
     feedback_path = "the weights' signs, fixed magnitudes R a layer"
     teacher = "error"
     trains = "synapses"
+    output_update = "gradient"
 
     def __init__(
         self,

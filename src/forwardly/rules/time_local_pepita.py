@@ -58,6 +58,7 @@ class TimeLocalPEPITA(Rule):
     feedback_path = "F, from error to input"
     teacher = "error"
     trains = "synapses"
+    compares_passes = True
     F: Tensor
 
     def __init__(

@@ -1,0 +1,22 @@
+"""How a network is seen: a chain of stages, each one synapse and what follows it.
+
+    a_{l-1} → synapse → z_l → elementwise modules → h_l → reshaping modules → a_l
+
+    a_{l-1}  presynaptic activity, what enters the synapse
+    z_l      pre-activation, W_l a_{l-1} + b_l
+    h_l      activity: z_l after the elementwise modules that follow it directly
+    a_l      h_l after all that remains up to the next synapse
+
+What stands before the first synapse prepares the input. Rules see stages in order, and the
+activities that a pass records; only ``reader`` knows that a model is an ``nn.Sequential``.
+
+This room imports nothing of forwardly's but ``checks`` and array types.
+"""
+
+from __future__ import annotations
+
+from forwardly.network.reader import Network
+from forwardly.network.stage import Activity, Part, Stage
+from forwardly.network.step import Step
+
+__all__ = ["Activity", "Network", "Part", "Stage", "Step"]

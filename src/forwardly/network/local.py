@@ -1,0 +1,115 @@
+"""The derivatives of single modules, which is all that a local rule needs of calculus.
+
+    derivative of a normalisation's scale, tangents (forward mode) and vector–Jacobian products
+
+Torch's own modules have closed forms (those of activations stand in ``activations``): a handful of
+tensor operations that batch, export and compile wherever the module itself does. What a user has
+made of a module is differentiated automatically; see ``alterations``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.func import jvp, vjp
+from torch.nn import functional
+
+from forwardly.network.normalisation import Normalise
+
+
+def vector_jacobian(function: Callable[[Tensor], Tensor], at: Tensor, signal: Tensor) -> Tensor:
+    """signalᵀ J, of at's shape, J the Jacobian of ``function`` at ``at``; automatic.
+
+    Raises:
+        NotImplementedError: in ``torch.export``, which cannot trace a backward pass.
+    """
+    if torch.compiler.is_exporting():
+        raise NotImplementedError(
+            "torch.export cannot trace a backward pass, not even one through a single layer; rules "
+            "with uses_autograd = False can be exported, on torch's own modules without hooks"
+        )
+    _, pull_back = cast(
+        tuple[Tensor, Callable[[Tensor], tuple[Tensor]]], vjp(function, at.detach())
+    )
+    return pull_back(signal)[0]
+
+
+def jacobian_vector(function: Callable[[Tensor], Tensor], at: Tensor, change: Tensor) -> Tensor:
+    """J · change, J the Jacobian of ``function`` at ``at``; automatic, in forward mode."""
+    return cast(Tensor, jvp(function, (at.detach(),), (change,))[1])
+
+
+def scale_of_norm(module: nn.Module, a: Tensor) -> Tensor:
+    """What a normalisation multiplies each (centred) unit by, to broadcast against ``a``.
+
+    Args:
+        module: one of torch's batch norms, ``nn.LayerNorm`` or ``Normalise``.
+        a: its input.
+    """
+    if isinstance(module, Normalise):
+        return module.scale(a)
+    if isinstance(module, nn.LayerNorm):
+        dims = [-1 - i for i in range(len(module.normalized_shape))]
+        scale = (a.var(dims, correction=0, keepdim=True) + module.eps).rsqrt()
+        return scale if module.weight is None else scale * module.weight  # pyright: ignore[reportUnnecessaryComparison]
+    module = cast(nn.BatchNorm1d | nn.BatchNorm2d, module)
+    dims = [i for i in range(a.dim()) if i != 1]
+    if module.training or module.running_var is None:
+        variance = a.var(dims, correction=0)
+    else:
+        variance = module.running_var
+    scale = (variance + module.eps).rsqrt()
+    if module.affine:
+        scale = scale * module.weight
+    return scale.reshape(1, -1, *(1 for _ in dims[1:]))
+
+
+def tangent_of_norm(module: nn.Module, a: Tensor, change: Tensor) -> Tensor:
+    """How a normalisation's output changes, to first order, when ``a`` changes by ``change``.
+
+    Args:
+        module: as for ``scale_of_norm``.
+        a: its input.
+        change: of a's shape.
+    """
+    scale = scale_of_norm(module, a)
+    if isinstance(module, Normalise):
+        dims = list(range(1 if module.over == "sample" else 0, a.dim()))
+        length = a.square().sum(dims, keepdim=True).sqrt().clamp_min(module.eps)
+        return scale * change - scale**2 * a * (a * change).sum(dims, keepdim=True) / length
+    if isinstance(module, nn.LayerNorm):
+        dims = [-1 - i for i in range(len(module.normalized_shape))]
+    else:
+        module = cast(nn.BatchNorm1d, module)
+        if not (module.training or module.running_var is None):
+            return scale * change
+        dims = [i for i in range(a.dim()) if i != 1]
+    centred = a - a.mean(dims, keepdim=True)
+    variance = centred.square().mean(dims, keepdim=True) + module.eps
+    along = (centred * change).mean(dims, keepdim=True) / variance
+    return scale * (change - change.mean(dims, keepdim=True) - centred * along)
+
+
+def tangent_of_max_pool(module: nn.Module, a: Tensor, change: Tensor) -> Tensor:
+    """How max pooling's output changes: as each window's largest element does."""
+    if isinstance(module, nn.AdaptiveMaxPool1d | nn.AdaptiveMaxPool2d):
+        flat = isinstance(module, nn.AdaptiveMaxPool1d)
+        pool = functional.adaptive_max_pool1d if flat else functional.adaptive_max_pool2d
+        _, where = pool(a, module.output_size, return_indices=True)  # pyright: ignore
+    else:
+        module = cast(nn.MaxPool2d, module)
+        pool = functional.max_pool1d if isinstance(module, nn.MaxPool1d) else functional.max_pool2d
+        _, where = pool(  # pyright: ignore
+            a,
+            module.kernel_size,
+            module.stride,
+            module.padding,
+            module.dilation,
+            ceil_mode=module.ceil_mode,
+            return_indices=True,
+        )
+    where = cast(Tensor, where)
+    return change.flatten(2).gather(2, where.flatten(2)).reshape(where.shape)

@@ -1,0 +1,336 @@
+"""Reads an ``nn.Sequential`` (nested ones too) as stages, and knows when it has changed since.
+
+What cannot be trained rightly is refused here, by the name of the module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.nn.utils.parametrize import is_parametrized
+
+from forwardly._typing import Float, Int
+from forwardly.network.alterations import (
+    MODULE_HOOKS,
+    all_modules_are_hooked,
+    alteration,
+    has_backward_hook,
+    has_gradient_hook,
+    has_own_forward,
+    is_hooked,
+    overrides,
+)
+from forwardly.network.kinds import (
+    BATCH_NORMS,
+    DROPOUTS,
+    ELEMENTWISE,
+    RESHAPES,
+    SUPPORTED,
+    SYNAPSES,
+)
+from forwardly.network.stage import Activity, Apply, Part, Stage, Synapse
+from forwardly.network.step import PLAIN, Kernels, Step
+
+
+class Network:
+    """A model as a chain of stages.
+
+    Args:
+        model: an ``nn.Sequential``; it is kept, not copied.
+
+    Attributes:
+        preparation: what stands before the first synapse.
+        stages: the synapses, each with what follows it.
+        dropouts: names of the dropouts, in order; a module in two places has two.
+        altered: what about the model is not as torch's classes have it, for the first module of
+            which that is so; empty if nothing. See ``alterations``.
+
+    Raises:
+        TypeError: if the model or a module in it is not supported.
+        ValueError: if the model has no weights, or uses a layer's parameters twice.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.reading = reading_of(model)
+        parts = list(_parts(model))
+        positions = [i for i, part in enumerate(parts) if isinstance(part.module, SYNAPSES)]
+        if not positions:
+            raise ValueError(
+                "the model has no weights to learn: it needs at least one nn.Linear, nn.Conv1d or "
+                f"nn.Conv2d; given {model}"
+            )
+        self.preparation: tuple[Part, ...] = tuple(parts[: positions[0]])
+        self.stages: tuple[Stage, ...] = tuple(
+            _stage(parts[start:stop])
+            for start, stop in zip(positions, [*positions[1:], len(parts)], strict=True)
+        )
+        self.dropouts: tuple[str, ...] = tuple(
+            part.name for part in parts if isinstance(part.module, DROPOUTS)
+        )
+        self.altered = next(
+            (f"module {part.name!r} {part.altered}" for part in parts if part.altered), ""
+        )
+        _check_no_sharing(parts)
+        self._check_output_stage()
+
+    def step(
+        self,
+        seed_and_step: Int[Tensor, "2"] | None = None,
+        *,
+        kernels: Kernels = PLAIN,
+        apply: Apply | None = None,
+        keep_masks: bool = True,
+    ) -> Step:
+        """Begin a training step; see ``Step``."""
+        return Step(self, seed_and_step, kernels, apply, keep_masks)
+
+    def probe(self, input_shape: tuple[int, ...] | None = None) -> list[Activity]:
+        """The activities of two samples of zeros, for their shapes.
+
+        Args:
+            input_shape: the shape of x without the batch; needed only if the first synapse is a
+                convolution, whose input may have any size.
+
+        Raises:
+            ValueError: if it is needed and missing, or does not fit the network.
+        """
+        first = self.stages[0].synapse
+        step = self.step()
+        with torch.no_grad():
+            # Two samples, as batch normalisation in training mode refuses one.
+            if input_shape is not None:
+                a_0 = step.prepare(first.weight.new_zeros(2, *input_shape))
+            elif isinstance(first, nn.Linear):
+                a_0 = first.weight.new_zeros(2, first.in_features)
+            else:
+                raise ValueError(
+                    f"the first synapse is a convolution, {first}, whose input may have any size: "
+                    "pass input_shape, the shape of x without the batch, e.g. (3, 32, 32)"
+                )
+            return list(step.activities(a_0))
+
+    def sizes(self, input_shape: tuple[int, ...] | None = None) -> tuple[int, ...]:
+        """Numbers of units d, …, k of a₀, a₁, …, a_L for one sample; see ``probe``."""
+        layers = self.probe(input_shape)
+        return (layers[0].pre[0].numel(), *(layer.a[0].numel() for layer in layers))
+
+    def check_prepared(self, a_0: Float[Tensor, "..."]) -> None:
+        """Refuse an input of a shape or dtype that the first synapse does not take."""
+        self.stages[0].check_presynaptic(a_0)
+        weight = self.stages[0].synapse.weight
+        if a_0.dtype != weight.dtype:
+            raise TypeError(
+                f"the input is {a_0.dtype}, the model's weights are {weight.dtype}: convert one, "
+                f"e.g. x.to({weight.dtype}) or rule.to({a_0.dtype})"
+            )
+
+    def _check_output_stage(self) -> None:
+        for part in self.stages[-1].reshaping:
+            if not isinstance(part.module, RESHAPES):
+                raise TypeError(
+                    f"module {part.name!r}, {part.module}, follows the last synapse, whose units "
+                    "must be the model's outputs, one error each: only elementwise modules, "
+                    "nn.Flatten and nn.Unflatten may follow it. End the model with nn.Linear"
+                )
+
+
+class Reading(NamedTuple):
+    """What a model is made of, to be compared with what it is made of later.
+
+    Attributes:
+        hooked: whether there is a hook on all modules there are.
+        modules: of each place of the model what decides what is computed there: its name, the
+            module, its class and forward method, whether the module has one of its own, and hooks.
+        parameters: of each name, identity, whether it requires a gradient, type and device, and
+            hooks; None for what a functional call or a trace has put in place of a parameter, the
+            name alone for one that a module could have and has not, such as a bias.
+    """
+
+    hooked: bool
+    modules: tuple[tuple[object, ...], ...]
+    parameters: tuple[tuple[object, ...] | str | None, ...]
+
+    def agrees(self, other: Reading) -> bool:
+        """Whether both are of the same, as far as a functional call lets it be seen."""
+        if self == other:
+            return True
+        pairs = zip(self.parameters, other.parameters, strict=False)
+        return (
+            self[:2] == other[:2]
+            and len(self.parameters) == len(other.parameters)
+            and all(one is None or another is None or one == another for one, another in pairs)
+        )
+
+
+def reading_of(model: nn.Module) -> Reading:
+    """What the model is made of now. Called in every step: it takes some microseconds."""
+    modules: list[tuple[object, ...]] = []
+    parameters: list[tuple[object, ...] | str | None] = []
+    left: list[tuple[str, nn.Module]] = [("", model)]
+    while left:
+        name, module = left.pop()
+        kind, own = type(module), vars(module)
+        hooks = (bool(own[table]) for table in MODULE_HOOKS)
+        modules.append((name, id(module), kind, kind.forward, has_own_forward(module), *hooks))
+        for p, parameter in own["_parameters"].items():
+            if type(parameter) is nn.Parameter:
+                hooked = has_gradient_hook(parameter)
+                flags = parameter.requires_grad, parameter.dtype, parameter.device, hooked
+                parameters.append((p, id(parameter), *flags))
+            else:
+                parameters.append(p if parameter is None else None)
+        left += own["_modules"].items()
+    return Reading(all_modules_are_hooked(), tuple(modules), tuple(parameters))
+
+
+def _named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Every place of the model and the module in it, one that stands in several places again."""
+    return cast(Iterator[tuple[str, nn.Module]], model.named_modules(remove_duplicate=False))
+
+
+def _parts(model: nn.Module) -> Iterator[Part]:
+    if not _is_sequential(model):
+        raise TypeError(
+            f"the model must be an nn.Sequential; given {type(model).__name__}. "
+            "Wrap its layers: nn.Sequential(nn.Flatten(), nn.Linear(...), ...)"
+        )
+    _check_hooks(model)
+    first_names: dict[int, str] = {}
+    for name, parameter in _named_parameters(model):
+        first_names.setdefault(id(parameter), name)
+    for name, module in _named_modules(model):
+        if _is_sequential(module):
+            continue
+        _check_supported(name, module)
+        own = tuple((n, first_names[id(p)]) for n, p in module.named_parameters())
+        yield Part(name, module, own, alteration(module))
+
+
+def _named_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    return model.named_parameters(remove_duplicate=False)
+
+
+def _is_sequential(module: nn.Module) -> bool:
+    return isinstance(module, nn.Sequential) and not overrides(module, nn.Sequential)
+
+
+def _check_hooks(model: nn.Module) -> None:
+    """Refuse hooks that would not be called, as backward passes and containers are not."""
+    if all_modules_are_hooked():
+        raise ValueError(
+            "there is a hook on all modules, and rules do not call containers such as "
+            "nn.Sequential: register it on the modules that it is for"
+        )
+    for name, module in _named_modules(model):
+        called = f"module {name!r}" if name else "the model"
+        if _is_sequential(module) and is_hooked(module):
+            raise ValueError(
+                f"{called} is an nn.Sequential with a hook, and rules call the modules inside it "
+                "one by one: register the hook on one of these"
+            )
+        if has_backward_hook(module):
+            raise ValueError(
+                f"{called} has a backward hook, which would never be called, as there is no "
+                "backward pass: remove it. Credit.updates has what it would see"
+            )
+    for name, parameter in _named_parameters(model):
+        if has_gradient_hook(parameter):
+            raise ValueError(
+                f"parameter {name!r} has a gradient hook, which would never be called, as there is "
+                "no backward pass: remove it, and change .grad between accumulate and the "
+                "optimizer's step"
+            )
+
+
+def _check_supported(name: str, module: nn.Module) -> None:
+    kinds: tuple[type[nn.Module], ...] = SUPPORTED
+    kind = next((kind for kind in kinds if isinstance(module, kind)), None)
+    if kind is None:
+        names = ", ".join(kind.__name__ for kind in SUPPORTED)
+        raise TypeError(
+            f"module {name!r}, {module}, is not supported. Supported are nested nn.Sequential of: "
+            f"{names}"
+        )
+    if any(is_lazy(parameter) for parameter in module.parameters()):
+        raise ValueError(
+            f"module {name!r}, {module}, has no sizes yet: run the model once on a batch"
+        )
+    if isinstance(module, SYNAPSES):
+        if "weight" not in module._parameters or is_parametrized(module):  # pyright: ignore[reportPrivateUsage]
+            raise TypeError(
+                f"module {name!r}, {module}, has a weight or bias that is computed from others "
+                "(pruned, normalised, parametrised), so its local update is not known: make it a "
+                "parameter of its own, e.g. by torch.nn.utils.prune.remove or "
+                "torch.nn.utils.parametrize.remove_parametrizations"
+            )
+        if overrides(module, kind):
+            raise TypeError(
+                f"module {name!r}, a {type(module).__name__}, changes the forward pass of "
+                f"nn.{kind.__name__}, so its local update is not known: use nn.{kind.__name__}"
+            )
+    if isinstance(module, (*DROPOUTS, *BATCH_NORMS)) and overrides(module, kind):
+        raise TypeError(
+            f"module {name!r}, a {type(module).__name__}, changes the forward pass of "
+            f"nn.{kind.__name__}, which rules have one of their own of, as all passes of a step "
+            f"share its state: use nn.{kind.__name__}, or a hook"
+        )
+    if any(True for _ in module.children()):
+        raise TypeError(
+            f"module {name!r}, a {type(module).__name__}, has modules of its own inside, which is "
+            f"not supported: use nn.{kind.__name__}"
+        )
+    if getattr(module, "return_indices", False):
+        raise ValueError(f"module {name!r}, {module}: return_indices=True is not supported")
+
+
+def _check_no_sharing(parts: list[Part]) -> None:
+    """Refuse weights and running statistics in two places, which one local update cannot serve."""
+    owner: dict[int, str] = {}
+    for part in parts:
+        if not isinstance(part.module, (*SYNAPSES, *BATCH_NORMS)):
+            continue
+        synapse = isinstance(part.module, SYNAPSES)
+        for tensor in (*part.module.parameters(), *part.module.buffers()):
+            other = owner.setdefault(_memory(tensor), part.name)
+            if other == part.name:
+                continue
+            if synapse:
+                raise ValueError(
+                    f"the synapses {other!r} and {part.name!r} share one weight or bias, which a "
+                    "local update cannot serve: give each layer parameters of its own"
+                )
+            raise ValueError(
+                f"the modules {other!r} and {part.name!r} share their statistics or parameters, "
+                "which one step cannot move twice: give each place a module of its own"
+            )
+
+
+def _memory(tensor: Tensor) -> int:
+    """What tells tensors that lie in the same memory; views of one storage may lie apart in it."""
+    try:
+        return tensor.data_ptr() or id(tensor)
+    except RuntimeError:  # a tensor of a transform has none
+        return id(tensor)
+
+
+def _stage(parts: list[Part]) -> Stage:
+    synapse = cast(Synapse, parts[0].module)
+    following = parts[1:]
+    split = next(
+        (i for i, part in enumerate(following) if not isinstance(part.module, ELEMENTWISE)),
+        len(following),
+    )
+    return Stage(
+        part=parts[0],
+        elementwise=tuple(following[:split]),
+        reshaping=tuple(following[split:]),
+        trained=frozenset(
+            name
+            for name, parameter in synapse.named_parameters()
+            if name in ("weight", "bias") and parameter.requires_grad
+        ),
+    )

@@ -1,0 +1,160 @@
+"""One synapse and what follows it, and the local update of the synapse."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, cast
+
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.grad import (
+    conv1d_weight,  # pyright: ignore[reportUnknownVariableType]
+    conv2d_weight,  # pyright: ignore[reportUnknownVariableType]
+)
+
+from forwardly._typing import Float
+from forwardly.checks import shape_of
+from forwardly.network.local import vector_jacobian
+
+Synapse = nn.Linear | nn.Conv1d | nn.Conv2d
+
+
+class Part(NamedTuple):
+    """A module of the model.
+
+    Attributes:
+        name: its dotted name in the model; where it stands in several places, each has its own.
+        module: the module itself.
+        parameters: (its name in the module, its name in the model) of each of its parameters; the
+            latter is that of the first place, where a parameter has several.
+        altered: what about it is not as its class has it, see ``alterations``; empty if nothing.
+    """
+
+    name: str
+    module: nn.Module
+    parameters: tuple[tuple[str, str], ...] = ()
+    altered: str = ""
+
+
+class Activity(NamedTuple):
+    """What one pass records at one stage; the letters are those of ``forwardly.network``."""
+
+    pre: Tensor  # a_{l-1}
+    z: Tensor
+    h: Tensor
+    a: Tensor
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One synapse and what follows it up to the next one."""
+
+    part: Part  # the synapse
+    elementwise: tuple[Part, ...]
+    reshaping: tuple[Part, ...]
+    trained: frozenset[str]  # those of "weight" and "bias" that require a gradient
+
+    @property
+    def name(self) -> str:
+        """Of the synapse, in the model."""
+        return self.part.name
+
+    @property
+    def synapse(self) -> Synapse:
+        """The module."""
+        return cast(Synapse, self.part.module)
+
+    def weigh(self, a: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+        """W a + b, of z's shape.
+
+        Args:
+            a: a presynaptic activity.
+            weight: in place of the synapse's own.
+            bias: none if None.
+        """
+        synapse = self.synapse
+        weight = synapse.weight if weight is None else weight
+        if isinstance(synapse, nn.Linear):
+            return functional.linear(a, weight, bias)
+        return synapse._conv_forward(a, weight, bias)  # pyright: ignore[reportPrivateUsage]
+
+    def synapse_update(self, post: Tensor, pre: Tensor) -> dict[str, Tensor]:
+        """Mean over the batch of post ⊗ pre for the weight, and of post for the bias.
+
+        For a convolution post ⊗ pre is their correlation, summed over the output's positions (as
+        it is over any dimension between the first and the last of a linear layer's activity).
+
+        Args:
+            post: a factor for each postsynaptic unit, of z's shape.
+            pre: the presynaptic activity.
+
+        Returns:
+            Updates of the weight's and the bias's shapes, by the model's parameter names. Frozen
+            parameters have none.
+        """
+        updates: dict[str, Tensor] = {}
+        n, mean_first = post.shape[0], isinstance(self.synapse, nn.Linear)
+        if mean_first:  # the smaller tensor is divided: activities, or a convolution's weight
+            post = post / n
+        if "weight" in self.trained:
+            updates[f"{self.name}.weight"] = self._correlation(post, pre)
+        if "bias" in self.trained:
+            positions = [i for i in range(post.dim()) if i != self.unit_dimension(post)]
+            updates[f"{self.name}.bias"] = post.sum(positions)
+        return updates if mean_first else {name: sum_ / n for name, sum_ in updates.items()}
+
+    def send_back(self, post: Tensor, pre: Tensor, weight: Tensor) -> Tensor:
+        """What arrives at the presynaptic side when ``post`` goes back through ``weight``.
+
+        For a linear layer post · weight; the vector–Jacobian product of this synapse alone.
+
+        Args:
+            post: a signal of z's shape.
+            pre: the presynaptic activity, for its shape.
+            weight: of the synapse's weight's shape; its own, or a feedback weight.
+        """
+
+        return vector_jacobian(lambda a: self.weigh(a, weight), pre, post)
+
+    def unit_dimension(self, z: Tensor) -> int:
+        """Which dimension of z counts the synapse's units (channels, for a convolution)."""
+        return z.dim() - 1 if isinstance(self.synapse, nn.Linear) else 1
+
+    def check_presynaptic(self, pre: Float[Tensor, "..."]) -> None:
+        """Refuse an activity of a shape that the synapse does not take."""
+        synapse = self.synapse
+        if isinstance(synapse, nn.Linear):
+            if pre.dim() >= 2 and pre.shape[-1] == synapse.in_features:
+                return
+            expected = f"(samples, {synapse.in_features})"
+        else:
+            positions = len(synapse.kernel_size)
+            if pre.dim() == 2 + positions and pre.shape[1] == synapse.in_channels:
+                return
+            expected = f"(samples, {synapse.in_channels}, {', '.join('hw'[2 - positions :])})"
+        raise ValueError(
+            f"synapse {self.name!r}, {synapse}, needs an input of shape {expected}; "
+            f"what reaches it is {shape_of(pre)}. Check the shape of x and the layers before it"
+        )
+
+    def _correlation(self, post: Tensor, pre: Tensor) -> Tensor:
+        synapse = self.synapse
+        if isinstance(synapse, nn.Linear):
+            return post.flatten(0, -2).T @ pre.flatten(0, -2)
+        padding: str | tuple[int, ...] = synapse.padding
+        if synapse.padding_mode != "zeros" or isinstance(padding, str):
+            sides = synapse._reversed_padding_repeated_twice  # pyright: ignore[reportPrivateUsage]
+            mode = "constant" if synapse.padding_mode == "zeros" else synapse.padding_mode
+            pre = functional.pad(pre, sides, mode=mode)
+            padding = (0,) * len(synapse.kernel_size)
+        correlate = cast(
+            Callable[..., Tensor],
+            conv1d_weight if isinstance(synapse, nn.Conv1d) else conv2d_weight,
+        )
+        options = (synapse.stride, padding, synapse.dilation, synapse.groups)
+        return correlate(pre, synapse.weight.shape, post, *options)
+
+
+Apply = Callable[[Stage, Tensor, Tensor], None]
+"""Takes a stage and the post and pre of its update."""

@@ -1,0 +1,370 @@
+"""The passes of one training step through a network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional
+
+from forwardly._typing import Int
+from forwardly.checks import shape_of
+from forwardly.network import local, noise
+from forwardly.network.activations import derivative
+from forwardly.network.alterations import between_hooks, is_hooked
+from forwardly.network.kinds import ACTIVATIONS, BATCH_NORMS, DROPOUTS, MAX_POOLS, NORMS
+from forwardly.network.stage import Activity, Apply, Part, Stage
+
+if TYPE_CHECKING:
+    from forwardly.network.reader import Network
+
+_STREAMS_OF_DROPOUTS = 128
+"""Streams of random numbers below this are dropouts'; see ``noise``."""
+
+
+class Kernels(NamedTuple):
+    """What computes parts of a pass in place of torch's modules, to the same result.
+
+    Attributes:
+        linear: a Wᵀ + b from a, W and b, for linear synapses.
+        max_pool: two-dimensional max pooling.
+        mask: dropouts' masks, as ``noise.mask``.
+    """
+
+    linear: Callable[[Tensor, Tensor, Tensor | None], Tensor] | None = None
+    max_pool: Callable[[nn.MaxPool2d, Tensor], Tensor] | None = None
+    mask: Callable[[Tensor, int, tuple[int, ...], float, Tensor], Tensor] = noise.mask
+
+
+PLAIN = Kernels()
+"""The modules themselves."""
+
+
+class Step:
+    """What all passes of one training step share.
+
+    The first pass through a dropout draws its mask, which later passes use again; the first pass
+    through a batch normalisation gives its new running statistics, found in ``statistics`` by
+    buffer name. Nothing of the model is changed.
+
+    Args:
+        network: what the passes go through.
+        seed_and_step: of its random numbers, see ``noise``; without them dropouts drop nothing.
+        kernels: what computes parts of a pass. Modules that are altered are called all the same.
+        apply: what takes updates as they become known, in place of returning them; see ``update``.
+        keep_masks: whether masks are kept for later passes, or made again from the same numbers.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        seed_and_step: Int[Tensor, "2"] | None,
+        kernels: Kernels,
+        apply: Apply | None,
+        keep_masks: bool,
+    ) -> None:
+        self._network = network
+        self._noise = seed_and_step
+        self._kernels = kernels
+        self._apply = apply
+        self._keep_masks = keep_masks
+        self._masks: dict[str, Tensor] = {}
+        self.statistics: dict[str, Tensor] = {}
+
+    def update(self, stage: Stage, post: Tensor, pre: Tensor) -> dict[str, Tensor]:
+        """``stage.synapse_update(post, pre)``; nothing, where an optimizer applies it by itself."""
+        if self._apply is None:
+            return stage.synapse_update(post, pre)
+        self._apply(stage, post, pre)
+        return {}
+
+    def prepare(self, x: Tensor, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
+        """a₀: the input after what stands before the first synapse."""
+        a_0 = self._through(self._network.preparation, x, parameters)
+        self._network.check_prepared(a_0)
+        return a_0
+
+    def activities(
+        self,
+        a_0: Tensor,
+        parameters: Mapping[str, Tensor] | None = None,
+        between: Callable[[Tensor], Tensor] | None = None,
+        first_z: Tensor | None = None,
+        keep_z: bool = True,
+    ) -> Iterator[Activity]:
+        """One forward pass from ``a_0``, a stage at a time; what is not kept is freed.
+
+        Args:
+            a_0: the prepared (perhaps perturbed) input.
+            parameters: tensors to use in place of the model's own, by parameter name.
+            between: what a stage's activity goes through before it enters the next one.
+            first_z: z₁, where it is known already.
+            keep_z: if not, rectifiers may write over z, and what is recorded of it means nothing.
+        """
+        pre = a_0
+        for stage in self._network.stages:
+            layer = self.through(stage, pre, parameters, z=first_z, keep_z=keep_z)
+            first_z = None
+            yield layer
+            pre = layer.a if between is None else between(layer.a)
+            del layer
+
+    def through(
+        self,
+        stage: Stage,
+        pre: Tensor,
+        parameters: Mapping[str, Tensor] | None = None,
+        *,
+        z: Tensor | None = None,
+        keep_z: bool = True,
+    ) -> Activity:
+        """One stage of a pass; see ``activities``.
+
+        Args:
+            stage: which.
+            pre: its presynaptic activity.
+            parameters: see ``activities``.
+            z: its pre-activation, where it is known already.
+            keep_z: see ``activities``.
+        """
+        stage.check_presynaptic(pre)
+        if z is None:
+            z = self.through_synapse(stage, pre, parameters)
+        following = stage.elementwise
+        if not keep_z and following and _is_rectifier(following[0]):
+            z, following = functional.relu_(z), following[1:]
+        h = self._through(following, z, parameters)
+        if h.shape != z.shape:
+            raise ValueError(
+                f"what follows the synapse {stage.name!r} must be elementwise, but makes "
+                f"{shape_of(h)} of {shape_of(z)}"
+            )
+        return Activity(pre, z, h, self._through(stage.reshaping, h, parameters))
+
+    def through_synapse(
+        self, stage: Stage, pre: Tensor, parameters: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """z_l from a_{l−1}; see ``activities``."""
+        synapse, linear = stage.synapse, self._kernels.linear
+        if stage.part.altered and is_hooked(synapse):
+            return _watched(stage, pre, parameters)
+        if linear is not None and isinstance(synapse, nn.Linear) and parameters is None:
+            return linear(pre, synapse.weight, synapse.bias)
+        return _call(stage.part, pre, parameters)
+
+    def product(self, stage: Stage, a: Tensor) -> Tensor:
+        """W a, without the bias, of a linear synapse."""
+        return (self._kernels.linear or functional.linear)(a, stage.synapse.weight, None)
+
+    def uniform(self, which: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """Random numbers on [0, 1) of this step, for rules that need some of their own.
+
+        Args:
+            which: a number that tells several streams of one rule apart, from 0.
+            shape: of the result.
+            dtype: of the result.
+        """
+        if self._noise is None:
+            raise TypeError("only a rule with draws = True has random numbers")
+        return noise.uniform(self._noise, _STREAMS_OF_DROPOUTS + which, shape, dtype)
+
+    def after_synapse(self, stage: Stage, z: Tensor) -> Tensor:
+        """a_l from z_l: all that follows the synapse, as in the pass that z is from."""
+        h = self._through(stage.elementwise, z, None)
+        return self._through(stage.reshaping, h, None)
+
+    def through_activation(self, stage: Stage, z: Tensor, signal: Tensor) -> Tensor:
+        """δ_l: a signal at a_l taken back to z_l; a vector–Jacobian product of this stage alone."""
+        return local.vector_jacobian(lambda z: self.after_synapse(stage, z), z, signal)
+
+    def through_elementwise(self, stage: Stage, z: Tensor, signal: Tensor) -> Tensor:
+        """A signal at h_l taken back to z_l, of z's shape: signal ⊙ σ′(z_l).
+
+        Normalisations count with the statistics that they have, as if these were constants; dropped
+        units let nothing through. Modules that a user has altered are differentiated automatically.
+        """
+        inputs: list[Tensor] = []
+        for part in stage.elementwise:
+            inputs.append(z)
+            z = self._run(part, z)
+        for part, a in zip(reversed(stage.elementwise), reversed(inputs), strict=True):
+            if part.altered:
+                signal = local.vector_jacobian(lambda a, part=part: self._run(part, a), a, signal)
+            elif isinstance(part.module, ACTIVATIONS):
+                signal = signal * derivative(part.module, a)
+            elif isinstance(part.module, DROPOUTS):
+                signal = self._drop(part, signal)
+            else:
+                signal = signal * local.scale_of_norm(part.module, a)
+        return signal
+
+    def slope(self, stage: Stage, z: Tensor) -> Tensor:
+        """σ′(z_l): the derivative of each h_l by its own z_l; see ``through_elementwise``."""
+        return self.through_elementwise(stage, z, torch.ones_like(z))
+
+    def tangent(self, stage: Stage, layer: Activity, tangent: Tensor) -> tuple[Tensor, Tensor]:
+        """How h_l and a_l change to first order when a_{l−1} changes by ``tangent``.
+
+        Args:
+            stage: the stage.
+            layer: what a pass recorded there.
+            tangent: of the shape of ``layer.pre``.
+        """
+        change = stage.weigh(tangent)
+        h_change = self._tangent_through(stage.elementwise, layer.z, change)
+        return h_change, self._tangent_through(stage.reshaping, layer.h, h_change)
+
+    def dropout_mask(self, part: Part, shape: tuple[int, ...], like: Tensor) -> Tensor | None:
+        """What a dropout multiplies an activity of ``shape`` by; None where it drops nothing.
+
+        Args:
+            part: a dropout of the network.
+            shape: of the activity.
+            like: has the mask's dtype and device.
+        """
+        module = cast(nn.Dropout | nn.Dropout1d | nn.Dropout2d, part.module)
+        if not module.training or module.p == 0 or self._noise is None:
+            return None
+        if part.name in self._masks:
+            return self._masks[part.name]
+        # Dropout1d and 2d drop whole channels.
+        whole = isinstance(module, nn.Dropout)
+        shape = shape if whole else (*shape[:2], *(1 for _ in shape[2:]))
+        which = self._network.dropouts.index(part.name)
+        mask = self._kernels.mask(self._noise, which, shape, module.p, like)
+        if self._keep_masks:
+            self._masks[part.name] = mask
+        return mask
+
+    def _tangent_through(self, parts: tuple[Part, ...], a: Tensor, change: Tensor) -> Tensor:
+        for part in parts:
+            change = self._tangent_of(part, a, change)
+            a = self._run(part, a)
+        return change
+
+    def _tangent_of(self, part: Part, a: Tensor, change: Tensor) -> Tensor:
+        if part.altered:
+            return local.jacobian_vector(lambda a: self._run(part, a), a, change)
+        if isinstance(part.module, ACTIVATIONS):
+            return derivative(part.module, a) * change
+        if isinstance(part.module, DROPOUTS):
+            return self._drop(part, change)
+        if isinstance(part.module, MAX_POOLS):
+            return local.tangent_of_max_pool(part.module, a, change)
+        if isinstance(part.module, NORMS):
+            return local.tangent_of_norm(part.module, a, change)
+        return part.module(change)  # average pooling and reshaping are linear
+
+    def _through(
+        self, parts: tuple[Part, ...], a: Tensor, parameters: Mapping[str, Tensor] | None
+    ) -> Tensor:
+        for part in parts:
+            a = self._run(part, a, parameters)
+        return a
+
+    def _run(self, part: Part, a: Tensor, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
+        module, max_pool = part.module, self._kernels.max_pool
+        if isinstance(module, DROPOUTS):
+            return between_hooks(module, lambda a: self._drop(part, a), _own(part, a))
+        if isinstance(module, BATCH_NORMS):
+            own = _replaced(part, parameters)
+            return between_hooks(
+                module, lambda a: self._batch_norm(part.name, module, a, own), _own(part, a)
+            )
+        if max_pool is not None and isinstance(module, nn.MaxPool2d) and not part.altered:
+            return max_pool(module, a)
+        return _call(part, a, parameters)
+
+    def _drop(self, part: Part, a: Tensor) -> Tensor:
+        mask = self.dropout_mask(part, tuple(a.shape), a)
+        return a if mask is None else a * mask
+
+    def _batch_norm(
+        self,
+        name: str,
+        module: nn.BatchNorm1d | nn.BatchNorm2d,
+        a: Tensor,
+        own: Mapping[str, Tensor],
+    ) -> Tensor:
+        """The module's forward pass, but with the new running statistics beside, not inside it."""
+        weight, bias = own.get("weight", module.weight), own.get("bias", module.bias)
+        mean, variance = module.running_mean, module.running_var
+        by_running = not module.training and mean is not None and variance is not None
+        if by_running:
+            return functional.batch_norm(a, mean, variance, weight, bias, eps=module.eps)
+        if a.shape[0] == 1 and a.numel() == a.shape[1]:
+            raise ValueError(
+                f"batch normalisation {name!r} needs more than one sample in training: take "
+                "another batch size, or leave out a last batch of one sample (drop_last=True)"
+            )
+        first = f"{name}.running_mean" not in self.statistics
+        if first and mean is not None and variance is not None:
+            self._record_statistics(name, module, a, mean, variance)
+        return functional.batch_norm(a, None, None, weight, bias, training=True, eps=module.eps)
+
+    def _record_statistics(
+        self,
+        name: str,
+        module: nn.BatchNorm1d | nn.BatchNorm2d,
+        a: Tensor,
+        mean: Tensor,
+        variance: Tensor,
+    ) -> None:
+        count = cast(Tensor, module.num_batches_tracked) + 1
+        weight = 1 / count.to(a.dtype) if module.momentum is None else module.momentum
+        dims = [i for i in range(a.dim()) if i != 1]
+        self.statistics[f"{name}.num_batches_tracked"] = count
+        self.statistics[f"{name}.running_mean"] = mean + weight * (a.mean(dims) - mean)
+        self.statistics[f"{name}.running_var"] = variance + weight * (a.var(dims) - variance)
+
+
+def _is_rectifier(part: Part) -> bool:
+    return isinstance(part.module, nn.ReLU) and not part.altered
+
+
+def _call(part: Part, a: Tensor, parameters: Mapping[str, Tensor] | None) -> Tensor:
+    a, own = _own(part, a), _replaced(part, parameters)
+    return functional_call(part.module, own, (a,)) if own else part.module(a)
+
+
+def _own(part: Part, a: Tensor) -> Tensor:
+    """``a``, or a copy if it might be written over, as recorded activities must not be."""
+    return a.clone() if part.altered or getattr(part.module, "inplace", False) else a
+
+
+def _replaced(part: Part, parameters: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+    """What stands in for parameters of the module, by their names in it."""
+    if not parameters:
+        return {}
+    return {own: parameters[name] for own, name in part.parameters if name in parameters}
+
+
+def _watched(stage: Stage, pre: Tensor, parameters: Mapping[str, Tensor] | None) -> Tensor:
+    """z_l of a synapse with hooks, which may look but not change what local updates are of."""
+    own = _replaced(stage.part, parameters)
+    weight, bias = (own.get(name, getattr(stage.synapse, name)) for name in ("weight", "bias"))
+    seen: list[tuple[Tensor, Tensor, int]] = []
+    before = _version(pre)
+
+    def forward(a: Tensor) -> Tensor:
+        z = stage.weigh(a, weight, bias)
+        seen.append((a, z, _version(z)))
+        return z
+
+    result = between_hooks(stage.synapse, forward, pre)
+    ((a, z, version),) = seen
+    if a is not pre or result is not z or (before, version) != (_version(pre), _version(z)):
+        raise TypeError(
+            f"a hook changes what goes into or comes out of the synapse {stage.name!r}, so its "
+            "local update would be wrong: let it only look, or register it on the module before "
+            "or behind, an nn.Identity() if need be"
+        )
+    return z
+
+
+def _version(tensor: Tensor) -> int:
+    """How often it was written to."""
+    return 0 if tensor.is_inference() else tensor._version
