@@ -353,7 +353,7 @@ def _epoch(
     row: Row = {"epoch": float(epoch), "learning_rate": rate}
     total = torch.zeros((), dtype=torch.float64, device=device)
     right: Tensor | None = torch.zeros((), dtype=torch.int64, device=device)
-    order = torch.randperm(len(split), generator=run.order).to(device)
+    order = torch.randperm(len(split), generator=run.order, device="cpu").to(device)
     batches = len(split) // batch if run.drop_last else math.ceil(len(split) / batch)
     samples = min(len(split), batches * batch)
     began = time.perf_counter()
