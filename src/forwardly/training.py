@@ -351,7 +351,8 @@ def _epoch(
     epoch = len(run.fit.rows) + 1
     rate = float(run.optimizer.param_groups[0]["lr"])
     row: Row = {"epoch": float(epoch), "learning_rate": rate}
-    total = torch.zeros((), dtype=torch.float64, device=device)
+    losses: list[Tensor] = []  # times samples; they stay on the device until the next check
+    total = 0.0
     right: Tensor | None = torch.zeros((), dtype=torch.int64, device=device)
     order = torch.randperm(len(split), generator=run.order, device="cpu").to(device)
     batches = len(split) // batch if run.drop_last else math.ceil(len(split) / batch)
@@ -365,22 +366,25 @@ def _epoch(
             run.optimizer.zero_grad()
             credit = rule.accumulate(x, target)
             run.optimizer.step()  # pyright: ignore[reportUnknownMemberType]
-        total += credit.loss * len(x)
+        losses.append(credit.loss * len(x))
         found = correct(credit.output, target)
         right = None if right is None or found is None else right + found
         if run.mirror is not None and done % mirror_every == 0:
             run.mirror.step()
-        if done % _BATCHES_BETWEEN_CHECKS == 0 and not total.isfinite():
-            break
+        if done % _BATCHES_BETWEEN_CHECKS == 0:
+            total, losses = _plus(total, losses), []
+            if not math.isfinite(total):
+                break
         if on_batch is not None:
             on_batch(done, batches)
+    total = _plus(total, losses)
     seconds = time.perf_counter() - began
     if rule.output_predicts:
-        row["loss"] = float(total) / samples
+        row["loss"] = total / samples
         if right is not None:
             row["accuracy"] = int(right) / samples
     else:
-        row |= evaluate(rule, _some(split)) | {"rule_loss": float(total) / samples}
+        row |= evaluate(rule, _some(split)) | {"rule_loss": total / samples}
     measured = evaluate(rule, dataset.validation)
     row |= {f"validation_{name}": value for name, value in measured.items()}
     row |= {"seconds": seconds, "samples_per_second": samples / seconds}
@@ -393,6 +397,14 @@ def _some(split: Split) -> Split:
     """All samples, or if there are many some from every part."""
     every = math.ceil(len(split) / _SAMPLES_TO_PREDICT)
     return Split(split.x[::every], split.target[::every])
+
+
+def _plus(total: float, losses: Sequence[Tensor]) -> float:
+    """Their sum in Python's numbers, one by one: not every device has float64."""
+    values = cast(list[float], torch.stack([*losses]).tolist() if losses else [])  # pyright: ignore[reportUnknownMemberType]
+    for value in values:
+        total += value
+    return total
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

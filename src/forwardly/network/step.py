@@ -167,9 +167,11 @@ class Step:
             shape: of the result.
             dtype: of the result.
         """
-        if self._noise is None:
-            raise TypeError("only a rule with draws = True has random numbers")
-        return noise.uniform(self._noise, _STREAMS_OF_DROPOUTS + which, shape, dtype)
+        return noise.uniform(self._numbers(), _STREAMS_OF_DROPOUTS + which, shape, dtype)
+
+    def below(self, which: int, shape: tuple[int, ...], end: int) -> Tensor:
+        """Random integers from 0 to ``end`` − 1, otherwise as ``uniform``."""
+        return noise.below(self._numbers(), _STREAMS_OF_DROPOUTS + which, shape, end)
 
     def after_synapse(self, stage: Stage, z: Tensor) -> Tensor:
         """a_l from z_l: all that follows the synapse, as in the pass that z is from."""
@@ -238,6 +240,11 @@ class Step:
         if self._keep_masks:
             self._masks[part.name] = mask
         return mask
+
+    def _numbers(self) -> Tensor:
+        if self._noise is None:
+            raise TypeError("only a rule with draws = True has random numbers")
+        return self._noise
 
     def _tangent_through(self, parts: tuple[Part, ...], a: Tensor, change: Tensor) -> Tensor:
         for part in parts:
