@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -362,6 +363,147 @@ def test_a_half_written_file_beside_is_not_picked_up(tmp_path: Path) -> None:
 def test_counts_must_be_positive(name: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=f"{name} must be at least 1; given 0"):
         one_epoch(tmp_path / "c.pt", **{name: 0})
+
+
+def nothing(_: Any) -> Any:
+    raise AssertionError("the first epoch has begun")
+
+
+def unit(**changes: Any) -> dict[str, Any]:
+    """Arguments of ``fit`` that are as they should be, but for ``changes``."""
+    ours = changes.pop("rule", None) or rule()
+    optimizer = torch.optim.SGD(ours.model.parameters(), 0.1)
+    given = {"rule": ours, "dataset": small(), "optimizer": optimizer, "epochs": 1}
+    return given | changes
+
+
+def of_other() -> Any:
+    return torch.optim.SGD(rule().model.parameters(), 0.1)
+
+
+def with_validation(x: torch.Tensor, target: torch.Tensor) -> data.Dataset:
+    whole = small()
+    return data.Dataset("digits", 10, whole.train, data.Split(x, target), whole.test)
+
+
+X, Y = torch.rand(20, 64), torch.randint(10, (20,))
+NAN = torch.full((20, 64), math.nan)
+
+
+@pytest.mark.unchecked
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 1.5}, r"epochs must be a whole number; given 1\.5"),
+        ({"batch": "64"}, "batch must be a whole number; given '64'"),
+        (
+            {"dataset": with_validation(X[:0], Y[:0])},
+            "the validation part of the data set is empty",
+        ),
+        ({"dataset": with_validation(NAN, Y)}, "samples of the validation part have a NaN"),
+        (
+            {"dataset": torch.utils.data.DataLoader(torch.utils.data.TensorDataset(X, Y))},
+            r"fit takes a Dataset; given is a DataLoader. Make one of tensors",
+        ),
+        ({"dataset": (X.numpy(), Y.numpy())}, "fit takes a Dataset; given is a tuple"),
+        ({"optimizer": of_other()}, "holds no parameter that the rule trains"),
+        ({"optimizer": fw.LocalSGD(rule(), 0.1)}, "trains another rule's model"),
+        ({"optimizer": torch.optim.LBFGS(rule().model.parameters())}, "LBFGS needs a closure"),
+        ({"scheduler": MultiStepLR(of_other(), [1])}, "the scheduler is of another optimizer"),
+        (
+            {"mirror": fw.feedback.Mirror(rule(projection=fw.feedback.product()))},
+            "the mirror is of another rule",
+        ),
+        ({"checkpoint": "nowhere/c.pt"}, "cannot write a checkpoint to nowhere"),
+        ({"checkpoint": "."}, "cannot write a checkpoint to"),
+        (
+            {"checkpoint": "c.pt", "settings": {"where": Path("x")}},
+            "hold something else than tensors and plain data",
+        ),
+        ({"batch": 500, "drop_last": True}, "drop_last leaves nothing of 200 samples"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_the_first_epoch(
+    changes: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = torch.get_rng_state()
+    given = unit(**changes)
+    weights = copy.deepcopy(given["rule"].state_dict())
+    with pytest.raises((UsageError, TypeError), match=message):
+        fit(**given, on_batch=lambda *_: nothing(0))
+    for name, value in weights.items():
+        assert torch.equal(given["rule"].state_dict()[name], value)
+    if "checkpoint" not in changes:
+        assert torch.equal(torch.get_rng_state(), before) or "rule" not in changes
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("model", "loss", "target", "message"),
+    [
+        ([nn.Linear(64, 9)], nn.CrossEntropyLoss, Y, "class indices must be 0 to 8"),
+        ([nn.Linear(63, 10)], nn.CrossEntropyLoss, Y, r"needs an input of shape \(samples, 63\)"),
+        ([nn.Linear(64, 10)], nn.BCEWithLogitsLoss, Y, "needs a target of numbers"),
+        ([nn.Linear(64, 10)], nn.MSELoss, torch.rand(20, 9), "needs a target of numbers"),
+        (
+            [nn.Linear(64, 5), nn.BatchNorm1d(5, affine=False), nn.Linear(5, 10)],
+            nn.CrossEntropyLoss,
+            Y,
+            r"batch normalisation '1' needs more than one sample in training.*drop_last=True",
+        ),
+    ],
+)
+def test_what_does_not_fit_the_model_is_refused_before_the_first_epoch(
+    model: list[nn.Module], loss: Any, target: torch.Tensor, message: str
+) -> None:
+    ours = fw.PEPITA(nn.Sequential(*copy.deepcopy(model)), loss())
+    part = data.Split(X[:17], target[:17])
+    dataset = data.Dataset("mine", 10, part, part, part)
+    with pytest.raises(ValueError, match=message):
+        fit(**unit(rule=ours, dataset=dataset, batch=4), on_batch=lambda *_: nothing(0))
+
+
+def test_the_last_samples_may_be_dropped(tmp_path: Path) -> None:
+    layers = nn.Linear(64, 5, bias=False), nn.BatchNorm1d(5, affine=False), nn.ReLU()
+    ours = fw.PEPITA(nn.Sequential(*layers, nn.Linear(5, 10)), nn.CrossEntropyLoss())
+    batches: list[tuple[int, int]] = []
+    arguments = unit(rule=ours, batch=199, drop_last=True)
+    (row,) = fit(**arguments, on_batch=lambda *done: batches.append(done)).rows
+    assert batches == [(1, 1)]
+    assert 0 <= row["accuracy"] <= 1
+    assert row["samples_per_second"] == pytest.approx(199 / row["seconds"])
+    path = tmp_path / "c.pt"
+    one_epoch(path, drop_last=True)
+    with pytest.raises(UsageError, match="drop_last True there, None here"):
+        one_epoch(path, resume=True)
+
+
+def test_a_name_of_a_file_will_do(tmp_path: Path) -> None:
+    path = str(tmp_path / "c.pt")
+    assert len(fit(**unit(checkpoint=path)).rows) == 1
+    assert len(fit(**unit(checkpoint=path, epochs=2), resume=True).rows) == 2
+
+
+@pytest.mark.unchecked
+def test_numbers_of_numpy_do_not_keep_a_run_from_being_resumed(tmp_path: Path) -> None:
+    rate = np.logspace(-1, 0, 3)[0]
+    for make_optimizer in (
+        lambda ours: torch.optim.SGD(ours.model.parameters(), rate, momentum=np.float32(0.5)),
+        lambda ours: fw.LocalSGD(ours, rate, np.float64(0.5)),
+    ):
+        path = tmp_path / "c.pt"
+        path.unlink(missing_ok=True)
+        for epochs in (1, 2):
+            ours = rule()
+            optimizer = make_optimizer(ours)
+            scheduler = MultiStepLR(optimizer, np.array([1, 2]).tolist(), np.float64(0.1))
+            given = {"rule": ours, "optimizer": optimizer, "scheduler": scheduler}
+            settings = {"rate": rate, "many": (np.int64(3),)}
+            fitted = fit(**unit(**given, epochs=np.int64(epochs)), checkpoint=path,
+                         settings=settings, resume=epochs > 1, seed=np.int64(2))  # fmt: skip
+        assert [row["epoch"] for row in fitted.rows] == [1, 2]
+        assert fitted.rows[1]["learning_rate"] == pytest.approx(0.1 * rate)
 
 
 def test_float64_models_see_float64() -> None:

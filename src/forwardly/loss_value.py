@@ -6,12 +6,14 @@ What people write around ``loss.backward()`` would otherwise do something else w
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
+from itertools import islice
+from traceback import walk_stack
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.amp import grad_scaler
 
 
 class LossValue(Tensor):
@@ -31,13 +33,18 @@ class LossValue(Tensor):
                 "there is no backward pass: accumulate has added the updates to .grad already. "
                 "Leave out loss.backward()"
             )
-        if sys._getframe(1).f_code.co_name == "scale" and _is_grad_scaler(sys._getframe(1)):  # pyright: ignore[reportPrivateUsage]
+        if _in_grad_scaler():
             raise TypeError(
                 "updates are not scaled, as no gradient can underflow on the way back, so a "
                 "GradScaler would divide them by its scale: call optimizer.step() without it"
             )
         with torch._C.DisableTorchFunctionSubclass():  # pyright: ignore
-            return func(*args, **(kwargs or {}))
+            plain = (a.as_subclass(Tensor) if isinstance(a, cls) else a for a in args)
+            return func(*plain, **(kwargs or {}))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
+        """A plain tensor."""
+        return self.as_subclass(Tensor).clone()
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Saved as a plain tensor, so that it loads with ``weights_only=True``."""
@@ -45,5 +52,7 @@ class LossValue(Tensor):
         return plain.__reduce_ex__(protocol)
 
 
-def _is_grad_scaler(frame: Any) -> bool:
-    return isinstance(frame.f_locals.get("self"), torch.amp.GradScaler)
+def _in_grad_scaler() -> bool:
+    """Whether a GradScaler asks, or something between it and us."""
+    nearest = islice(walk_stack(None), 6)
+    return any(frame.f_code.co_filename == grad_scaler.__file__ for frame, _ in nearest)

@@ -124,8 +124,11 @@ def fit(
             needs a closure, or the checkpoint is damaged, of another run, or cannot be written.
         ValueError: what the rule raises for a batch that it cannot take.
     """
-    counts = _counts(epochs=epochs, batch=batch, mirror_every=mirror_every)
-    epochs, batch, mirror_every = counts.values()
+    seed = _whole("seed", seed)
+    epochs, batch, mirror_every = (
+        _whole(name, value, least=1)
+        for name, value in (("epochs", epochs), ("batch", batch), ("mirror_every", mirror_every))
+    )
     path = None if checkpoint is None else Path(checkpoint)
     run = _Run(rule, optimizer, scheduler, mirror, seed, batch, drop_last, dict(settings or {}))
     if not (rule.training and rule.model.training):
@@ -194,17 +197,15 @@ def evaluating(rule: Rule) -> Generator[None]:
             module.training = training
 
 
-def _counts(**given: Any) -> dict[str, int]:
-    """Whole numbers of at least 1."""
-    counts: dict[str, int] = {}
-    for name, value in given.items():
-        try:
-            counts[name] = operator.index(value)
-        except TypeError:
-            raise UsageError(f"{name} must be a whole number; given {value!r}") from None
-        if counts[name] < 1:
-            raise UsageError(f"{name} must be at least 1; given {value}")
-    return counts
+def _whole(name: str, value: Any, least: int | None = None) -> int:
+    """A whole number, NumPy's too, as Python's."""
+    try:
+        whole = operator.index(value)
+    except TypeError:
+        raise UsageError(f"{name} must be a whole number; given {value!r}") from None
+    if least is not None and whole < least:
+        raise UsageError(f"{name} must be at least {least}; given {value}")
+    return whole
 
 
 def _check(run: _Run, dataset: Dataset, path: Path | None) -> None:

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from forwardly import feedback, losses
+from forwardly.checks import shape_of
 from forwardly.network import Step
 from forwardly.rule import Credit, Paper, Rule
 from forwardly.rules.direct_feedback_alignment import register_matrices
@@ -91,10 +92,15 @@ class DRTP(Rule):
 
     def _target(self, target: Tensor) -> Tensor:
         """t in numbers, (n, k), without asking the output."""
-        dtype = self.network.stages[0].synapse.weight.dtype
-        shape = target.shape
-        if isinstance(self.loss, nn.CrossEntropyLoss) and len(self.network.stages) > 1:
-            shape = torch.Size((target.shape[0], self.get_buffer("B_1").shape[1]))
         if len(self.network.stages) == 1:
             return target  # there is no hidden layer to teach
-        return losses.encoded(self.loss, target, shape, dtype).flatten(1)
+        n, k = target.shape[0], self.get_buffer("B_1").shape[1]
+        shape = (n, k) if isinstance(self.loss, nn.CrossEntropyLoss) else tuple(target.shape)
+        dtype = self.network.stages[0].synapse.weight.dtype
+        t = losses.encoded(self.loss, target, shape, dtype).reshape(n, -1)
+        if t.shape[1] != k:
+            raise ValueError(
+                f"a target must have {k} numbers, as the model has {k} outputs; given is a target "
+                f"of shape {shape_of(target)}"
+            )
+        return t
