@@ -29,7 +29,7 @@ from forwardly.data import Dataset, Split
 from forwardly.errors import UsageError
 from forwardly.feedback import Mirror
 from forwardly.local_sgd import LocalSGD
-from forwardly.losses import encoded
+from forwardly.losses import check_classes, encoded
 from forwardly.metrics import correct
 from forwardly.rule import Rule
 
@@ -238,7 +238,11 @@ def _check(run: _Run, dataset: Dataset, path: Path | None) -> None:
     # A step on the smallest batch and a look at the validation part, of which nothing remains.
     left = 0 if run.drop_last else len(dataset.train) % run.batch
     smallest = slice(left or min(run.batch, len(dataset.train)))
-    run.rule(*dataset.train.batch(smallest, _dtype(run.rule)))
+    output = run.rule(*dataset.train.batch(smallest, _dtype(run.rule))).output
+    if dataset.classes and output.dim() == 2:
+        for split in (dataset.train, dataset.validation, dataset.test):
+            if len(split):
+                check_classes(split.target, output.shape[1])
     evaluate(run.rule, Split(dataset.validation.x[:2], dataset.validation.target[:2]))
 
 
