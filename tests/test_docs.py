@@ -113,6 +113,19 @@ def test_records_are_of_the_experiment(record: str, seeds: int) -> None:
             assert float(row["val_mae"]) == final["val_mae"]
 
 
+def test_every_citation_is_a_rules() -> None:
+    folder = Path(fw.__file__).parent / "rules"
+    keys = re.findall(r"^@\w+\{(\w+),", (folder / "papers.bib").read_text(), re.MULTILINE)
+    cited = [
+        key
+        for file in folder.glob("*.py")
+        for key in re.findall(r'^    paper = paper\("(\w+)"\)', file.read_text(), re.MULTILINE)
+    ]
+    assert len(keys) == len(set(keys)) == 10
+    assert set(keys) == set(cited)
+    assert len(cited) == len(fw.RULES)
+
+
 def test_citations_are_complete() -> None:
     for name, rule in fw.RULES.items():
         paper = rule.paper

@@ -35,7 +35,7 @@ def test_export(name: str, case: Case) -> None:
     operations = [node.target for node in plain.graph.nodes if node.op == "call_function"]
     assert operations
     assert not [target for target in operations if "wrap" in str(target)]
-    assert ("F" in plain.graph_signature.buffers) == ("to input" in rule.feedback_path)
+    assert ("F" in plain.graph_signature.buffers) == (rule.projection_scale is not None)
 
 
 @pytest.mark.unchecked  # a symbolic size is no int

@@ -219,16 +219,17 @@ def _model(recipe: Recipe, dataset: data.Dataset, generator: torch.Generator) ->
 def _rule(
     recipe: Recipe, dataset: data.Dataset, model: nn.Sequential, generator: torch.Generator
 ) -> Rule:
-    make = cast(Callable[..., Rule], all_rules()[0][recipe.rule])
+    kind = all_rules()[0][recipe.rule]
     options: dict[str, Any] = dict(recipe.options)
     if recipe.mirroring is not None:
         options["projection"] = feedback.product(options.get("projection", 0.05))
     for name in ("projection", "backward"):
         if isinstance(options.get(name), float | int):
             options[name] = feedback.uniform(options[name])
-    if recipe.rule == "time-local-pepita":  # which updates the weights between its passes
+    if kind.needs_learning_rate:
         options.setdefault("learning_rate", recipe.learning_rate)
     shape = dataset.sample_shape
+    make = cast(Callable[..., Rule], kind)
     return make(model, dataset.loss(), input_shape=shape, generator=generator, **options)
 
 

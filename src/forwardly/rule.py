@@ -140,6 +140,14 @@ class Rule(nn.Module, ABC):
     compares_passes: ClassVar[bool] = False
     """Whether an update is the difference of two passes, which half precision drowns."""
 
+    projection_scale: ClassVar[float | None] = None
+    """The scale with which F, from error to input, is drawn unless ``projection`` says otherwise;
+    None where the rule has no such matrix."""
+
+    needs_learning_rate: ClassVar[bool] = False
+    """Whether it takes a step of its own within the step, and so has the option ``learning_rate``,
+    which is to be the optimizer's."""
+
     output_update: ClassVar[Literal["error", "gradient"]] = "error"
     """Whether the last synapse learns from the error itself, or from the error taken back through
     what follows it; the two differ where a model ends in an activation."""

@@ -33,7 +33,7 @@ from forwardly.errors import UsageError, check_rules
 from forwardly.full_batch import Batch, FullBatchTraining
 from forwardly.history import History
 from forwardly.rule import Rule
-from forwardly.rules import RULES
+from forwardly.rules import PEPITA, RULES
 
 if TYPE_CHECKING:
     from forwardly.fast.full_batch import CompiledFullBatchTraining
@@ -179,14 +179,14 @@ def _rule(
     with torch.no_grad():
         for parameter, w in zip(model.parameters(), task.weights, strict=True):
             parameter.copy_(torch.as_tensor(w.T))
-    options: dict[str, object] = {"generator": generator}
-    if "to input" in RULES[name].feedback_path:
-        # Signs do not shrink, so they come through an F ten times smaller, as in the paper's code.
-        scale = 0.1 if name == "sign-pepita" else 1.0
+    kind, options = RULES[name], dict[str, object](generator=generator)
+    if kind.projection_scale is not None:
+        # Some draw it smaller than PEPITA does, such as that of signs, which do not shrink.
+        scale = kind.projection_scale / cast(float, PEPITA.projection_scale)
         options["projection"] = scale * torch.as_tensor(task.F.T)
-    if name == "time-local-pepita":
+    if kind.needs_learning_rate:
         options["learning_rate"] = learning_rate
-    return cast(Callable[..., Rule], RULES[name])(model, nn.MSELoss(), **options)
+    return cast(Callable[..., Rule], kind)(model, nn.MSELoss(), **options)
 
 
 class Run:

@@ -31,7 +31,7 @@ from forwardly import feedback
 from forwardly.checks import one_of
 from forwardly.network import Step
 from forwardly.rule import Credit, Rule
-from forwardly.rules.hebbian_pepita import PAPER
+from forwardly.rules.papers import paper
 from forwardly.rules.pepita import perturbed, register_projection
 
 
@@ -52,12 +52,13 @@ class AdaptiveFeedbackAlignment(Rule):
     Raises what ``PEPITA`` does.
     """
 
-    paper = PAPER
+    paper = paper("srinivasan2024forward")
     uses_autograd = False
     forward_passes = 2
     feedback_path = "F, from error to input"
     teacher = "error"
     trains = "synapses"
+    projection_scale = 0.05
     F: Tensor
 
     def __init__(
@@ -65,7 +66,7 @@ class AdaptiveFeedbackAlignment(Rule):
         model: nn.Module,
         loss: nn.Module,
         *,
-        projection: feedback.Initialiser | Tensor = feedback.uniform(0.05),
+        projection: feedback.Initialiser | Tensor = feedback.uniform(projection_scale),
         sign: Literal[1, -1] = 1,
         input_shape: tuple[int, ...] | None = None,
         error: Callable[[Tensor, Tensor], Tensor] | None = None,

@@ -24,7 +24,8 @@ from torch import Tensor
 from torch.func import vjp
 
 from forwardly.network import Step
-from forwardly.rule import Credit, Paper, Rule
+from forwardly.rule import Credit, Rule
+from forwardly.rules.papers import paper
 
 
 @final
@@ -35,22 +36,7 @@ class Backprop(Rule):
     too. Cannot be passed to ``torch.export``, which does not trace a backward pass.
     """
 
-    paper = Paper(
-        title="Learning representations by back-propagating errors",
-        authors=("David E. Rumelhart", "Geoffrey E. Hinton", "Ronald J. Williams"),
-        year=1986,
-        venue="Nature",
-        url="https://doi.org/10.1038/323533a0",
-        bibtex="""@article{rumelhart1986backprop,
-  title = {Learning representations by back-propagating errors},
-  author = {Rumelhart, David E. and Hinton, Geoffrey E. and Williams, Ronald J.},
-  journal = {Nature},
-  volume = {323},
-  pages = {533--536},
-  year = {1986},
-  doi = {10.1038/323533a0}
-}""",
-    )
+    paper = paper("rumelhart1986backprop")
     uses_autograd = True
     forward_passes = 1
     feedback_path = "the transposed weights"

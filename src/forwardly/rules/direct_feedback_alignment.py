@@ -25,7 +25,8 @@ from torch import Tensor, nn
 
 from forwardly import feedback
 from forwardly.network import Step
-from forwardly.rule import Credit, Paper, Rule
+from forwardly.rule import Credit, Rule
+from forwardly.rules.papers import paper
 
 
 def register_matrices(
@@ -57,19 +58,7 @@ class DirectFeedbackAlignment(Rule):
     Raises what ``Rule`` does.
     """
 
-    paper = Paper(
-        title="Direct Feedback Alignment Provides Learning in Deep Neural Networks",
-        authors=("Arild Nøkland",),
-        year=2016,
-        venue="Advances in Neural Information Processing Systems",
-        url="https://arxiv.org/abs/1609.01596",
-        bibtex="""@inproceedings{nokland2016direct,
-  title = {Direct Feedback Alignment Provides Learning in Deep Neural Networks},
-  author = {Nøkland, Arild},
-  booktitle = {Advances in Neural Information Processing Systems 29},
-  year = {2016}
-}""",
-    )
+    paper = paper("nokland2016direct")
     uses_autograd = False
     forward_passes = 1
     feedback_path = "B, from error to each layer"

@@ -27,8 +27,9 @@ from torch import Tensor, nn
 from forwardly import feedback, losses
 from forwardly.checks import shape_of
 from forwardly.network import Step
-from forwardly.rule import Credit, Paper, Rule
+from forwardly.rule import Credit, Rule
 from forwardly.rules.direct_feedback_alignment import register_matrices
+from forwardly.rules.papers import paper
 
 
 @final
@@ -39,24 +40,7 @@ class DRTP(Rule):
     ``forwardly.losses``, which says what its target is in numbers. Raises what ``Rule`` does.
     """
 
-    paper = Paper(
-        title="Learning Without Feedback: Fixed Random Learning Signals Allow for Feedforward "
-        "Training of Deep Neural Networks",
-        authors=("Charlotte Frenkel", "Martin Lefebvre", "David Bol"),
-        year=2021,
-        venue="Frontiers in Neuroscience",
-        url="https://doi.org/10.3389/fnins.2021.629892",
-        bibtex="""@article{frenkel2021drtp,
-  title = {Learning Without Feedback: Fixed Random Learning Signals Allow for Feedforward
-           Training of Deep Neural Networks},
-  author = {Frenkel, Charlotte and Lefebvre, Martin and Bol, David},
-  journal = {Frontiers in Neuroscience},
-  volume = {15},
-  pages = {629892},
-  year = {2021},
-  doi = {10.3389/fnins.2021.629892}
-}""",
-    )
+    paper = paper("frenkel2021drtp")
     uses_autograd = False
     forward_passes = 1
     feedback_path = "B, from target to each layer"

@@ -27,7 +27,8 @@ from torch import Tensor, nn
 
 from forwardly import feedback
 from forwardly.network import Step
-from forwardly.rule import Credit, Paper, Rule
+from forwardly.rule import Credit, Rule
+from forwardly.rules.papers import paper
 
 
 def send_error_back(
@@ -64,22 +65,7 @@ class FeedbackAlignment(Rule):
     Raises what ``Rule`` does. Cannot be passed to ``torch.export``.
     """
 
-    paper = Paper(
-        title="Random synaptic feedback weights support error backpropagation for deep learning",
-        authors=("Timothy P. Lillicrap", "Daniel Cownden", "Douglas B. Tweed", "Colin J. Akerman"),
-        year=2016,
-        venue="Nature Communications",
-        url="https://doi.org/10.1038/ncomms13276",
-        bibtex="""@article{lillicrap2016random,
-  title = {Random synaptic feedback weights support error backpropagation for deep learning},
-  author = {Lillicrap, Timothy P. and Cownden, Daniel and Tweed, Douglas B. and Akerman, Colin J.},
-  journal = {Nature Communications},
-  volume = {7},
-  pages = {13276},
-  year = {2016},
-  doi = {10.1038/ncomms13276}
-}""",
-    )
+    paper = paper("lillicrap2016random")
     uses_autograd = True
     forward_passes = 1
     feedback_path = "B, a layer each"

@@ -33,7 +33,8 @@ from torch.nn import functional
 from forwardly._typing import Float, Shaped
 from forwardly.checks import shape_of
 from forwardly.network import Activity, Stage, Step
-from forwardly.rule import Credit, Paper, Rule
+from forwardly.rule import Credit, Rule
+from forwardly.rules.papers import paper
 
 
 def _normalised(a: Tensor) -> Tensor:
@@ -65,19 +66,7 @@ class ForwardForward(Rule):
     Raises what ``Rule`` does, and ValueError for another loss, or inputs of fewer than k numbers.
     """
 
-    paper = Paper(
-        title="The Forward-Forward Algorithm: Some Preliminary Investigations",
-        authors=("Geoffrey Hinton",),
-        year=2022,
-        venue="arXiv",
-        url="https://arxiv.org/abs/2212.13345",
-        bibtex="""@article{hinton2022forward,
-  title = {The Forward-Forward Algorithm: Some Preliminary Investigations},
-  author = {Hinton, Geoffrey},
-  journal = {arXiv preprint arXiv:2212.13345},
-  year = {2022}
-}""",
-    )
+    paper = paper("hinton2022forward")
     uses_autograd = False
     forward_passes = 2
     feedback_path = ""

@@ -27,33 +27,9 @@ from torch import Tensor, nn
 from forwardly import feedback, losses
 from forwardly.checks import one_of
 from forwardly.network import Step
-from forwardly.rule import Credit, Paper, Rule
+from forwardly.rule import Credit, Rule
+from forwardly.rules.papers import paper
 from forwardly.rules.pepita import perturbed, register_projection
-
-PAPER = Paper(
-    title="Forward Learning with Top-Down Feedback: Empirical and Analytical Characterization",
-    authors=(
-        "Ravi Srinivasan",
-        "Francesca Mignacco",
-        "Martino Sorbaro",
-        "Maria Refinetti",
-        "Avi Cooper",
-        "Gabriel Kreiman",
-        "Giorgia Dellaferrera",
-    ),
-    year=2024,
-    venue="International Conference on Learning Representations",
-    url="https://arxiv.org/abs/2302.05440",
-    bibtex="""@inproceedings{srinivasan2024forward,
-  title = {Forward Learning with Top-Down Feedback: Empirical and Analytical Characterization},
-  author = {Srinivasan, Ravi and Mignacco, Francesca and Sorbaro, Martino and Refinetti, Maria and
-            Cooper, Avi and Kreiman, Gabriel and Dellaferrera, Giorgia},
-  booktitle = {International Conference on Learning Representations},
-  year = {2024},
-  eprint = {2302.05440},
-  archiveprefix = {arXiv}
-}""",
-)
 
 
 @final
@@ -72,12 +48,13 @@ class HebbianPEPITA(Rule):
     Raises what ``PEPITA`` does.
     """
 
-    paper = PAPER
+    paper = paper("srinivasan2024forward")
     uses_autograd = False
     forward_passes = 2
     feedback_path = "F, from error to input"
     teacher = "error"
     trains = "synapses"
+    projection_scale = 0.05
     compares_passes = True
     F: Tensor
 
@@ -86,7 +63,7 @@ class HebbianPEPITA(Rule):
         model: nn.Module,
         loss: nn.Module,
         *,
-        projection: feedback.Initialiser | Tensor = feedback.uniform(0.05),
+        projection: feedback.Initialiser | Tensor = feedback.uniform(projection_scale),
         sign: Literal[1, -1] = 1,
         input_shape: tuple[int, ...] | None = None,
         generator: torch.Generator | None = None,

@@ -27,7 +27,8 @@ from torch import Tensor, nn
 from forwardly import feedback
 from forwardly.checks import one_of
 from forwardly.network import Step
-from forwardly.rule import Credit, Paper, Rule
+from forwardly.rule import Credit, Rule
+from forwardly.rules.papers import paper
 from forwardly.rules.pepita import perturbed, register_projection
 
 
@@ -39,25 +40,13 @@ class MemPEPITA(Rule):
     ``presynaptic``, which are PEPITA's defaults.
     """
 
-    paper = Paper(
-        title="Suitability of Forward-Forward and PEPITA Learning to MLCommons-Tiny benchmarks",
-        authors=("Danilo Pietro Pau", "Fabrizio Maria Aymone"),
-        year=2023,
-        venue="IEEE International Conference on Omni-layer Intelligent Systems",
-        url="https://doi.org/10.1109/COINS57856.2023.10189239",
-        bibtex="""@inproceedings{pau2023mempepita,
-  title = {Suitability of Forward-Forward and PEPITA Learning to MLCommons-Tiny benchmarks},
-  author = {Pau, Danilo Pietro and Aymone, Fabrizio Maria},
-  booktitle = {IEEE International Conference on Omni-layer Intelligent Systems (COINS)},
-  year = {2023},
-  doi = {10.1109/COINS57856.2023.10189239}
-}""",
-    )
+    paper = paper("pau2023mempepita")
     uses_autograd = False
     forward_passes = 3
     feedback_path = "F, from error to input"
     teacher = "error"
     trains = "synapses"
+    projection_scale = 0.05
     compares_passes = True
     updates_at_once = True
     F: Tensor
@@ -67,7 +56,7 @@ class MemPEPITA(Rule):
         model: nn.Module,
         loss: nn.Module,
         *,
-        projection: feedback.Initialiser | Tensor = feedback.uniform(0.05),
+        projection: feedback.Initialiser | Tensor = feedback.uniform(projection_scale),
         sign: Literal[1, -1] = 1,
         input_shape: tuple[int, ...] | None = None,
         error: Callable[[Tensor, Tensor], Tensor] | None = None,

@@ -34,7 +34,8 @@ from torch import Tensor, nn
 from forwardly import feedback
 from forwardly.checks import one_of, shape_of
 from forwardly.network import Step
-from forwardly.rule import Credit, Paper, Rule
+from forwardly.rule import Credit, Rule
+from forwardly.rules.papers import paper
 
 
 def register_projection(
@@ -105,29 +106,13 @@ class PEPITA(Rule):
         ValueError: if an option or the shape of F does not fit; see also ``Rule``.
     """
 
-    paper = Paper(
-        title="Error-driven Input Modulation: Solving the Credit Assignment Problem "
-        "without a Backward Pass",
-        authors=("Giorgia Dellaferrera", "Gabriel Kreiman"),
-        year=2022,
-        venue="International Conference on Machine Learning",
-        url="https://arxiv.org/abs/2201.11665",
-        bibtex="""@inproceedings{dellaferrera2022pepita,
-  title = {Error-driven Input Modulation: Solving the Credit Assignment Problem
-           without a Backward Pass},
-  author = {Dellaferrera, Giorgia and Kreiman, Gabriel},
-  booktitle = {Proceedings of the 39th International Conference on Machine Learning},
-  series = {Proceedings of Machine Learning Research},
-  volume = {162},
-  pages = {4937--4955},
-  year = {2022}
-}""",
-    )
+    paper = paper("dellaferrera2022pepita")
     uses_autograd = False
     forward_passes = 2
     feedback_path = "F, from error to input"
     teacher = "error"
     trains = "synapses"
+    projection_scale = 0.05
     compares_passes = True
     F: Tensor
 
@@ -136,7 +121,7 @@ class PEPITA(Rule):
         model: nn.Module,
         loss: nn.Module,
         *,
-        projection: feedback.Initialiser | Tensor = feedback.uniform(0.05),
+        projection: feedback.Initialiser | Tensor = feedback.uniform(projection_scale),
         output_error: Literal["first", "second"] = "first",
         presynaptic: Literal["modulated", "clean"] = "modulated",
         sign: Literal[1, -1] = 1,

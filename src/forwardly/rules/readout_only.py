@@ -21,7 +21,8 @@ from typing import final
 from torch import Tensor
 
 from forwardly.network import Step
-from forwardly.rule import Credit, Paper, Rule
+from forwardly.rule import Credit, Rule
+from forwardly.rules.papers import paper
 
 
 @final
@@ -31,20 +32,7 @@ class ReadoutOnly(Rule):
     Takes and raises what ``Rule`` does.
     """
 
-    paper = Paper(
-        title="Adaptive switching circuits",
-        authors=("Bernard Widrow", "Marcian E. Hoff"),
-        year=1960,
-        venue="IRE WESCON Convention Record",
-        url="https://isl.stanford.edu/~widrow/papers/c1960adaptiveswitching.pdf",
-        bibtex="""@inproceedings{widrow1960adaptive,
-  title = {Adaptive switching circuits},
-  author = {Widrow, Bernard and Hoff, Marcian E.},
-  booktitle = {1960 IRE WESCON Convention Record, Part 4},
-  pages = {96--104},
-  year = {1960}
-}""",
-    )
+    paper = paper("widrow1960adaptive")
     uses_autograd = False
     forward_passes = 1
     feedback_path = ""

@@ -26,7 +26,8 @@ from forwardly import feedback
 from forwardly.checks import one_of
 from forwardly.network import Step
 from forwardly.rule import Credit, Rule
-from forwardly.rules.pepita import PEPITA, perturbed, register_projection
+from forwardly.rules.papers import paper
+from forwardly.rules.pepita import perturbed, register_projection
 
 
 @final
@@ -46,12 +47,13 @@ class SignPEPITA(Rule):
     Raises what ``PEPITA`` does.
     """
 
-    paper = PEPITA.paper
+    paper = paper("dellaferrera2022pepita")
     uses_autograd = False
     forward_passes = 2
     feedback_path = "F, from the error's signs to input"
     teacher = "error"
     trains = "synapses"
+    projection_scale = 0.005
     compares_passes = True
     F: Tensor
 
@@ -60,7 +62,7 @@ class SignPEPITA(Rule):
         model: nn.Module,
         loss: nn.Module,
         *,
-        projection: feedback.Initialiser | Tensor = feedback.uniform(0.005),
+        projection: feedback.Initialiser | Tensor = feedback.uniform(projection_scale),
         sign: Literal[1, -1] = 1,
         input_shape: tuple[int, ...] | None = None,
         error: Callable[[Tensor, Tensor], Tensor] | None = None,

@@ -27,22 +27,9 @@ from torch import Tensor, nn
 
 from forwardly import feedback
 from forwardly.network import Stage, Step
-from forwardly.rule import Credit, Paper, Rule
+from forwardly.rule import Credit, Rule
 from forwardly.rules.feedback_alignment import send_error_back
-
-_PAPER = Paper(
-    title="How Important Is Weight Symmetry in Backpropagation?",
-    authors=("Qianli Liao", "Joel Z. Leibo", "Tomaso Poggio"),
-    year=2016,
-    venue="AAAI Conference on Artificial Intelligence",
-    url="https://arxiv.org/abs/1510.05067",
-    bibtex="""@inproceedings{liao2016symmetry,
-  title = {How Important Is Weight Symmetry in Backpropagation?},
-  author = {Liao, Qianli and Leibo, Joel Z. and Poggio, Tomaso},
-  booktitle = {Proceedings of the Thirtieth AAAI Conference on Artificial Intelligence},
-  year = {2016}
-}""",
-)
+from forwardly.rules.papers import paper
 
 
 def _signs(stage: Stage, scale: float | None) -> Tensor:
@@ -65,7 +52,7 @@ class UniformSignSymmetry(Rule):
     Raises what ``Rule`` does. Cannot be passed to ``torch.export``.
     """
 
-    paper = _PAPER
+    paper = paper("liao2016symmetry")
     uses_autograd = True
     forward_passes = 1
     feedback_path = "the weights' signs"
@@ -99,7 +86,7 @@ class BatchSignSymmetry(Rule):
     Takes and raises what ``UniformSignSymmetry`` does.
     """
 
-    paper = _PAPER
+    paper = paper("liao2016symmetry")
     uses_autograd = True
     forward_passes = 1
     feedback_path = "the weights' signs, magnitudes drawn each step"
@@ -137,7 +124,7 @@ class FixedSignSymmetry(Rule):
     Takes and raises what ``UniformSignSymmetry`` does. The magnitudes are the buffers ``R_2`` … .
     """
 
-    paper = _PAPER
+    paper = paper("liao2016symmetry")
     uses_autograd = True
     forward_passes = 1
     feedback_path = "the weights' signs, fixed magnitudes R a layer"

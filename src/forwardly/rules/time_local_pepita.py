@@ -31,7 +31,7 @@ from forwardly import feedback, losses
 from forwardly.checks import one_of
 from forwardly.network import Step
 from forwardly.rule import Credit, Rule
-from forwardly.rules.hebbian_pepita import PAPER
+from forwardly.rules.papers import paper
 from forwardly.rules.pepita import perturbed, register_projection
 
 
@@ -52,13 +52,15 @@ class TimeLocalPEPITA(Rule):
     Raises what ``PEPITA`` does, and ValueError if the learning rate is negative.
     """
 
-    paper = PAPER
+    paper = paper("srinivasan2024forward")
     uses_autograd = False
     forward_passes = 2
     feedback_path = "F, from error to input"
     teacher = "error"
     trains = "synapses"
+    projection_scale = 0.05
     compares_passes = True
+    needs_learning_rate = True
     F: Tensor
 
     def __init__(
@@ -67,7 +69,7 @@ class TimeLocalPEPITA(Rule):
         loss: nn.Module,
         *,
         learning_rate: float = 0.01,
-        projection: feedback.Initialiser | Tensor = feedback.uniform(0.05),
+        projection: feedback.Initialiser | Tensor = feedback.uniform(projection_scale),
         sign: Literal[1, -1] = 1,
         input_shape: tuple[int, ...] | None = None,
         generator: torch.Generator | None = None,
