@@ -171,14 +171,12 @@ class LocalSGD(Optimizer):
                 waiting.append(update)
 
         kernels = Kernels(products.linear, max_pool, mask) if fast else PLAIN
-        step = rule.network.step(
-            rule.noise, kernels=kernels, apply=apply, keep_masks=not rule.updates_at_once
-        )
+        step = rule.begin_step(kernels, apply)
         credit = self._assign(x, target, step, fast)
         for update in waiting:
             self._outer_product(update, groups, products)
         credit = self._applied(credit, groups)
-        rule.finish_step(step.statistics)
+        rule.move_buffers(rule.moved_buffers(step))
         return credit
 
     def _applied(self, credit: Credit, groups: _Groups) -> Credit:

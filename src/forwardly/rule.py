@@ -23,6 +23,8 @@ from forwardly.loss_value import LossValue
 from forwardly.losses import OutputError, check_loss, mean_loss, output_error
 from forwardly.network import Network, Part, Step
 from forwardly.network.reader import reading_of
+from forwardly.network.stage import Apply
+from forwardly.network.step import PLAIN, Kernels
 
 Result = TypeVar("Result")
 _HALF = (torch.float16, torch.bfloat16)
@@ -206,8 +208,7 @@ class Rule(nn.Module, ABC):
                 a class index is out of range; or if the model has changed in a way that the rule
                 cannot follow.
         """
-        credit, _ = self._run(x, target)
-        return credit
+        return self.run(x, target)[0]
 
     @undisturbed
     @torch.no_grad()
@@ -217,23 +218,44 @@ class Rule(nn.Module, ABC):
         Moves the model's batch-normalisation statistics too, and the dropout masks on to the next
         step. Raises what ``forward`` raises; then nothing has changed.
         """
-        credit, statistics = self._run(x, target)
+        credit, buffers = self.run(x, target)
         for name, update in credit.updates.items():
             parameter = self.model.get_parameter(name)
             if parameter.grad is None:
                 parameter.grad = update.clone()  # the credit is the caller's
             else:
                 parameter.grad += update
-        self.finish_step(statistics)
+        self.move_buffers(buffers)
         return credit._replace(loss=credit.loss.as_subclass(LossValue))
 
     @torch.no_grad()
-    def finish_step(self, statistics: Mapping[str, Tensor]) -> None:
-        """Move batch normalisation's statistics, and the dropout masks on to the next step."""
-        for name, value in statistics.items():
-            self.model.get_buffer(name).copy_(value)
+    def run(self, x: Tensor, target: Tensor) -> tuple[Credit, dict[str, Tensor]]:
+        """The credit for one batch, and the buffers that a step moves, as they are after it.
+
+        Pure, as ``forward``, which gives the credit alone. Buffers go by their names in the rule;
+        they are batch normalisation's statistics and the number of the step.
+        """
+        self.check_batch(x, target)
+        step = self.begin_step()
+        return self.assign(x, target, step), self.moved_buffers(step)
+
+    def begin_step(self, kernels: Kernels = PLAIN, apply: Apply | None = None) -> Step:
+        """A step through the network with this rule's random numbers; see ``Network.step``."""
+        masks = not self.updates_at_once
+        return self.network.step(self.noise, kernels=kernels, apply=apply, keep_masks=masks)
+
+    def moved_buffers(self, step: Step) -> dict[str, Tensor]:
+        """See ``run``."""
+        buffers = {f"model.{name}": value for name, value in step.statistics.items()}
         if self.noise is not None:
-            self.noise[1] += 1
+            buffers["noise"] = self.noise + torch.arange(2, device=self.noise.device)
+        return buffers
+
+    @torch.no_grad()
+    def move_buffers(self, buffers: Mapping[str, Tensor]) -> None:
+        """Give the buffers of those names these values."""
+        for name, value in buffers.items():
+            self.get_buffer(name).copy_(value)
 
     @torch.no_grad()
     def predict(self, x: Shaped[Tensor, "n ..."]) -> Tensor:
@@ -319,12 +341,6 @@ class Rule(nn.Module, ABC):
 
         if self._is_news:
             self._warn(stacklevel=6)
-
-    @torch.no_grad()
-    def _run(self, x: Tensor, target: Tensor) -> tuple[Credit, dict[str, Tensor]]:
-        self.check_batch(x, target)
-        step = self.network.step(self.noise, keep_masks=not self.updates_at_once)
-        return self.assign(x, target, step), step.statistics
 
     def _read(self) -> None:
         """Read the model, for the first time or anew; nothing is changed if it is refused."""

@@ -67,7 +67,7 @@ class Shallow:
         W_1, W_2 = (synapse.weight for synapse in layers.synapses)
         if not values_readable(x, target, W_1) or W_1.numel() < SMALLEST:
             return None
-        step = rule.network.step(rule.noise, kernels=Kernels(mask=mask))
+        step = rule.begin_step(Kernels(mask=mask))
         a_0, target = step.prepare(x).contiguous(), target.contiguous()
         (n, k), (units, d) = (len(a_0), len(W_2)), W_1.shape
         if n > MOST or a_0.dim() > 2 or target.shape != (n,) or target.dtype != torch.int64:
@@ -110,7 +110,7 @@ class Shallow:
             for stage, update in zip(rule.network.stages, learned, strict=True):
                 if "bias" in stage.trained:
                     updates[f"{stage.name}.bias"] = update
-        rule.finish_step({})
+        rule.move_buffers(rule.moved_buffers(step))
         return Credit(updates, output, rule.loss_value(output, target), error)
 
 
