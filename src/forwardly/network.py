@@ -262,7 +262,8 @@ class Step:
             shape: of the result.
             dtype: of the result.
         """
-        assert self._noise is not None, "the rule must set draws = True"
+        if self._noise is None:
+            raise TypeError("a rule that draws random numbers must set draws = True")
         return noise.uniform(self._noise, _STREAMS_OF_DROPOUTS + which, shape, dtype)
 
     def after_synapse(self, stage: Stage, z: Tensor) -> Tensor:
