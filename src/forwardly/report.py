@@ -206,7 +206,7 @@ def render(roots: Sequence[Path]) -> str:
         others=_others(found),
         runs=len(found),
         mean_text=mean_text,
-        error_text=_error,
+        error_text=error_text,
         signed=_signed,
         plain=_plain,
         tutorial=TUTORIAL.name,
@@ -332,12 +332,12 @@ def _signed(value: float, digits: int = 2) -> str:
     return f"{value:+.{digits}f}"
 
 
-def _error(error: tuple[float, float | None] | None) -> str:
-    """A mean absolute error with its deviation."""
+def error_text(error: tuple[float, float | None] | None, digits: int = 4) -> str:
+    """A mean absolute error with its standard deviation; a dash of none."""
     if error is None:
         return "–"
     mean, sd = error
-    return f"{mean:.4f}" + ("" if sd is None else f" ± {sd:.4f}")
+    return f"{mean:.{digits}f}" + ("" if sd is None else f" ± {sd:.{digits}f}")
 
 
 def _plain(value: Any) -> str:
