@@ -10,16 +10,18 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from forwardly import records, report
 from forwardly.cli import main
+from forwardly.data import npz
 from forwardly.errors import UsageError
-from forwardly.experiments import registry, results
+from forwardly.experiments import arrays, registry, results
 from forwardly.experiments.experiment import Experiment
 from forwardly.reproduction import jobs_of, run
 from test_docs import _generator as generator
@@ -404,6 +406,32 @@ def test_revisions_of_an_unfinished_run(tmp_path: Path) -> None:
     (made,) = records.read_all(tmp_path / "records")
     assert made.environment["earlier_revisions"] == ["abc"]
     assert made.environment["uncommitted_changes"] is True
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize("kind", ["task", "images"])
+def test_damaged_arrays(kind: str, save: Callable[..., None], tmp_path: Path) -> None:
+    """Of a damaged archive zipfile, zlib and numpy raise whatever comes to pass."""
+    path = tmp_path / "a\nb.npz"
+    names = npz.KEYS
+    values: list[Any] = [np.ones((3, 4, 4), np.uint8), np.ones(3, np.int64)] * 2
+    if kind == "task":
+        names = ("x_train", "y_train", "x_val", "y_val", "w1", "w2", "F")
+        values = [np.ones(shape) for shape in [(3, 2), (3, 1)] * 2 + [(2, 2), (2, 1), (1, 2)]]
+    read = {"task": arrays.load, "images": npz.read}[kind]
+    save(path, **dict(zip(names, values, strict=True)))
+    whole, random, refusals = path.read_bytes(), np.random.default_rng(0), 0
+    read(path)
+    for _ in range(1000):
+        content = bytearray(whole)
+        for place in random.integers(len(whole), size=random.integers(1, 5)):
+            content[place] = random.integers(256)
+        path.write_bytes(bytes(content))
+        with suppress(UsageError):
+            read(path)
+            continue
+        refusals += 1
+    assert refusals > 500
 
 
 @pytest.mark.parametrize("command", ["report records", "reproduce toy2026 --seeds 2"])
