@@ -49,7 +49,7 @@ def markdown(text: str) -> str:
     """Text as Markdown that shows it, in one line."""
     if isinstance(text, Markdown):
         return text
-    return re.sub(r"[\\`*_~<|]|(?<=\])\(", r"\\\g<0>", visible(text))
+    return re.sub(r"[\\`*_~<&|]|(?<=\])\(", r"\\\g<0>", visible(text))
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

