@@ -164,10 +164,11 @@ CONTENTS: dict[str, Callable[[Path], object]] = {
     "nested objects": lambda path: path.write_text('{"a":' * 100_000),
     "long number": lambda path: path.write_text("1" * 10_000),
     "a folder": lambda path: (path.unlink(), path.mkdir()),
-    "a pipe": lambda path: (path.unlink(), os.mkfifo(path)),
-    "a loop": lambda path: (path.unlink(), path.symlink_to(path)),
     "a page": lambda path: path.write_text("<!doctype html><script>alert(1)</script>\n"),
 }
+if os.name == "posix":
+    CONTENTS["a pipe"] = lambda path: (path.unlink(), os.mkfifo(path))
+    CONTENTS["a loop"] = lambda path: (path.unlink(), path.symlink_to(path))
 
 
 def broken(path: Path) -> Iterator[str]:
