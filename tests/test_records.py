@@ -73,23 +73,6 @@ def test_a_record_appears_whole_or_not_at_all(
     assert records.read_all(tmp_path) == []
 
 
-@pytest.mark.parametrize("damage", ["not json", "{}", '{"experiment": "toy"}'])
-def test_damaged_records(damage: str, tmp_path: Path) -> None:
-    place = records.write(tmp_path, record())
-    (place / "record.json").write_text(damage)
-    with pytest.raises(UsageError, match="seed-3 is not a record"):
-        records.read_all(tmp_path)
-
-
-def test_missing_records(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="there is no folder"):
-        records.read_all(tmp_path / "none")
-    place = records.write(tmp_path, record())
-    (place / "epochs.csv").unlink()
-    with pytest.raises(UsageError, match="is not a record"):
-        records.read(place)
-
-
 ONLY_RECORDS = {"8c2f9e2", "dd74362", "c3962e1"}
 """Revisions of which the uncommitted changes were records alone, which counted then."""
 

@@ -12,6 +12,9 @@ from typing import NoReturn
 from forwardly.errors import UsageError
 from forwardly.text import visible
 
+_LONGEST = 200
+"""Characters that are said of what is wrong with a file."""
+
 
 @contextmanager
 def replacing(path: Path) -> Generator[Path]:
@@ -98,5 +101,6 @@ def refuse(path: Path, what: str) -> NoReturn:
     Raises:
         UsageError: always, in one line.
     """
-    name = visible(str(path))
-    raise UsageError(f"{name} {visible(what)}; restore it, or move its folder away")
+    what = visible(what)
+    what = what if len(what) <= _LONGEST else f"{what[:_LONGEST]}…"  # it may quote the file
+    raise UsageError(f"{visible(str(path))} {what}; restore it, or move its folder away")

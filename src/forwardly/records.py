@@ -124,7 +124,8 @@ def _rows(path: Path, epochs: int) -> list[Row]:
     if len(set(names)) < len(names) or any(len(line) != len(names) for line in lines):
         files.refuse(path, "must have a number, or nothing, under each name, and each name once")
     whole = text.endswith("\n")  # or else it may have been cut short within a number
-    if not whole or [row.get("epoch") for row in rows] != list(range(1, epochs + 1)):
+    counted = all(row.get("epoch") == epoch for epoch, row in enumerate(rows, start=1))
+    if not (whole and counted and len(rows) == epochs):
         files.refuse(path, f"must have the epochs 1 to {epochs}, a line each")
     if not all(0 <= row.get("validation_accuracy", -1) <= 1 for row in rows):
         files.refuse(path, "must have a validation_accuracy from 0 to 1 in every line")
