@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from forwardly import records
-from forwardly.errors import UsageError
 from forwardly.experiments.registry import EXPERIMENTS, experiment
 from forwardly.models import conv
 from forwardly.recipe import Recipe
