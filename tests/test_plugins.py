@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -57,6 +58,37 @@ def test_rules_of_other_packages(package: Path) -> None:
     assert "missing (my_package.nowhere:Rule) does not load: ModuleNotFoundError" in problems[0]
     assert "number (math:pi) is not a subclass of forwardly.Rule" in problems[1]
     assert "the name 'pepita' is taken" in problems[2]
+
+
+def test_rules_that_lack_what_commands_read(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are named and left out, as a rule that does not load is."""
+    monkeypatch.delitem(sys.modules, "my_package", raising=False)  # of another test
+    (package / "my_package" / "bare.py").write_text(
+        "import forwardly as fw\n"
+        "class Bare(fw.Rule):\n"
+        "    uses_autograd, forward_passes, feedback_path = False, 'two', ''\n"
+        "    teacher, trains = 'nobody', 'all'\n"
+        "class Anonymous(fw.PEPITA):\n"
+        "    paper = fw.Paper('Title', (), 2026, '', '', '')\n"
+    )
+    entries = package / "my_package-1.0.dist-info" / "entry_points.txt"
+    entries.write_text(
+        "[forwardly.rules]\nbare = my_package.bare:Bare\nnobody = my_package.bare:Anonymous\n"
+    )
+    rules, problems = all_rules()
+    assert rules == fw.RULES
+    assert [problem.partition(" are missing")[0] for problem in problems] == [
+        "bare (my_package.bare:Bare) is left out: its class attributes paper, forward_passes, "
+        "teacher",
+        "nobody (my_package.bare:Anonymous) is left out: its class attributes paper",
+    ]
+
+
+def test_laws_are_not_checked_without_assertions() -> None:
+    code = "import forwardly as fw; fw.testing.check_rule(fw.PEPITA)"
+    done = subprocess.run([sys.executable, "-O", "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "RuntimeError: the laws are assertions, which python -O leaves out" in done.stderr
 
 
 def test_no_other_packages() -> None:

@@ -243,7 +243,7 @@ class Step:
 
     def _numbers(self) -> Tensor:
         if self._noise is None:
-            raise TypeError("only a rule with draws = True has random numbers")
+            raise TypeError("a rule that draws random numbers must set draws = True")
         return self._noise
 
     def _tangent_through(self, parts: tuple[Part, ...], a: Tensor, change: Tensor) -> Tensor:
