@@ -116,7 +116,7 @@ class Rule(nn.Module, ABC):
         noise = None
         if self.network.dropouts or self.draws:
             seed = torch.randint(2**62, (1,), generator=generator, device=_device_of(generator))
-            noise = torch.cat([seed.cpu(), torch.zeros(1, dtype=torch.int64)])
+            noise = torch.cat([seed.cpu(), torch.zeros(1, dtype=torch.int64, device="cpu")])
             noise = noise.to(next(model.parameters()).device)
         self.register_buffer("noise", noise)
 

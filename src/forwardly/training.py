@@ -236,7 +236,7 @@ def _epoch(
     row: Row = {"epoch": float(epoch), "learning_rate": rate}
     total = torch.zeros((), dtype=torch.float64, device=device)
     right = torch.zeros((), dtype=torch.int64, device=device)
-    order = torch.randperm(len(split), generator=run.order).to(device)
+    order = torch.randperm(len(split), generator=run.order, device="cpu").to(device)
     batches = math.ceil(len(split) / batch)
     began = time.perf_counter()
     for done in range(1, batches + 1):

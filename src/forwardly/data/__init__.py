@@ -161,7 +161,7 @@ def _classes(labels: NDArray[np.integer], classes: int, path: Path) -> Tensor:
         raise UsageError(
             f"{path} has classes {labels.min()} to {labels.max()}; expected are 0 to {classes - 1}"
         )
-    return torch.as_tensor(labels.reshape(-1).astype(np.int64))
+    return torch.as_tensor(labels.reshape(-1).astype(np.int64), device="cpu")
 
 
 def _put_aside(train: Split, count: int, seed: int) -> tuple[Split, Split]:
@@ -171,7 +171,7 @@ def _put_aside(train: Split, count: int, seed: int) -> tuple[Split, Split]:
             f"validation must be 1 to {len(train) - 1}, as there are {len(train)} training "
             f"samples; given {count}"
         )
-    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed), device="cpu")
     kept, aside = order[:-count], order[-count:]
     return Split(train.x[kept], train.target[kept]), Split(train.x[aside], train.target[aside])
 
@@ -181,8 +181,9 @@ def _digits(validation: int | None, seed: int) -> Dataset:
     from sklearn.datasets import load_digits  # pyright: ignore
 
     images, classes = cast(tuple[np.ndarray, np.ndarray], load_digits(return_X_y=True))
-    x, target = torch.as_tensor(images / 16, dtype=torch.float32), torch.as_tensor(classes)
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
+    x = torch.as_tensor(images / 16, dtype=torch.float32, device="cpu")
+    target = torch.as_tensor(classes, device="cpu")
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed), device="cpu")
     count = 200 if validation is None else validation
     if not 0 < count < len(x) - 300:
         raise UsageError(f"validation must be 1 to {len(x) - 301}; given {count}")
@@ -210,7 +211,8 @@ def _mnist1d(validation: int | None, seed: int) -> Dataset:
         random.setstate(plain)
 
     def split(x: str, y: str) -> Split:
-        return Split(torch.as_tensor(arrays[x], dtype=torch.float32), torch.as_tensor(arrays[y]))
+        samples = torch.as_tensor(arrays[x], dtype=torch.float32, device="cpu")
+        return Split(samples, torch.as_tensor(arrays[y], device="cpu"))
 
     count = 400 if validation is None else validation
     return Dataset(
@@ -226,8 +228,9 @@ def _teacher_student(validation: int | None, seed: int) -> Dataset:
     if count < 1:
         raise UsageError(f"validation must be at least 1; given {count}")
     task = draw(TeacherStudent(validation_samples=2 * count), np.random.default_rng(seed))
-    x, y = torch.as_tensor(task.x_val), torch.as_tensor(task.y_val)
-    train = Split(torch.as_tensor(task.x_train), torch.as_tensor(task.y_train))
+    arrays = (task.x_train, task.y_train, task.x_val, task.y_val)
+    x_train, y_train, x, y = (torch.as_tensor(array, device="cpu") for array in arrays)
+    train = Split(x_train, y_train)
     parts = Split(x[:count], y[:count]), Split(x[count:], y[count:])
     return Dataset("teacher-student", y.shape[1], train, *parts)
 

@@ -34,7 +34,7 @@ def mask(
     if count < _SMALLEST or p >= 1 or not plain:
         return noise.mask(seed_and_step, which, shape, p, like)
     seed, step = seed_and_step.tolist()
-    kept = torch.empty(count, dtype=torch.bool)
+    kept = torch.empty(count, dtype=torch.bool, device="cpu")
     _compiled()(kept.numpy(), seed, (step << 40) + (which << 32), noise.threshold(p))
     return kept.reshape(shape).to(like.dtype) / (1 - p)
 

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, partial
 from typing import Any, cast, no_type_check
 
 import numpy as np
@@ -75,15 +75,16 @@ class Workspace:
         self.sizes = n, units, d, k, threads
         self.columns = _blocks(n, k) * COLUMNS
         wide = (units, self.columns)
+        zeros = partial(torch.zeros, dtype=torch.float32, device="cpu")
         self.arrays = {
-            "packed": torch.zeros(threads, _STRIP, COLUMNS),
-            "Ft": torch.zeros(k, d),
-            "z": torch.zeros(wide),
-            "h": torch.zeros(wide),
-            "h_err": torch.zeros(wide),
-            "x_err": torch.zeros(n, d),
-            "sums": torch.zeros(2, threads, k, self.columns),  # of each thread, in both passes
-            "errors": torch.zeros(threads, k, self.columns),
+            "packed": zeros(threads, _STRIP, COLUMNS),
+            "Ft": zeros(k, d),
+            "z": zeros(wide),
+            "h": zeros(wide),
+            "h_err": zeros(wide),
+            "x_err": zeros(n, d),
+            "sums": zeros(2, threads, k, self.columns),  # of each thread, in both passes
+            "errors": zeros(threads, k, self.columns),
         }
 
     def bias_updates(self) -> tuple[Tensor, Tensor]:
@@ -139,7 +140,7 @@ def step(
         in the workspace until the next step.
     """
     n, units, d, k, threads = workspace.sizes
-    output, error = torch.empty(n, k), torch.empty(n, k)
+    output, error = x.new_empty(n, k), x.new_empty(n, k)
     by_unit = None if mask is None else mask.T.contiguous()
     arrays: Mapping[str, Tensor | None] = {
         "x": x,

@@ -141,7 +141,8 @@ class ForwardForward(Rule):
         scores: list[Tensor] = []
         for label in range(self.classes):
             labels = torch.full((x.shape[0],), label, device=x.device)
-            scores.append(sum((_goodness(a) for a in self._pass(x, labels, step)), torch.zeros(())))
+            first, *others = (_goodness(layer) for layer in self._pass(x, labels, step))
+            scores.append(sum(others, first))
         return torch.stack(scores, dim=1)
 
     def _pass(self, x: Tensor, labels: Tensor, step: Step) -> list[Activity]:
