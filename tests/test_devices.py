@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import forwardly as fw
 from forwardly.data import Dataset, Split
+from forwardly.measures import MEASURES
 from forwardly.testing import CASES, Case, Factory, cases_for
 from test_laws import FACTORIES
 
@@ -207,3 +211,98 @@ def test_other_defaults_change_no_audit() -> None:
     expected = fw.audit(small(), *batch)
     with other_defaults():
         assert fw.audit(small(), *batch) == expected
+
+
+class OnHost(Tensor):
+    """What has been copied from the device, and all that is computed of it."""
+
+
+class Float64Error(TypeError):
+    """As such devices raise."""
+
+
+class WithoutFloat64(TorchDispatchMode):
+    """The processor as a device that has no float64, as Apple's MPS, but for what is ``OnHost``."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        on_host = any(isinstance(one, OnHost) for one in tree_leaves(args))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor) and tensor.dtype == torch.float64 and not on_host:
+                raise Float64Error(f"{func} makes a tensor of float64")
+        return result
+
+
+@contextmanager
+def without_float64() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch, WithoutFloat64():
+        patch.setattr(Tensor, "cpu", lambda tensor: tensor.clone().as_subclass(OnHost))
+        yield
+
+
+def test_the_device_without_float64_has_none() -> None:
+    x = torch.zeros(3)
+    with without_float64():
+        assert x.cpu().double().sum().dtype == torch.float64
+        with pytest.raises(Float64Error):
+            x.double()
+        with pytest.raises(Float64Error):
+            torch.zeros((), dtype=torch.float64)
+
+
+@pytest.mark.unchecked  # there is no such generator here
+def test_feedback_is_drawn_where_there_is_no_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("rand", "randn"):
+        draw = getattr(torch, name)
+
+        def drawn(*sizes: Any, device: torch.device, draw: Any = draw, **more: Any) -> Tensor:
+            assert device.type == "mps"
+            return draw(*sizes, **{**more, "generator": None})
+
+        monkeypatch.setattr(torch, name, drawn)
+    generator = SimpleNamespace(device=torch.device("mps"))
+    makers = fw.feedback.uniform(), fw.feedback.normal(), fw.feedback.product()
+    for make in makers:
+        assert {factor.dtype for factor in make((6, 8, 3), generator)} == {torch.float32}
+
+
+def on_device(make: Factory, case: Case) -> tuple[fw.Rule, Tensor, Tensor]:
+    model, x, target = on_processor(case)
+    # Feedback is drawn on the host, in float64, before the rule is moved.
+    rule = make(model, case.loss(), input_shape=case.input_shape, generator=seeded())
+    return rule, x, target
+
+
+@pytest.mark.parametrize(("make", "case"), EVERYWHERE)
+def test_steps_need_no_float64(make: Factory, case: Case) -> None:
+    rule, x, target = on_device(make, case)
+    optimizer = torch.optim.SGD(rule.model.parameters(), lr=0.1, momentum=0.9)
+    with without_float64():
+        rule.accumulate(x, target)
+        optimizer.step()
+        for fast in (False, True):
+            fw.LocalSGD(rule, lr=0.1, momentum=0.9, fast=fast).step(x, target)
+        rule.eval()
+        rule.predict(x)
+
+
+@pytest.mark.parametrize("name", FACTORIES)
+def test_training_and_measuring_need_no_float64(name: str) -> None:
+    make, data = FACTORIES[name], dataset()
+    model = small().model
+    rule = make(model, nn.CrossEntropyLoss(), input_shape=(6,), generator=seeded())
+    measures = list(MEASURES.values())
+    with without_float64():
+        fitted = fw.fit(
+            rule, data, fw.LocalSGD(rule, lr=0.1), epochs=1, batch=16, measures=measures
+        )
+        fw.evaluate(rule, data.test)
+    assert fitted.diverged is None
+
+
+def test_mirrors_need_no_float64() -> None:
+    rule = small(projection=fw.feedback.product(1.0))
+    mirror = fw.feedback.Mirror(rule, keep_norm=True, generator=seeded())
+    with without_float64():
+        fw.fit(rule, dataset(), fw.LocalSGD(rule, lr=0.1), epochs=1, batch=16, mirror=mirror)
+        fw.metrics.layer_angles(rule)

@@ -186,8 +186,7 @@ def forward_forward(make: Make, case: Case) -> None:
     x, t = batch(case)
     k = case.outputs
     step = rule.network.step(rule.noise)
-    drawn = step.uniform(0, (len(x),), torch.float64).numpy()
-    wrong = (t.numpy() + 1 + np.floor(drawn * (k - 1)).astype(int)) % k
+    wrong = (t.numpy() + 1 + step.below(0, (len(x),), k - 1).numpy()) % k
     assert (wrong != t.numpy()).all()
     expected, loss = relatives.forward_forward(
         describe(rule, x), array(x), t.numpy(), wrong, k, threshold=0.4, scale=0.7
@@ -277,7 +276,7 @@ def test_forward_forward_is_the_derivative_of_its_own_loss() -> None:
     x, target = case.batch()
     updates = rule(x, target).updates
     step = rule.network.step(rule.noise)
-    away = 1 + (step.uniform(0, (len(x),), torch.float64) * 2).long()
+    away = 1 + step.below(0, (len(x),), 2)
     total = torch.zeros((), dtype=torch.float64)
     for labels, sign in ((target, -1), ((target + away) % 3, 1)):
         a = torch.cat([nn.functional.one_hot(labels, 3).double(), x[:, 3:]], dim=1)
@@ -335,6 +334,8 @@ def test_forward_forward_needs_classes() -> None:
     model = nn.Sequential(*dense(4, 4, 3))
     with pytest.raises(ValueError, match=r"class indices, \(n,\); given is \(5, 3\)"):
         fw.ForwardForward(model, nn.CrossEntropyLoss())(torch.ones(5, 4), torch.ones(5, 3) / 3)
+    with pytest.raises(ValueError, match="must have two outputs or more; it has 1"):
+        fw.ForwardForward(nn.Sequential(*dense(4, 4, 1)), nn.CrossEntropyLoss())
 
 
 @pytest.mark.parametrize("rule", ["feedback-alignment", "sign-symmetry-uniform"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from forwardly.network import Stage
 from forwardly.rule import Rule
 
 Initialiser = Callable[[Sequence[int], torch.Generator | None], tuple[Tensor, ...]]
-"""(sizes, generator) → factors of F, in float64 on the generator's device."""
+"""(sizes, generator) → factors of F, on the generator's device, in float64 where it has that."""
 
 
 def uniform(scale: float = 0.05) -> Initialiser:
@@ -37,9 +38,7 @@ def normal(scale: float = 0.05) -> Initialiser:
 
     def draw(sizes: Sequence[int], generator: torch.Generator | None) -> tuple[Tensor, ...]:
         d, k = sizes[0], sizes[-1]
-        standard = torch.randn(
-            (d, k), generator=generator, dtype=torch.float64, device=_device(generator)
-        )
+        standard = torch.randn((d, k), generator=generator, **_where(generator))
         return (standard * (scale * math.sqrt(2 / d)),)
 
     return draw
@@ -93,12 +92,19 @@ def chain(factors: Sequence[Tensor]) -> Tensor:
 
 
 def _uniform(shape: tuple[int, int], bound: float, generator: torch.Generator | None) -> Tensor:
-    unit = torch.rand(shape, generator=generator, dtype=torch.float64, device=_device(generator))
+    unit = torch.rand(shape, generator=generator, **_where(generator))
     return (2 * unit - 1) * bound
 
 
-def _device(generator: torch.Generator | None) -> torch.device:
-    return torch.device("cpu") if generator is None else generator.device
+class _Where(TypedDict):
+    device: torch.device
+    dtype: torch.dtype
+
+
+def _where(generator: torch.Generator | None) -> _Where:
+    device = torch.device("cpu") if generator is None else generator.device
+    # Apple's MPS has no float64.
+    return _Where(device=device, dtype=torch.float32 if device.type == "mps" else torch.float64)
 
 
 def _check_scale(scale: float) -> None:

@@ -37,7 +37,8 @@ def cosine(a: Float[Tensor, "..."], b: Float[Tensor, "..."]) -> float:
         raise ValueError(
             f"tensors to compare need as many elements; given {tuple(a.shape)}, {tuple(b.shape)}"
         )
-    a, b = a.detach().flatten().double(), b.detach().flatten().double()
+    # In float64, which not every device has.
+    a, b = (part.detach().cpu().flatten().double() for part in (a, b))
     lengths = float(a.square().sum().sqrt() * b.square().sum().sqrt())
     return float(torch.dot(a, b)) / lengths if lengths > 0 else math.nan
 

@@ -265,6 +265,11 @@ class Step:
         assert self._noise is not None, "the rule must set draws = True"
         return noise.uniform(self._noise, _STREAMS_OF_DROPOUTS + which, shape, dtype)
 
+    def below(self, which: int, shape: tuple[int, ...], end: int) -> Tensor:
+        """Random integers from 0 to ``end`` − 1, otherwise as ``uniform``."""
+        assert self._noise is not None, "the rule must set draws = True"
+        return noise.below(self._noise, _STREAMS_OF_DROPOUTS + which, shape, end)
+
     def after_synapse(self, stage: Stage, z: Tensor) -> Tensor:
         """a_l from z_l: all that follows the synapse, as in the pass that z is from."""
         h = self._through(stage.elementwise, z, None)

@@ -4,14 +4,25 @@ A learning rule with several forward passes needs the same dropout mask in all o
 rule may not draw from a generator. So numbers are read off a fixed sequence instead of drawn:
 element i of stream m (the m-th dropout, say) in step s is number
 
-    s·2⁴⁰ + m·2³² + i
+    (s mod 2²⁴)·2⁴⁰ + m·2³² + i
 
-of the SplitMix64 sequence (Steele, Lea & Flood, OOPSLA 2014) that starts at the seed. The two
-numbers that this needs, seed and step, are a buffer of the rule: checkpoints hold them, batched
-seeds stack them, exported graphs take them as an input.
+of the SplitMix64 sequence (Steele, Lea & Flood, OOPSLA 2014) that starts at
+
+    seed + mix(⌊s / 2²⁴⌋)
+
+where mix is what makes the sequence's numbers of a count, a bijection of 64-bit integers with
+mix(0) = 0. A place in the sequence has 64 bits, of which 24 are left for the step; without another
+start for each 2²⁴ steps (days of training a small network), masks would come again after them.
+
+The two numbers that this needs, seed and step, are a buffer of the rule: checkpoints hold them,
+batched seeds stack them, exported graphs take them as an input. There are integers only, and floats
+of the type that is asked for, as not every device has float64.
 """
 
 from __future__ import annotations
+
+import math
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -25,9 +36,19 @@ _MIX_2 = 0x94D049BB133111EB - 2**64
 CONSTANTS = _GAMMA, _MIX_1, _MIX_2
 
 
-def _shift_right(z: Tensor, by: int) -> Tensor:
-    """Logical right shift; torch's own keeps the sign bit."""
+Integers = TypeVar("Integers", int, Tensor)
+"""Tensors wrap around at 64 bits; Python's own integers do not, and mean the same modulo 2⁶⁴."""
+
+
+def _shift_right(z: Integers, by: int) -> Integers:
+    """Logical right shift of 64 bits; torch's own keeps the sign bit."""
     return (z >> by) & ((1 << (64 - by)) - 1)
+
+
+def _mix(z: Integers) -> Integers:
+    z = (z ^ _shift_right(z, 30)) * _MIX_1
+    z = (z ^ _shift_right(z, 27)) * _MIX_2
+    return z ^ _shift_right(z, 31)
 
 
 def splitmix64(seed: Int[Tensor, ""], position: Int[Tensor, "*i"]) -> Int[Tensor, "*i"]:
@@ -35,10 +56,12 @@ def splitmix64(seed: Int[Tensor, ""], position: Int[Tensor, "*i"]) -> Int[Tensor
 
     All 2⁶⁴ values are equally likely; they come as signed 64-bit integers.
     """
-    z = seed + (position + 1) * _GAMMA
-    z = (z ^ _shift_right(z, 30)) * _MIX_1
-    z = (z ^ _shift_right(z, 27)) * _MIX_2
-    return z ^ _shift_right(z, 31)
+    return _mix(seed + (position + 1) * _GAMMA)
+
+
+def start(seed: Integers, step: Integers, which: int) -> tuple[Integers, Integers]:
+    """Where a stream's numbers in a step begin: the sequence's seed, and the first position."""
+    return seed + _mix(step >> 24), (step << 40) + (which << 32)
 
 
 def mask(
@@ -71,8 +94,20 @@ def threshold(p: float) -> int:
 def uniform(
     noise: Int[Tensor, "2"], which: int, shape: tuple[int, ...], dtype: torch.dtype
 ) -> Float[Tensor, "..."]:
-    """Numbers uniform on [0, 1), of ``shape``; the other arguments as for ``mask``."""
-    return (_shift_right(_integers(noise, which, shape), 11).double() * 2**-53).to(dtype)
+    """Numbers uniform on [0, 1), of ``shape``; the other arguments as for ``mask``.
+
+    They are the multiples of 2⁻ᵇ, b being the bits of the dtype's precision: 53 of float64, 24 of
+    float32.
+    """
+    bits = 1 - round(math.log2(torch.finfo(dtype).eps))
+    return _shift_right(_integers(noise, which, shape), 64 - bits).to(dtype) * 2**-bits
+
+
+def below(
+    noise: Int[Tensor, "2"], which: int, shape: tuple[int, ...], end: int
+) -> Int[Tensor, "..."]:
+    """Integers from 0 to ``end`` − 1, as likely up to ``end`` in 2⁶³; otherwise as ``uniform``."""
+    return _shift_right(_integers(noise, which, shape), 1) % end
 
 
 def _integers(noise: Tensor, which: int, shape: tuple[int, ...]) -> Tensor:
@@ -80,5 +115,6 @@ def _integers(noise: Tensor, which: int, shape: tuple[int, ...]) -> Tensor:
     for size in shape:
         count = count * size
     seed, step = noise.unbind()
-    position = torch.arange(count, device=noise.device) + ((step << 40) + (which << 32))
+    seed, first = start(seed, step, which)
+    position = torch.arange(count, device=noise.device) + first
     return splitmix64(seed, position).reshape(shape)

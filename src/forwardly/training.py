@@ -234,7 +234,8 @@ def _epoch(
     epoch = len(run.fit.rows) + 1
     rate = float(run.optimizer.param_groups[0]["lr"])
     row: Row = {"epoch": float(epoch), "learning_rate": rate}
-    total = torch.zeros((), dtype=torch.float64, device=device)
+    losses: list[Tensor] = []  # times samples; they stay on the device until the next check
+    total = 0.0
     right = torch.zeros((), dtype=torch.int64, device=device)
     order = torch.randperm(len(split), generator=run.order, device="cpu").to(device)
     batches = math.ceil(len(split) / batch)
@@ -247,17 +248,19 @@ def _epoch(
             run.optimizer.zero_grad()
             credit = rule.accumulate(x, target)
             run.optimizer.step()  # pyright: ignore[reportUnknownMemberType]
-        total += credit.loss * len(x)
+        losses.append(credit.loss * len(x))
         if dataset.classes:
             right += (credit.output.argmax(1) == target).sum()
         if run.mirror is not None and done % mirror_every == 0:
             run.mirror.step()
-        if done % _BATCHES_BETWEEN_CHECKS == 0 and not total.isfinite():
-            break
+        if done % _BATCHES_BETWEEN_CHECKS == 0:
+            total, losses = _plus(total, losses), []
+            if not math.isfinite(total):
+                break
         if on_batch is not None:
             on_batch(done, batches)
     seconds = time.perf_counter() - began
-    row["loss"] = float(total) / len(split)
+    row["loss"] = _plus(total, losses) / len(split)
     if dataset.classes:
         row["accuracy"] = int(right) / len(split)
     measured = evaluate(rule, dataset.validation)
@@ -266,6 +269,14 @@ def _epoch(
     if not (math.isfinite(row["loss"]) and math.isfinite(row["validation_loss"])):
         run.fit.diverged = epoch
     return row
+
+
+def _plus(total: float, losses: Sequence[Tensor]) -> float:
+    """Their sum in Python's numbers, one by one: not every device has float64."""
+    values = cast(list[float], torch.stack([*losses]).tolist() if losses else [])  # pyright: ignore[reportUnknownMemberType]
+    for value in values:
+        total += value
+    return total
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

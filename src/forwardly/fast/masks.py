@@ -34,8 +34,9 @@ def mask(
     if count < _SMALLEST or p >= 1 or not plain:
         return noise.mask(seed_and_step, which, shape, p, like)
     seed, step = seed_and_step.tolist()
+    seed, first = (np.uint64(part % 2**64) for part in noise.start(seed, step, which))
     kept = torch.empty(count, dtype=torch.bool, device="cpu")
-    _compiled()(kept.numpy(), seed, (step << 40) + (which << 32), noise.threshold(p))
+    _compiled()(kept.numpy(), seed, first, noise.threshold(p))
     return kept.reshape(shape).to(like.dtype) / (1 - p)
 
 
@@ -49,7 +50,7 @@ def _compiled() -> Any:
 def _fill(kept, seed, first, threshold):
     """Whether numbers ``first`` and following of the sequence reach the threshold."""
     for i in range(len(kept)):
-        z = np.uint64(seed) + (np.uint64(first) + np.uint64(i) + np.uint64(1)) * _GAMMA
+        z = seed + (first + np.uint64(i) + np.uint64(1)) * _GAMMA
         z = (z ^ (z >> np.uint64(30))) * _MIX_1
         z = (z ^ (z >> np.uint64(27))) * _MIX_2
         kept[i] = np.int64(z ^ (z >> np.uint64(31))) >= threshold

@@ -104,6 +104,11 @@ class ForwardForward(Rule):
         self.threshold = threshold
         self.label_scale = label_scale
         self.classes = self.network.sizes(input_shape)[-1]
+        if self.classes < 2:
+            raise ValueError(
+                "ForwardForward shows wrong labels, so the model must have two outputs or more; "
+                f"it has {self.classes}"
+            )
 
     def assign(self, x: Tensor, target: Tensor, step: Step) -> Credit:
         """The two passes and the updates of the module docstring."""
@@ -113,7 +118,7 @@ class ForwardForward(Rule):
             )
         n, k = x.shape[0], self.classes
         # Another label than the true one, all of them as likely.
-        away = 1 + (step.uniform(0, (n,), torch.float64) * (k - 1)).long()
+        away = 1 + step.below(0, (n,), k - 1)
         positive = list(self._pass(x, target, step))
         negative = list(self._pass(x, (target + away) % k, step))
         e = self.error(positive[-1].a, target)
