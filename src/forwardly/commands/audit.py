@@ -91,7 +91,6 @@ def audit(
     files.write(folder / "audit.json", json.dumps(content, indent=2) + "\n")
     page = render(reports, f"{words}, a batch of {batch} samples", checkpointed)
     files.write(folder / "audit.html", page)
-    (folder / "config.json").unlink()  # that the folder was tried with
     _show(reports, console)
     for name in ("audit.json", "audit.html"):
         console.print(str(folder / name), soft_wrap=True, highlight=False)

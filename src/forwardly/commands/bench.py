@@ -69,7 +69,6 @@ def bench(
         torch.set_num_threads(threads)
     chosen = [case for case in CASES if not cases or case.name in cases]
     folder = new_folder(out, "bench")
-    (folder / "config.json").unlink(missing_ok=True)
     content: dict[str, Any] = {
         "experiment": "bench",
         "quick": quick,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -244,8 +243,7 @@ def _folder(out: Path | None, resume: bool) -> Path:
         raise UsageError("--resume needs --out, the folder of the run to continue")
     if not (out / "config.json").exists():
         raise UsageError(f"there is no run to continue in {out}: it has no config.json")
-    if not os.access(out, os.W_OK):
-        raise UsageError(f"cannot write to {out}")
+    results.check_writable(out)
     return out
 
 
