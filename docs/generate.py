@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import re
+import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import forwardly as fw
-from forwardly import records
+from forwardly import files, records
 from forwardly.benchmarks import scaling
+from forwardly.errors import UsageError
+from forwardly.experiments import results as teacher_student_results
 from forwardly.experiments.digits import Row
 from forwardly.experiments.registry import EXPERIMENTS
-from forwardly.report import Column, Line, columns
+from forwardly.fields import Fields
+from forwardly.report import Column, Line, columns, error_text
 from forwardly.statistics import Difference
+from forwardly.text import visible
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -31,6 +36,25 @@ NOTES = {
     "backprop": "the reference",
     "readout-only": "the control: over a frozen hidden layer, a readout learns too",
 }
+
+
+class Markdown(str):
+    """Text that is Markdown already; any other is escaped."""
+
+    __slots__ = ()
+
+
+def markdown(text: str) -> str:
+    """Text as Markdown that shows it, in one line."""
+    if isinstance(text, Markdown):
+        return text
+    return re.sub(r"[\\`*_~<|]|(?<=\])\(", r"\\\g<0>", visible(text))
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """The lines of a table, its cells escaped."""
+    lines = [f"| {' | '.join(map(markdown, row))} |" for row in (heads, *rows)]
+    return [lines[0], "|---" * len(heads) + "|", *lines[1:]]
 
 
 def parts(document: Path) -> dict[str, str]:
@@ -52,54 +76,67 @@ def parts(document: Path) -> dict[str, str]:
 
 def generated(document: Path) -> str:
     """The document with its generated parts made anew."""
-    text = document.read_text()
+    text = document.read_text("utf-8")
     for name, part in parts(document).items():
         marks = re.compile(f"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
         text, found = marks.subn(lambda match, part=part: f"{match[1]}{part}{match[2]}", text)
-        assert found == 1, f"{found} places for {name}"
+        if found != 1:
+            raise UsageError(f"{document} must have one place for {name}, and has {found}")
     return text
 
 
 def teacher_student() -> str:
     """One seed, which the figure shows, beside several."""
-    one, many = (_summary(name) for name in ("default", "ten-seeds"))
-    first = json.loads((RECORDS / "default" / "config.json").read_text())["settings"]["seed"]
-    lines = [
-        f"| MAE after {one['pepita']['final']['epoch']:,} epochs | training, seed {first} "
-        f"| validation, seed {first} | validation, ten seeds: mean ± sd | median | largest "
-        "| diverged |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for rule in one:
-        final, all_final = one[rule]["final"], many[rule]["final"]
-        errors = [seed["val_mae"] for seed in many[rule]["seeds"].values()]
-        lines.append(
-            f"| {rule} | {final['train_mae']:.4f} | {final['val_mae']:.4f} "
-            f"| {all_final['val_mae']:.3f} ± {all_final['val_mae_sd']:.3f} "
-            f"| {median(errors):.3f} | {max(errors):.3f} | {len(many[rule]['diverged'])} of 10 |"
+    one, many = (_summary(RECORDS / name) for name in ("default", "ten-seeds"))
+    epochs = {rule.epoch for rule in (*one.rules.values(), *many.rules.values())}
+    if one.rules.keys() != many.rules.keys() or len(epochs) != 1 or 0 in epochs:
+        files.refuse(RECORDS, "must have two runs of the same rules and epochs")
+    heads = (
+        f"MAE after {epochs.pop():,} epochs",
+        f"training, seed {one.seed}",
+        f"validation, seed {one.seed}",
+        "validation, ten seeds: mean ± sd",
+        "median",
+        "largest",
+        "diverged",
+    )
+    rows = (
+        (
+            name,
+            error_text(one.rules[name].train),
+            error_text(one.rules[name].validation),
+            error_text(rule.validation, 3),
+            f"{median(rule.seeds):.3f}" if rule.seeds else "–",
+            f"{max(rule.seeds):.3f}" if rule.seeds else "–",
+            f"{rule.diverged} of {many.seeds}",
         )
-    return "\n".join(lines) + "\n"
+        for name, rule in many.rules.items()
+    )
+    return "\n".join(table(heads, rows)) + "\n"
 
 
 def audit() -> str:
     """The blog's four points, as measured."""
-    found: dict[str, Any] = json.loads((ALL_RECORDS / "audit" / "audit.json").read_text())["rules"]
+    found = Fields.read(ALL_RECORDS / "audit" / "audit.json").fields("rules")
     order = [*AUDITED, *(name for name in found if name not in AUDITED)]
     heads = "rule", "weight transport", "updates", "activity", "layer 1 waits", "next sample after"
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for name in order:
-        one = found[name]
-        locking = one["locking"]
-        first, total = locking["layers"]["1"]["update"], locking["total"]
-        cells = (
-            {"none": "no", "full": "**yes**"}.get(one["transport"]["answer"], "**partial**"),
-            {"local": "local", "non-local": "**non-local**"}[one["locality"]["answer"]],
-            {"frozen": "**frozen**"}.get(one["frozen"]["answer"], one["frozen"]["answer"]),
-            "–" if first is None else str(first),
-            f"{locking['next_sample']} of {total}",
-        )
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join(table(heads, (_audited(name, found.fields(name)) for name in order))) + "\n"
+
+
+def _audited(name: str, rule: Fields) -> tuple[str, ...]:
+    locking = rule.fields("locking")
+    first, total = locking.fields("layers").fields("1"), locking.whole("total")
+    transport = rule.fields("transport").text("answer", "none", "partial", "full")
+    updates = rule.fields("locality").text("answer", "local", "non-local")
+    activity = rule.fields("frozen").text("answer")
+    return (
+        name,
+        {"none": "no", "full": bold("yes")}.get(transport, bold(transport)),
+        bold(updates) if updates == "non-local" else updates,
+        bold(activity) if activity == "frozen" else activity,
+        str(first.whole("update")) if "update" in first else "–",
+        f"{locking.whole('next_sample')} of {total}",
+    )
 
 
 def table_1() -> str:
@@ -107,7 +144,7 @@ def table_1() -> str:
     experiment = EXPERIMENTS["dellaferrera2022_table1"]
     found = {c.name: c for c in columns(experiment, records.read_all(ALL_RECORDS)) if c.recorded}
     names = list(dict.fromkeys(line.name for c in found.values() for line in c.recorded))
-    lines = [f"| test accuracy (%) | {' | '.join(found)} |", "|---" * (len(found) + 1) + "|"]
+    rows: list[list[str]] = []
     for name in names:
         cells: list[str] = []
         for column in found.values():
@@ -115,7 +152,8 @@ def table_1() -> str:
             published = "" if line is None or line.cell.published is None else line.published
             ours = "" if line is None else line.ours
             cells.append(f"{ours} ({published})" if published else ours)
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+        rows.append([name, *cells])
+    lines = table(("test accuracy (%)", *found), rows)
     counts = [len(line.accuracies) for c in found.values() for line in c.recorded]
     seeds = f"{min(counts)} to {max(counts)}" if min(counts) < max(counts) else f"{min(counts)}"
     return "\n".join(lines) + f"\n\nSeeds of ours: {seeds}; published: ten.\n"
@@ -124,41 +162,65 @@ def table_1() -> str:
 def bench() -> str:
     """What steps cost, as ratios, beside the goals."""
     content = _bench()
-    lines = ["| … / … | ratio, 95 % interval | goal | |", "|---|---|---|---|"]
-    for case in content["cases"].values():
-        found, sign = case["ratio"], "≤" if case["lower"] else "≥"
-        said = {"hope": "met", "must": "met"}.get(case["verdict"], f"**{case['verdict']}**")
-        lines.append(
-            f"| {case['what']} | {found['median']:.2f} [{found['low']:.2f}, {found['high']:.2f}] "
-            f"| {sign} {case['must']:g} | {said} |"
+    cases = content.fields("cases")
+    rows: list[tuple[str, ...]] = []
+    for name in cases:
+        case = cases.fields(name)
+        found, sign = case.fields("ratio"), "≤" if case.flag("lower") else "≥"
+        verdict = case.text("verdict", "hope", "must", "missed", "undecided")
+        rows.append(
+            (
+                case.text("what"),
+                f"{found.number('median'):.2f} "
+                f"[{found.number('low'):.2f}, {found.number('high'):.2f}]",
+                f"{sign} {case.number('must'):g}",
+                {"hope": "met", "must": "met"}.get(verdict, bold(verdict)),
+            )
         )
-    machine = f"{content['processor']}, {content['threads']} threads"
-    return "\n".join(lines) + f"\n\nOn {machine}, torch {content['versions']['torch']}.\n"
+    lines = table(("… / …", "ratio, 95 % interval", "goal", ""), rows)
+    machine = f"{content.text('processor')}, {content.whole('threads', 1)} threads"
+    software = content.fields("versions").text("torch")
+    return "\n".join(lines) + f"\n\n{markdown(f'On {machine}, torch {software}.')}\n"
 
 
 def costs() -> str:
     """What the ratios are made of."""
-    lines = ["| case | subject | median time | activities | process |", "|---|---|---|---|---|"]
-    for name, case in _bench()["cases"].items():
-        for subject, seconds in case["median_seconds"].items():
-            used = (case[kind].get(subject) for kind in ("activation_bytes", "process_bytes"))
-            memory = ("" if one is None else f"{one / 1e6:.3g} MB" for one in used)
-            time = f"{1e3 * seconds:.3g} ms, {case['call']}"
-            lines.append(f"| {name} | {subject} | {time} | {' | '.join(memory)} |")
-    return "\n".join(lines) + "\n"
+    cases = _bench().fields("cases")
+    rows: list[tuple[str, ...]] = []
+    for name in cases:
+        case = cases.fields(name)
+        times = case.fields("median_seconds")
+        used = [case.fields(kind) for kind in ("activation_bytes", "process_bytes")]
+        for subject in times:
+            memory = (f"{b.whole(subject) / 1e6:.3g} MB" if subject in b else "" for b in used)
+            time = f"{1e3 * times.number(subject):.3g} ms, {case.text('call')}"
+            rows.append((name, subject, time, *memory))
+    return (
+        "\n".join(table(("case", "subject", "median time", "activities", "process"), rows)) + "\n"
+    )
 
 
 def growth() -> str:
     """Exponents of time beside those of the arithmetic."""
-    lines = ["| over | rule | time | products |", "|---|---|---|---|"]
-    for axis, found in scaling.slopes(_bench()["scaling"]).items():
-        for rule, (time, products) in found.items():
-            lines.append(f"| {axis} | {rule} | {time:.2f} | {products:.2f} |")
-    return "\n".join(lines) + "\n"
+    content = _bench().list("scaling")
+    points: list[dict[str, Any]] = []
+    for number in content:
+        point = content.fields(number)
+        by_rule = {
+            kind: {rule: point.fields(kind).number(rule) for rule in point.fields("seconds")}
+            for kind in ("seconds", "macs")
+        }
+        points.append({"axis": point.text("axis"), "value": point.whole("value", 1), **by_rule})
+    rows = (
+        (axis, rule, f"{time:.2f}", f"{products:.2f}")
+        for axis, found in scaling.slopes(points).items()
+        for rule, (time, products) in found.items()
+    )
+    return "\n".join(table(("over", "rule", "time", "products"), rows)) + "\n"
 
 
-def _bench() -> dict[str, Any]:
-    return json.loads((ALL_RECORDS / "bench" / "bench.json").read_text())
+def _bench() -> Fields:
+    return Fields.read(ALL_RECORDS / "bench" / "bench.json")
 
 
 def results() -> str:
@@ -166,16 +228,16 @@ def results() -> str:
     found = records.read_all(ALL_RECORDS)
     lines: list[str] = []
     for experiment in EXPERIMENTS.values():
-        table = columns(experiment, found)
+        made = columns(experiment, found)
         lines += [
             f"## {experiment.title}",
             "",
             f"<{experiment.url}>, `forwardly reproduce {experiment.name}`",
             "",
         ]
-        for column in table:
+        for column in made:
             lines += _column(column)
-        missing = [name for column in table for name in column.missing_names()]
+        missing = [name for column in made for name in column.missing_names()]
         if missing:
             lines += [f"Not run: {', '.join(f'`{name}`' for name in missing)}.", ""]
     return "\n".join(lines)
@@ -185,11 +247,10 @@ def _column(column: Column) -> list[str]:
     if not column.recorded:
         return []
     heads = "rule", "published", "ours", "seeds", "from published", "over readout-only", "p"
-    lines = [f"### {column.name}", "", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    return [*lines, *map(_line, column.recorded), ""]
+    return [f"### {column.name}", "", *table(heads, map(_line, column.recorded)), ""]
 
 
-def _line(line: Line) -> str:
+def _line(line: Line) -> tuple[str, ...]:
     apart = line.distance
     difference = "–"
     if apart is not None:
@@ -197,20 +258,18 @@ def _line(line: Line) -> str:
         if apart.standard_errors is not None:
             difference += f" ({apart.standard_errors:+.1f} se)"
         if apart.within is False:
-            difference = f"**{difference}**"
+            difference = bold(difference)
     over, p = "–", "–"
     if line.over_control is not None:
         over, p = line.over_control.text(), f"{line.over_control.p:.2g}"
     diverged = f", {len(line.diverged)} diverged" if line.diverged else ""
     seeds = f"{len(line.accuracies)}{diverged}"
-    return (
-        f"| {line.name} | {line.published} | {line.ours} | {seeds} | {difference} | {over} | {p} |"
-    )
+    return line.name, line.published, line.ours, seeds, difference, over, p
 
 
 def rules() -> str:
     """The rules there are."""
-    lines = ["| rule | class | paper | autograd |", "|---|---|---|---|"]
+    rows: list[tuple[str, ...]] = []
     for name, rule in fw.RULES.items():
         paper = rule.paper
         note = f", {NOTES[name]}" if name in NOTES else ""
@@ -218,35 +277,57 @@ def rules() -> str:
         if len(people) > 3:
             people = [f"{people[0]} et al."]
         cited = " & ".join([", ".join(people[:-1]), people[-1]] if len(people) > 1 else people)
-        lines.append(
-            f"| `{name}` | `fw.{rule.__name__}`{note} | [{cited} {paper.year}]({paper.url}) "
-            f"| {'yes' if rule.uses_autograd else 'no'} |"
+        rows.append(
+            (
+                Markdown(f"`{name}`"),
+                Markdown(f"`fw.{rule.__name__}`{note}"),
+                Markdown(f"[{cited} {paper.year}]({paper.url})"),
+                "yes" if rule.uses_autograd else "no",
+            )
         )
-    return "\n".join(lines) + "\n"
+    return "\n".join(table(("rule", "class", "paper", "autograd"), rows)) + "\n"
 
 
 def comparison(record: str) -> str:
     """The table of ``forwardly compare``."""
-    content = json.loads((DIGITS / record / "summary.json").read_text())
-    lines = [
-        "| rule | learning rate | test accuracy (%) "
-        "| difference from readout-only, 95 % interval | p |",
-        "|---|---|---|---|---|",
-    ]
-    for rule, row in content["rules"].items():
-        change = row["over_readout_only"]
-        made = Row(rule, row["accuracies"], None if change is None else Difference(**change))
-        rate = content["learning_rates"][rule]
-        lines.append(
-            f"| {rule} | {rate:g} | {made.accuracy_text()} | {' | '.join(made.difference_text())} |"
-        )
-    return "\n".join(lines) + "\n"
+    content = Fields.read(DIGITS / record / "summary.json")
+    found, rates = content.fields("rules"), content.fields("learning_rates")
+    heads = (
+        "rule",
+        "learning rate",
+        "test accuracy (%)",
+        "difference from readout-only, 95 % interval",
+        "p",
+    )
+    rows: list[tuple[str, ...]] = []
+    for name in found:
+        rule = found.fields(name)
+        accuracies = rule.list("accuracies")
+        change = None
+        if "over_readout_only" in rule:
+            test = rule.fields("over_readout_only")
+            change = Difference(*(test.number(part) for part in Difference._fields))
+        made = Row(name, [accuracies.number(seed) for seed in accuracies], change)
+        rate = f"{rates.number(name):g}"
+        rows.append((name, rate, made.accuracy_text(), *made.difference_text()))
+    return "\n".join(table(heads, rows)) + "\n"
 
 
-def _summary(record: str) -> dict[str, Any]:
-    return json.loads((RECORDS / record / "summary.json").read_text())["rules"]
+def bold(text: str) -> Markdown:
+    """In bold type."""
+    return Markdown(f"**{markdown(text)}**")
+
+
+def _summary(folder: Path) -> teacher_student_results.Summary:
+    found = teacher_student_results.read(folder)
+    if found is None:
+        files.refuse(folder, "is no record of forwardly teacher-student")
+    return found
 
 
 if __name__ == "__main__":
-    for document in (README, COMPARISON, RESULTS, BENCHMARK):
-        document.write_text(generated(document))
+    try:
+        for document in (README, COMPARISON, RESULTS, BENCHMARK):
+            document.write_text(generated(document), "utf-8")
+    except UsageError as mistake:
+        sys.exit(f"error: {mistake}")

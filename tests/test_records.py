@@ -17,7 +17,17 @@ from forwardly.records import Record
 ROOT = Path(__file__).parent.parent
 COMMITTED = ROOT / "records"
 
-ROWS = [{"epoch": 1.0, "loss": 0.12345678}, {"epoch": 2.0, "loss": 0.5, "late": 1e-9}]
+ROWS = [
+    {"epoch": 1.0, "validation_accuracy": 0.5, "loss": 0.12345678},
+    {"epoch": 2.0, "validation_accuracy": 0.6, "loss": 0.5, "late": 1e-9},
+]
+RESULT = {"test_accuracy": 0.5, "diverged": None, "epochs": 2}
+ENVIRONMENT = {
+    "versions": {"torch": "2.13.0"},
+    "revision": "abc",
+    "uncommitted_changes": False,
+    "platform": "Linux",
+}
 
 
 def record(**changes: object) -> Record:
@@ -26,8 +36,8 @@ def record(**changes: object) -> Record:
         "cell": "a/b",
         "seed": 3,
         "recipe": Recipe("pepita", "digits", {}).as_data(),
-        "result": {"test_accuracy": 0.5},
-        "environment": {"revision": "abc"},
+        "result": RESULT,
+        "environment": ENVIRONMENT,
         "rows": ROWS,
     }
     return Record(**(content | changes))
@@ -38,8 +48,8 @@ def test_written_and_read(tmp_path: Path) -> None:
     assert place == tmp_path / "toy" / "a/b" / "seed-3"
     found = records.read(place)
     assert found.rows == [
-        {"epoch": 1.0, "loss": 0.123457},
-        {"epoch": 2.0, "loss": 0.5, "late": 1e-9},
+        {"epoch": 1.0, "validation_accuracy": 0.5, "loss": 0.123457},
+        {"epoch": 2.0, "validation_accuracy": 0.6, "loss": 0.5, "late": 1e-9},
     ]
     assert Recipe.from_data(found.recipe) == Recipe("pepita", "digits", {})
     assert records.read_all(tmp_path) == [found]
@@ -48,8 +58,8 @@ def test_written_and_read(tmp_path: Path) -> None:
 def test_a_record_is_not_overwritten(tmp_path: Path) -> None:
     place = records.write(tmp_path, record())
     with pytest.raises(OSError):  # noqa: PT011
-        records.write(tmp_path, record(result={"test_accuracy": 0.9}))
-    assert records.read(place).result == {"test_accuracy": 0.5}
+        records.write(tmp_path, record(result=RESULT | {"test_accuracy": 0.9}))
+    assert records.read(place).result == RESULT
     assert [path.name for path in place.parent.iterdir()] == ["seed-3"]
 
 

@@ -8,7 +8,6 @@ from contextlib import suppress
 from types import FrameType
 
 import cyclopts
-from rich.console import Console
 
 from forwardly import __version__
 from forwardly.commands import (
@@ -21,7 +20,7 @@ from forwardly.commands import (
     teacher_student,
     train,
 )
-from forwardly.commands.console import INTERRUPTED
+from forwardly.commands.console import INTERRUPTED, PlainConsole
 from forwardly.errors import UsageError
 
 app = cyclopts.App(
@@ -59,8 +58,7 @@ def main() -> None:
             (given, *_) = mistake.unused_tokens or [""]
             commands = (name for name in app if not name.startswith("-"))
             message = f'error: unknown command "{given}"; the commands are {", ".join(commands)}.'
-        console = Console(stderr=True)
-        console.print(message, style="red", highlight=False, markup=False, soft_wrap=True)
+        PlainConsole(stderr=True).print(message, style="red", soft_wrap=True)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)

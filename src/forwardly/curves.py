@@ -6,22 +6,26 @@
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Mapping, Sequence
+from xml.etree import ElementTree
 
 import numpy as np
+from markupsafe import Markup  # noqa: TID251, the one place
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from forwardly.plots import colours_of, rule_colour
+from forwardly.plots import LARGEST, as_label, colours_of, rule_colour
+from forwardly.text import visible
 
 Array = NDArray[np.float64]
 
 _INK = "#123456"
 """Stands for the page's text colour; see ``inline_svg``."""
+
+_SVG, _HREF = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}href"
 
 
 def training_figure(rows: Sequence[Mapping[str, float]], rule: str, title: str) -> Figure:
@@ -41,7 +45,7 @@ def training_figure(rows: Sequence[Mapping[str, float]], rule: str, title: str) 
             axes.plot(epochs, values, style, color=colour, marker=marker, label=text)
         _dress(axes, label)
         axes.legend(frameon=False)
-    figure.suptitle(title)
+    figure.suptitle(as_label(title))
     return figure
 
 
@@ -70,7 +74,7 @@ def spread_figure(
         colours = colours or colours_of(list(series))
         for name, curves in series.items():
             epochs, mean, sd = _mean_and_sd(curves)
-            axes.plot(epochs, mean, color=colours[name], linewidth=1.4, label=name)
+            axes.plot(epochs, mean, color=colours[name], linewidth=1.4, label=as_label(name))
             axes.fill_between(
                 epochs, mean - sd, mean + sd, color=colours[name], alpha=0.25, linewidth=0
             )
@@ -88,26 +92,34 @@ def spread_figure(
 _INKED = ("text.color", "axes.labelcolor", "xtick.color", "ytick.color", "axes.edgecolor")
 
 
-def inline_svg(figure: Figure, description: str, name: str) -> str:
+def inline_svg(figure: Figure, description: str, number: int) -> Markup:
     """The figure as an ``<svg>`` element of a page, its text and axes in the page's text colour.
 
     Args:
         figure: of ``spread_figure``.
-        description: for those who do not see it; escaped by the caller's template.
-        name: unique in the page, as identifiers inside the figures must differ.
+        description: for those who do not see it.
+        number: of the figure in its page, as identifiers of different figures must differ.
     """
-    content = io.StringIO()
-    with rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
+    content = io.BytesIO()
+    with rc_context({"svg.hashsalt": str(number), "svg.fonttype": "none"}):
         figure.savefig(content, format="svg", metadata={"Date": None})
-    text = content.getvalue()
-    text = text[text.index("<svg") :].replace(_INK, "currentColor")
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r'(<svg[^>]*?) (?:width|height)="[^"]*"', r"\1", text)
-    text = re.sub(r'(<svg[^>]*?) (?:width|height)="[^"]*"', r"\1", text)
-    # Identifiers of different figures must not meet in one page.
-    text = re.sub(r'\bid="', f'id="{name}-', text)
-    text = text.replace('href="#', f'href="#{name}-').replace("url(#", f"url(#{name}-")
-    return text.replace("<svg", f'<svg role="img" aria-label="{description}"', 1)
+    root = ElementTree.fromstring(content.getvalue())  # noqa: S314, matplotlib's own
+    for element in root.iter():
+        element.tag = element.tag.removeprefix(_SVG)
+        for name, value in list(element.items()):
+            value = value.replace(_INK, "currentColor").replace("url(#", f"url(#figure-{number}-")
+            if name == "id":
+                value = f"figure-{number}-{value}"
+            elif name == _HREF:
+                del element.attrib[name]
+                name, value = "href", value.replace("#", f"#figure-{number}-", 1)
+            element.set(name, value)
+    for metadata in root.findall("metadata"):
+        root.remove(metadata)
+    for name in ("width", "height"):  # the page's to say
+        del root.attrib[name]
+    root.attrib |= {"role": "img", "aria-label": visible(description)}
+    return Markup(ElementTree.tostring(root, encoding="unicode"))  # noqa: S704, which escapes
 
 
 def _mean_and_sd(curves: Sequence[Sequence[float]]) -> tuple[Array, Array, Array]:
@@ -116,6 +128,7 @@ def _mean_and_sd(curves: Sequence[Sequence[float]]) -> tuple[Array, Array, Array
     table = np.full((len(curves), length), np.nan)
     for row, curve in zip(table, curves, strict=True):
         row[: len(curve)] = curve
+    table[~(np.abs(table) < LARGEST)] = np.nan  # what cannot be drawn
     count = np.isfinite(table).sum(0)
     mean = np.where(count > 0, np.nansum(table, 0) / np.maximum(count, 1), np.nan)
     squares = np.nansum((table - mean) ** 2, 0)

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and files that somebody else may have written."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
+
+from forwardly.errors import UsageError
+from forwardly.text import visible
 
 
 @contextmanager
@@ -35,3 +39,59 @@ def write(path: Path, content: str | bytes) -> None:
     data = content.encode() if isinstance(content, str) else content
     with replacing(path) as part:
         part.write_bytes(data)
+
+
+def find(root: Path, name: str) -> list[Path]:
+    """The folders under ``root`` that hold something of that name, sorted; hidden ones are not.
+
+    Raises:
+        UsageError: if there is no such folder, or one in it cannot be read.
+    """
+    if not os.path.isdir(root):  # noqa: PTH112, Path's raises OSError of a name that is too long
+        raise UsageError(f"there is no folder {visible(str(root))}")
+    found: list[Path] = []
+
+    def stop(reason: OSError) -> NoReturn:
+        refuse(Path(reason.filename), f"cannot be read: {reason.strerror}")
+
+    for folder, folders, files in os.walk(root, onerror=stop):
+        if name in files or name in folders:
+            found.append(Path(folder))
+        folders[:] = (one for one in folders if not one.startswith("."))
+    return sorted(found)
+
+
+def read(path: Path) -> bytes:
+    """What is in a file.
+
+    Raises:
+        UsageError: if there is none, or it cannot be read.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            refuse(path, "is not a file")
+        return path.read_bytes()
+    except OSError as reason:
+        refuse(path, f"cannot be read: {reason.strerror}")
+
+
+def read_text(path: Path) -> str:
+    """What is in a file of text.
+
+    Raises:
+        UsageError: if there is none, it cannot be read, or is no text.
+    """
+    try:
+        return read(path).decode()
+    except UnicodeDecodeError:
+        refuse(path, "is no text in UTF-8")
+
+
+def refuse(path: Path, what: str) -> NoReturn:
+    """Say what is wrong with a file of records.
+
+    Raises:
+        UsageError: always, in one line.
+    """
+    name = visible(str(path))
+    raise UsageError(f"{name} {visible(what)}; restore it, or move its folder away")

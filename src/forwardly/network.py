@@ -262,13 +262,16 @@ class Step:
             shape: of the result.
             dtype: of the result.
         """
-        assert self._noise is not None, "the rule must set draws = True"
-        return noise.uniform(self._noise, _STREAMS_OF_DROPOUTS + which, shape, dtype)
+        return noise.uniform(self._drawing(), _STREAMS_OF_DROPOUTS + which, shape, dtype)
 
     def below(self, which: int, shape: tuple[int, ...], end: int) -> Tensor:
         """Random integers from 0 to ``end`` − 1, otherwise as ``uniform``."""
-        assert self._noise is not None, "the rule must set draws = True"
-        return noise.below(self._noise, _STREAMS_OF_DROPOUTS + which, shape, end)
+        return noise.below(self._drawing(), _STREAMS_OF_DROPOUTS + which, shape, end)
+
+    def _drawing(self) -> Tensor:
+        if self._noise is None:
+            raise TypeError("a rule that draws random numbers must set draws = True")
+        return self._noise
 
     def after_synapse(self, stage: Stage, z: Tensor) -> Tensor:
         """a_l from z_l: all that follows the synapse, as in the pass that z is from."""

@@ -25,6 +25,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
 from forwardly.files import write
+from forwardly.text import visible
 
 Array = NDArray[np.float64]
 
@@ -33,8 +34,10 @@ _RULE_COLOURS = {"pepita": "#D55E00", "readout-only": "#999999", "backprop": "#0
 _OTHER_COLOURS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#B8A800", "#332288", "#882255")
 _POSITIVE, _NEGATIVE = "#0072B2", "#D55E00"
 _DASHES = (0, (4, 2))
-_LARGEST_ERROR = 1e30  # larger ones, on the way to infinity, would squeeze all else together
 _MOST_UNITS = 24
+
+LARGEST = 1e30
+"""Larger values, on the way to infinity, are not drawn: they would squeeze all else together."""
 
 
 class Curve(NamedTuple):
@@ -62,9 +65,16 @@ class Drawing(NamedTuple):
     weights: Sequence[Array]
 
 
+def as_label(name: str) -> str:
+    """A name as figures may have it: no formula of matplotlib's, no control character."""
+    text = visible(name).replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text  # an underscore hides it from legends
+
+
 def rule_colour(rule: str) -> str:
     """A colour that the rule has in every figure, save beside another rule that has it too."""
-    return _RULE_COLOURS.get(rule, _OTHER_COLOURS[sum(rule.encode()) % len(_OTHER_COLOURS)])
+    number = sum(map(ord, rule))
+    return _RULE_COLOURS.get(rule, _OTHER_COLOURS[number % len(_OTHER_COLOURS)])
 
 
 def colours_of(rules: Sequence[str]) -> dict[str, str]:
@@ -96,7 +106,7 @@ def mae_figure(curves: Sequence[Curve], *, title: str = "") -> Figure:
     _scale_errors(axes, curves)
     axes.set_xlabel("Epoch (full-batch updates)")
     axes.set_ylabel("Mean absolute error")
-    axes.set_title(title)
+    axes.set_title(as_label(title))
     axes.xaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
     axes.xaxis.set_major_formatter(FuncFormatter(_thousands))
     axes.grid(color="#E6E6E6", linewidth=0.6)
@@ -131,7 +141,7 @@ def network_figure(drawings: Sequence[Drawing], *, title: str = "") -> Figure:
         fontsize=9,
     )
     if title:
-        figure.suptitle(title)
+        figure.suptitle(as_label(title))
     return figure
 
 
@@ -156,13 +166,13 @@ def scaling_figure(points: Sequence[Mapping[str, Any]]) -> Figure:
             micros = [1e6 * point["seconds"][subject] for point in own]
             macs = [point["macs"][subject] for point in own]
             scaled = [micros[-1] * one / macs[-1] for one in macs]
-            panel.loglog(values, micros, "o-", color=colour, label=subject, markersize=4)
+            panel.loglog(values, micros, "o-", color=colour, label=as_label(subject), markersize=4)
             panel.loglog(values, scaled, ":", color=colour)
         panel.set_xticks(values, [f"{value:,}" for value in values], rotation=45)
         panel.xaxis.set_minor_formatter(NullFormatter())
         panel.yaxis.set_major_formatter(FuncFormatter(_whole))
         panel.yaxis.set_minor_formatter(NullFormatter())
-        panel.set_xlabel(name)
+        panel.set_xlabel(as_label(name))
         panel.grid(alpha=0.3)
     panels[0].set_ylabel("µs a sample")
     panels[-1].plot([], [], ":", color="black", label="as its products grow")
@@ -186,7 +196,7 @@ def save(figure: Figure, path: Path) -> None:
 
 def _drawable(values: Array) -> NDArray[np.bool_]:
     """Epochs at which all seeds' errors can be drawn, (E,)."""
-    return np.all(np.nan_to_num(values, nan=np.inf) < _LARGEST_ERROR, axis=0)
+    return np.all(np.nan_to_num(values, nan=np.inf) < LARGEST, axis=0)
 
 
 def _draw_errors(
@@ -232,7 +242,7 @@ def _draw_spread(axes: Axes, curve: Curve, colour: str) -> None:
 def _add_legend(figure: Figure, curves: Sequence[Curve], colours: dict[str, str]) -> None:
     handles: list[Artist] = []
     for curve in curves:
-        label = curve.rule
+        label = as_label(curve.rule)
         if curve.left_out:
             label += f" ({len(curve.train)} of {len(curve.train) + curve.left_out} seeds)"
         handles.append(Line2D([], [], color=colours[curve.rule], linewidth=2.2, label=label))
@@ -312,7 +322,7 @@ def _draw_network(axes: Axes, drawing: Drawing, largest: float) -> None:
         axes.annotate(
             f"{size} {name}{more}", (place[0, 0], -0.56), ha="center", va="top", fontsize=9
         )
-    axes.set_title(drawing.title, fontsize=11)
+    axes.set_title(as_label(drawing.title), fontsize=11)
     axes.set_xlim(-0.3, len(sizes) - 0.7)
     axes.set_ylim(-0.62 if max(sizes) <= _MOST_UNITS else -0.7, 0.54)
 

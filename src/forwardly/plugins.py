@@ -6,9 +6,12 @@ my-rule = "my_package.my_rule:MyRule"
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import asdict
 from importlib.metadata import entry_points
+from typing import Any
 
-from forwardly.rule import Rule
+from forwardly.rule import Paper, Rule
 from forwardly.rules import RULES
 
 GROUP = "forwardly.rules"
@@ -30,8 +33,42 @@ def all_rules() -> tuple[dict[str, type[Rule]], list[str]]:
         except Exception as reason:  # whatever a foreign package's import may raise
             problems.append(f"{point.name} ({point.value}) does not load: {reason!r}")
             continue
-        if isinstance(rule, type) and issubclass(rule, Rule):
-            rules[point.name] = rule
-        else:
+        if not (isinstance(rule, type) and issubclass(rule, Rule)):
             problems.append(f"{point.name} ({point.value}) is not a subclass of forwardly.Rule")
+        elif wrong := [name for name, fits in _ATTRIBUTES.items() if not fits(_get(rule, name))]:
+            problems.append(
+                f"{point.name} ({point.value}) is left out: its class attributes "
+                f"{', '.join(wrong)} are missing, or not what forwardly.Rule says of them"
+            )
+        else:
+            rules[point.name] = rule
     return dict(sorted(rules.items())), problems
+
+
+def _get(rule: type[Rule], name: str) -> object:
+    return getattr(rule, name, None)
+
+
+def _is_paper(paper: object) -> bool:
+    if not isinstance(paper, Paper):
+        return False
+    parts: dict[str, Any] = asdict(paper)
+    given = parts.pop("authors")
+    authors: list[Any] = list(given) if hasattr(given, "__iter__") else []
+    return (
+        bool(authors)
+        and isinstance(parts.pop("year"), int)
+        and all(isinstance(text, str) for text in (*authors, *parts.values()))
+        and all(author.strip() for author in authors)
+    )
+
+
+_ATTRIBUTES: dict[str, Callable[[object], bool]] = {
+    "paper": _is_paper,
+    "uses_autograd": lambda value: isinstance(value, bool),
+    "forward_passes": lambda value: isinstance(value, int),
+    "feedback_path": lambda value: isinstance(value, str),
+    "teacher": lambda value: value in ("error", "target", "label"),
+    "trains": lambda value: value in ("all", "synapses", "readout"),
+}
+"""What is read of a rule's class, by commands among others, and whether a value will do."""

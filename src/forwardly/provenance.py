@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shutil
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
@@ -36,9 +37,12 @@ def _git(*arguments: str) -> str | None:
 
 
 def _run(*arguments: str) -> str | None:
+    git = shutil.which("git")
+    if git is None:
+        return None
     try:
-        done = subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), *arguments],
+        done = subprocess.run(  # noqa: S603, its arguments stand in this file
+            [git, "-C", str(Path(__file__).parent), *arguments],
             capture_output=True,
             text=True,
             check=True,

@@ -14,11 +14,16 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from forwardly import files
 from forwardly.errors import UsageError
+from forwardly.fields import Fields
+from forwardly.recipe import Recipe
+from forwardly.text import csv_table
 from forwardly.training import Row
 
 
@@ -35,6 +40,7 @@ class Record:
             None), epochs and seconds of training.
         environment: software, revision and machine; see ``provenance``.
         rows: what each epoch measured.
+        place: the folder that it was read from.
     """
 
     experiment: str
@@ -44,6 +50,7 @@ class Record:
     result: Mapping[str, Any]
     environment: Mapping[str, Any]
     rows: Sequence[Row]
+    place: Path = field(default=Path(), compare=False)
 
 
 def folder(root: Path, experiment: str, cell: str, seed: int) -> Path:
@@ -62,8 +69,8 @@ def write(root: Path, record: Record) -> Path:
     part = Path(tempfile.mkdtemp(prefix=".part-", dir=place.parent))
     try:
         part.chmod(0o755)
-        (part / "record.json").write_text(json.dumps(content, indent=2) + "\n")
-        (part / "epochs.csv").write_text(table(record.rows))
+        (part / "record.json").write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+        (part / "epochs.csv").write_text(table(record.rows), "utf-8")
         part.rename(place)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
@@ -77,16 +84,51 @@ def read(place: Path) -> Record:
     Raises:
         UsageError: if there is none, or it is damaged.
     """
+    content = Fields.read(place / "record.json")
+    result, environment = content.fields("result"), content.fields("environment")
+    if "diverged" not in result:
+        result.share("test_accuracy")
+    elif result.whole("diverged", 1) and "test_accuracy" in result:
+        result.refuse("test_accuracy", "null")
+    versions = environment.fields("versions")
+    for name in versions:
+        versions.text(name)
+    environment.text("platform")
+    if "revision" in environment:
+        environment.text("revision")
+    if "uncommitted_changes" in environment:
+        environment.flag("uncommitted_changes")
+    return Record(
+        content.text("experiment"),
+        content.text("cell"),
+        content.whole("seed"),
+        content.fields("recipe").content,
+        {"diverged": None, "test_accuracy": None, **result.content},
+        {"revision": None, "uncommitted_changes": None, **environment.content},
+        _rows(place / "epochs.csv", result.whole("epochs", 1)),
+        place,
+    )
+
+
+def _rows(path: Path, epochs: int) -> list[Row]:
+    text = files.read_text(path)
     try:
-        content: dict[str, Any] = json.loads((place / "record.json").read_text())
-        with (place / "epochs.csv").open(newline="") as file:
-            rows = [
-                {name: float(value) for name, value in row.items() if value}
-                for row in csv.DictReader(file)
-            ]
-        return Record(**content, rows=rows)
-    except (OSError, ValueError, TypeError) as reason:
-        raise UsageError(f"{place} is not a record: {reason}") from None
+        lines = list(csv.reader(io.StringIO(text), strict=True))
+        names = lines[0] if lines else []
+        rows = [
+            {name: float(cell) for name, cell in zip(names, line, strict=False) if cell}
+            for line in lines[1:]
+        ]
+    except (ValueError, csv.Error) as reason:
+        files.refuse(path, f"is no table of numbers ({reason})")
+    if len(set(names)) < len(names) or any(len(line) != len(names) for line in lines):
+        files.refuse(path, "must have a number, or nothing, under each name, and each name once")
+    whole = text.endswith("\n")  # or else it may have been cut short within a number
+    if not whole or [row.get("epoch") for row in rows] != list(range(1, epochs + 1)):
+        files.refuse(path, f"must have the epochs 1 to {epochs}, a line each")
+    if not all(0 <= row.get("validation_accuracy", -1) <= 1 for row in rows):
+        files.refuse(path, "must have a validation_accuracy from 0 to 1 in every line")
+    return rows
 
 
 def read_all(root: Path) -> list[Record]:
@@ -95,17 +137,30 @@ def read_all(root: Path) -> list[Record]:
     Raises:
         UsageError: if the folder is not there, or a record is damaged.
     """
-    if not root.is_dir():
-        raise UsageError(f"there is no folder {root}")
-    found = [read(path.parent) for path in sorted(root.rglob("record.json"))]
+    found = [read(place) for place in files.find(root, "record.json")]
     return sorted(found, key=lambda record: (record.experiment, record.cell, record.seed))
+
+
+def check_recipe(record: Record, recipe: Recipe) -> None:
+    """Refuse a record of another recipe than its experiment has now.
+
+    Raises:
+        UsageError: that names the settings which differ.
+    """
+    # What makes no recipe at all is another one too.
+    with suppress(UsageError, TypeError, ValueError, RecursionError):
+        if Recipe.from_data(record.recipe) == recipe:
+            return
+    theirs, ours = record.recipe, json.loads(json.dumps(recipe.as_data()))
+    names = [name for name in {**ours, **theirs} if theirs.get(name, ...) != ours.get(name, ...)]
+    files.refuse(
+        record.place / "record.json",
+        f"was made with another recipe than the experiment has now (other: {', '.join(names)})",
+    )
 
 
 def table(rows: Sequence[Row], digits: int = 6) -> str:
     """What epochs measured as CSV, to so many significant digits."""
     names = list(dict.fromkeys(name for row in rows for name in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({name: f"{value:.{digits}g}" for name, value in row.items()} for row in rows)
-    return text.getvalue()
+    cells = ([f"{row[n]:.{digits}g}" if n in row else "" for n in names] for row in rows)
+    return csv_table(names, cells)

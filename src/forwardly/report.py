@@ -1,34 +1,30 @@
 """One page of all records: published beside ours, curves, slowness, angles, settings, gaps.
 
-The page is self-contained (no script, no font, no picture from elsewhere) and works offline. All
-text passes Jinja's escaping; only figures of our own making are put in as they are.
+The page is self-contained (no script, no font, no picture from elsewhere) and works offline.
 """
 
 from __future__ import annotations
 
 import base64
-import html
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-
-from forwardly import __version__, records
+from forwardly import __version__, files, page, records
 from forwardly.curves import inline_svg, spread_figure
 from forwardly.errors import UsageError
+from forwardly.experiments import results
 from forwardly.experiments.dellaferrera2022_tutorial import EXPERIMENT as TUTORIAL
 from forwardly.experiments.dellaferrera2022_tutorial import PUBLISHED_CURVE, PUBLISHED_SLOWNESS
 from forwardly.experiments.experiment import Cell, Experiment
 from forwardly.experiments.registry import EXPERIMENTS
+from forwardly.experiments.results import Summary
 from forwardly.metrics import slowness
 from forwardly.plots import colours_of
-from forwardly.recipe import Recipe
 from forwardly.records import Record
 from forwardly.statistics import Difference, Distance, difference, distance, mean_text
 
@@ -110,20 +106,21 @@ def columns(experiment: Experiment, found: Sequence[Record]) -> list[Column]:
     """The experiment's table, filled with the records that are of its recipes.
 
     Raises:
-        UsageError: if a record was made with another recipe than the experiment has now.
+        UsageError: if a record was made with another recipe than the experiment has now, or two
+            are of the same run.
     """
     by_place: dict[tuple[str, str], dict[int, Record]] = {}
     for record in found:
-        by_place.setdefault((record.experiment, record.cell), {})[record.seed] = record
+        runs = by_place.setdefault((record.experiment, record.cell), {})
+        if record.seed in runs:
+            first = runs[record.seed].place
+            files.refuse(record.place, f"holds the same run as {first}, which counts once")
+        runs[record.seed] = record
     tables: dict[str, list[tuple[str, Cell, dict[int, Record]]]] = {}
     for name, cell in experiment.cells.items():
         runs = by_place.get(experiment.place(name), {})
         for record in runs.values():
-            if Recipe.from_data(record.recipe) != cell.recipe:
-                raise UsageError(
-                    f"the record of {record.experiment}, {record.cell}, seed {record.seed} was "
-                    "made with another recipe than the experiment has now"
-                )
+            records.check_recipe(record, cell.recipe)
         column, _, row = name.partition("/")
         tables.setdefault(column, []).append((row, cell, runs))
     return [Column(name, _lines(rows)) for name, rows in tables.items()]
@@ -167,8 +164,8 @@ class Section:
 
     experiment: Experiment
     columns: list[Column]
-    figures: dict[str, list[tuple[str, Markup]]] = field(
-        default_factory=dict[str, list[tuple[str, Markup]]]
+    figures: dict[str, list[tuple[str, str]]] = field(
+        default_factory=dict[str, list[tuple[str, str]]]
     )
 
     @property
@@ -197,21 +194,21 @@ def render(roots: Sequence[Path]) -> str:
         names = ", ".join(map(str, roots))
         raise UsageError(f"there is no record in {names}; forwardly reproduce makes them")
     sections = [Section(e, columns(e, found)) for e in EXPERIMENTS.values()]
+    numbers = count(1)
     for section in sections:
         for column in section.columns:
             if column.recorded:
-                section.figures[column.name] = _figures(section.experiment, column)
-    known = set(EXPERIMENTS)
-    environment = Environment(
-        loader=PackageLoader("forwardly"), autoescape=True, undefined=StrictUndefined
-    )
-    environment.filters |= {"signed": _signed, "plain": _plain_value}  # pyright: ignore
-    return environment.get_template("report.html.jinja").render(
+                section.figures[column.name] = _figures(section.experiment, column, numbers)
+    return page.render(
+        "report.html.jinja",
         sections=sections,
         teacher_student=teacher_student,
-        others=sorted({r.experiment for r in found if r.experiment not in known}),
+        others=_others(found),
         runs=len(found),
         mean_text=mean_text,
+        error_text=error_text,
+        signed=_signed,
+        plain=_plain,
         tutorial=TUTORIAL.name,
         published_slowness=PUBLISHED_SLOWNESS,
         version=__version__,
@@ -220,17 +217,30 @@ def render(roots: Sequence[Path]) -> str:
     )
 
 
-def _figures(experiment: Experiment, column: Column) -> list[tuple[str, Markup]]:
-    """(caption, figure) of one column: accuracy, angles, alignment of updates."""
-    made: list[tuple[str, Markup]] = []
-    colours = colours_of([line.name for line in column.recorded])
-    prefix = f"{experiment.name}-{column.name}".replace("_", "-").replace(".", "-")
+def _others(found: Sequence[Record]) -> list[str]:
+    """Experiments, or cells of experiments, that this version does not know but has records of."""
+    known = {e.place(cell) for e in EXPERIMENTS.values() for cell in e.cells}
+    return sorted(
+        {
+            f"{r.experiment}/{r.cell}" if r.experiment in EXPERIMENTS else r.experiment
+            for r in found
+            if (r.experiment, r.cell) not in known
+        }
+    )
 
-    def add(kind: str, caption: str, series: Mapping[str, Any], label: str, **options: Any) -> None:
+
+def _figures(
+    experiment: Experiment, column: Column, numbers: Iterator[int]
+) -> list[tuple[str, str]]:
+    """(caption, figure) of one column: accuracy, angles, alignment of updates."""
+    made: list[tuple[str, str]] = []
+    colours = colours_of([line.name for line in column.recorded])
+
+    def add(caption: str, series: Mapping[str, Any], label: str, **options: Any) -> None:
         if series:
             figure = spread_figure(series, label, colours=colours, **options)
-            description = html.escape(f"{caption}: {', '.join(series)}")
-            made.append((caption, Markup(inline_svg(figure, description, f"{prefix}-{kind}"))))
+            description = f"{caption}: {', '.join(series)}"
+            made.append((caption, inline_svg(figure, description, next(numbers))))
 
     accuracy = {
         line.name: [
@@ -239,15 +249,15 @@ def _figures(experiment: Experiment, column: Column) -> list[tuple[str, Markup]]
         for line in column.recorded
     }
     points = PUBLISHED_CURVE if experiment.name == TUTORIAL.name else None
-    add("accuracy", "Validation accuracy", accuracy, "Validation accuracy (%)", points=points)
+    add("Validation accuracy", accuracy, "Validation accuracy (%)", points=points)
     angles = _measured(column, "angle/F")
     caption = "Angle between the chained weights and F (90°: no relation)"
-    add("angle", caption, angles, "Angle (degrees)", line=90.0)
+    add(caption, angles, "Angle (degrees)", line=90.0)
     for layer in _layers(column):
         alignment = _measured(column, f"alignment/{layer}")
         alignment = {name: curves for name, curves in alignment.items() if name != "backprop"}
         caption = f"Cosine of the update of {layer} with backprop's"
-        add(f"alignment-{layer.replace('.', '-')}", caption, alignment, "Cosine", line=0.0)
+        add(caption, alignment, "Cosine", line=0.0)
     return made
 
 
@@ -260,7 +270,8 @@ def _layers(column: Column) -> list[str]:
         for name in run.rows[0]
         if name.startswith("alignment/")
     }
-    ordered = sorted(names, key=lambda name: [int(p) for p in name.split(".") if p.isdigit()])
+    parts = {name: [p for p in name.split(".") if p.isdecimal()] for name in names}
+    ordered = sorted(names, key=lambda name: [(len(p), p) for p in parts[name]])  # 2 before 10
     return ordered[:-1]
 
 
@@ -275,31 +286,33 @@ def _measured(column: Column, name: str) -> dict[str, list[list[float]]]:
     return series
 
 
-def _teacher_student(root: Path) -> list[dict[str, Any]]:
-    """The teacher–student records under a folder: rules, errors, and the figure as they left it."""
-    pages: list[dict[str, Any]] = []
-    for path in sorted(root.rglob("summary.json")):
-        config = path.parent / "config.json"
-        if not config.exists():
-            continue
-        try:
-            settings = json.loads(config.read_text())
-            rules: dict[str, Any] = json.loads(path.read_text())["rules"]
-            if settings["experiment"] != "teacher-student":
-                continue
-        except (ValueError, KeyError, TypeError) as reason:
-            raise UsageError(f"{path.parent} is not a record: {reason}") from None
-        picture = path.parent / "mae.png"
-        data = base64.b64encode(picture.read_bytes()).decode() if picture.exists() else ""
-        pages.append(
-            {
-                "name": path.parent.name,
-                "settings": settings["settings"],
-                "rules": rules,
-                "picture": data,
-            }
-        )
+@dataclass(frozen=True)
+class TeacherStudent:
+    """A teacher–student record: the folder's name, what it says, and its figure as it left it."""
+
+    name: str
+    summary: Summary
+    picture: str  # PNG in base64; empty if there is none
+
+
+def _teacher_student(root: Path) -> list[TeacherStudent]:
+    """The teacher–student records under a folder."""
+    pages: list[TeacherStudent] = []
+    for folder in files.find(root, "summary.json"):
+        summary = results.read(folder)
+        if summary is not None:
+            picture = _picture(folder / "mae.png")
+            pages.append(TeacherStudent(folder.name, summary, picture))
     return pages
+
+
+def _picture(path: Path) -> str:
+    if not path.exists():
+        return ""
+    content = files.read(path)
+    if not content.startswith(b"\x89PNG\r\n\x1a\n"):
+        files.refuse(path, "is no PNG")
+    return base64.b64encode(content).decode()
 
 
 def _environments(found: Sequence[Record]) -> list[tuple[str, int]]:
@@ -319,12 +332,20 @@ def _signed(value: float, digits: int = 2) -> str:
     return f"{value:+.{digits}f}"
 
 
-def _plain_value(value: Any) -> str:
+def error_text(error: tuple[float, float | None] | None, digits: int = 4) -> str:
+    """A mean absolute error with its standard deviation; a dash of none."""
+    if error is None:
+        return "–"
+    mean, sd = error
+    return f"{mean:.{digits}f}" + ("" if sd is None else f" ± {sd:.{digits}f}")
+
+
+def _plain(value: Any) -> str:
     """A setting as people write it."""
     if value is None:
         return "none"
     if isinstance(value, dict):
-        return ", ".join(f"{k} {_plain_value(v)}" for k, v in value.items()) or "none"  # pyright: ignore
+        return ", ".join(f"{k} {_plain(v)}" for k, v in value.items()) or "none"  # pyright: ignore
     if isinstance(value, tuple | list):
-        return ", ".join(map(_plain_value, value)) or "none"  # pyright: ignore
+        return ", ".join(map(_plain, value)) or "none"  # pyright: ignore
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -21,7 +21,6 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from forwardly import files, records
-from forwardly.errors import UsageError
 from forwardly.experiments.experiment import Experiment
 from forwardly.measures import MEASURES
 from forwardly.provenance import provenance
@@ -82,7 +81,7 @@ def jobs_of(
     """The runs of these cells that have no record yet; all cells' first seed, then the second, ….
 
     Raises:
-        UsageError: if a record is there with another recipe.
+        UsageError: if a record is damaged, or of another recipe.
     """
     jobs: list[Job] = []
     for seed in range(first_seed, first_seed + seeds):
@@ -92,17 +91,9 @@ def jobs_of(
             folder = records.folder(record_root, name, place, seed)
             if not folder.exists():
                 jobs.append(Job(name, place, seed, recipe, record_root, work, data_root, threads))
-            elif not matches(records.read(folder), recipe):
-                raise UsageError(
-                    f"the record {folder} was made with another recipe than the experiment has "
-                    "now: move it away"
-                )
+            else:
+                records.check_recipe(records.read(folder), recipe)
     return jobs
-
-
-def matches(record: Record, recipe: Recipe) -> bool:
-    """Whether a record is of that recipe."""
-    return Recipe.from_data(record.recipe) == recipe
 
 
 def run(
@@ -189,14 +180,24 @@ def _environment(job: Job) -> dict[str, Any]:
     path = job.folder / "revisions.json"
     environment = {**provenance(), "threads": job.threads}
     revision = environment["revision"], environment["uncommitted_changes"]
-    revisions: list[Any] = json.loads(path.read_text()) if path.exists() else []
-    revisions.append(revision)
+    revisions = [*_revisions(path), revision]
     files.write(path, json.dumps(revisions))
     before = sorted({name for name, _ in revisions[:-1] if name not in (None, revision[0])})
     environment["earlier_revisions"] = before
     environment["uncommitted_changes"] = any(changed for _, changed in revisions)
     environment["sessions"] = len(revisions)
     return environment
+
+
+def _revisions(path: Path) -> list[tuple[str | None, bool]]:
+    """Revision, and whether it was changed, of each session so far."""
+    if not path.exists():
+        return []
+    text = files.read_text(path)
+    try:
+        return [(name and str(name), bool(changed)) for name, changed in json.loads(text)]
+    except (ValueError, TypeError, RecursionError):
+        files.refuse(path, "is no list of revisions")
 
 
 def run_all(jobs: Sequence[Job], processes: int) -> Iterator[State | tuple[int, Outcome]]:

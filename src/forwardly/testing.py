@@ -5,6 +5,8 @@ the rule, as its class does: make(model, loss, input_shape=…, generator=…). 
 networks in float64, one for each thing that a stage may hold.
 """
 
+# ruff: noqa: S101, since laws are assertions
+
 from __future__ import annotations
 
 import copy
@@ -202,7 +204,10 @@ def check_rule(
     Raises:
         AssertionError: that says which law does not hold, and on which network.
         ValueError: if ``exempt`` names no law.
+        RuntimeError: under ``python -O``, which leaves assertions out, so that all would hold.
     """
+    if not __debug__:
+        raise RuntimeError("the laws are assertions, which python -O leaves out: run without -O")
     unknown = set(exempt) - {law.__name__ for law in LAWS}
     if unknown:
         raise ValueError(

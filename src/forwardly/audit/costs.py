@@ -6,6 +6,7 @@ import gc
 import weakref
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import accumulate
 from typing import Any, cast
 
@@ -74,28 +75,24 @@ def checkpointed_backprop(rule: Rule, x: Tensor, target: Tensor) -> tuple[int, i
     """
     parameters = [p for p in rule.model.parameters() if p.requires_grad]
     blocks = _blocks(rule)
-    best: tuple[int, int] | None = None
-    for segments in range(1, len(blocks) + 1):
 
-        def step(segments: int = segments) -> list[Tensor]:
-            with torch.enable_grad():
-                leaf = x.detach().requires_grad_()
-                output = cast(
-                    Tensor,
-                    checkpoint_sequential(  # pyright: ignore[reportUnknownMemberType]
-                        blocks, segments, leaf, use_reentrant=False, preserve_rng_state=False
-                    ),
-                )
-                e = rule.error(output.detach(), target) / len(x)
-                return list(torch.autograd.grad(output.flatten(1), parameters, e))
+    def step(segments: int) -> list[Tensor]:
+        with torch.enable_grad():
+            leaf = x.detach().requires_grad_()
+            output = cast(
+                Tensor,
+                checkpoint_sequential(  # pyright: ignore[reportUnknownMemberType]
+                    blocks, segments, leaf, use_reentrant=False, preserve_rng_state=False
+                ),
+            )
+            e = rule.error(output.detach(), target) / len(x)
+            return list(torch.autograd.grad(output.flatten(1), parameters, e))
 
-        used = peak_bytes(step)
-        if best is None or used < best[0]:
-            with FlopCounterMode(display=False) as counter:
-                step()
-            best = used, counter.get_total_flops() // 2
-    assert best is not None
-    return best
+    used = {n: peak_bytes(partial(step, n)) for n in range(1, len(blocks) + 1)}
+    best = min(used, key=used.__getitem__)
+    with FlopCounterMode(display=False) as counter:
+        step(best)
+    return used[best], counter.get_total_flops() // 2
 
 
 def peak_bytes(step: Callable[[], list[Tensor]]) -> int:

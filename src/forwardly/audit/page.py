@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
-from forwardly import __version__
+from forwardly import __version__, page
 from forwardly.audit import AuditReport
 from forwardly.audit.questions import Needs
 
@@ -121,10 +119,8 @@ def render(
         model: what was audited, in words.
         checkpointed: bytes and MACs of backprop with activation checkpointing on that model.
     """
-    environment = Environment(
-        loader=PackageLoader("forwardly"), autoescape=True, undefined=StrictUndefined
-    )
-    return environment.get_template("audit.html.jinja").render(
+    return page.render(
+        "audit.html.jinja",
         reports=reports,
         answers={name: answers(report) for name, report in reports.items()},
         timetables={name: timetable(report) for name, report in reports.items()},

@@ -39,7 +39,9 @@ def process_bytes(case: str, subject: str, threads: int) -> int | None:
     """
     command = [sys.executable, "-m", __name__, case, subject, str(threads)]
     # In a session of its own, so that Ctrl-C is for the benchmark alone.
-    done = subprocess.run(command, capture_output=True, text=True, start_new_session=True)
+    done = subprocess.run(  # noqa: S603, this module with names that the caller knows
+        command, capture_output=True, text=True, start_new_session=True
+    )
     return int(done.stdout) if done.returncode == 0 else None
 
 

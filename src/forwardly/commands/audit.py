@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Literal, cast
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import nn
 
@@ -16,7 +15,7 @@ from forwardly import files, models
 from forwardly.audit import AuditReport, checkpointed_backprop
 from forwardly.audit import audit as measure
 from forwardly.audit.page import render
-from forwardly.commands.console import Several, bars
+from forwardly.commands.console import PlainConsole, Several, bars
 from forwardly.errors import UsageError, check_rules
 from forwardly.experiments import results
 from forwardly.plugins import all_rules
@@ -67,7 +66,7 @@ def audit(
     x = torch.rand(batch, *shape, generator=generator)
     target = torch.randint(_CLASSES, (batch,), generator=generator)
     reports: dict[str, AuditReport] = {}
-    console = Console()
+    console = PlainConsole()
     with bars(console) as progress:
         bar = progress.add_task("audit", total=len(chosen))
         for name in chosen:
@@ -93,7 +92,7 @@ def audit(
     files.write(folder / "audit.html", page)
     _show(reports, console)
     for name in ("audit.json", "audit.html"):
-        console.print(str(folder / name), soft_wrap=True, highlight=False)
+        console.print(str(folder / name), soft_wrap=True)
     return 0
 
 
@@ -113,7 +112,7 @@ def _model(kind: str, hidden: tuple[int, ...], generator: torch.Generator) -> nn
     )
 
 
-def _show(reports: dict[str, AuditReport], console: Console) -> None:
+def _show(reports: dict[str, AuditReport], console: PlainConsole) -> None:
     """One line a rule; the page has the answers in full, and the evidence."""
     table = Table(box=None, padding=(0, 1, 0, 0))
     for heading in ("rule", "weight\ntransport", "updates", "activity"):

@@ -13,15 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.markup import escape
 from rich.progress import Progress, TaskID
 from rich.table import Table
+from rich.text import Text
 
 from forwardly.benchmarks import memory, scaling, steps
 from forwardly.benchmarks.cases import CASES, Case
 from forwardly.benchmarks.timing import Ratio, fastest, paired, ratio, verdict
-from forwardly.commands.console import INTERRUPTED, Several, bars
+from forwardly.commands.console import INTERRUPTED, PlainConsole, Several, bars
 from forwardly.errors import UsageError
 from forwardly.experiments.results import new_folder
 from forwardly.files import write
@@ -77,17 +76,17 @@ def bench(
         **provenance(),
         "cases": {},
     }
-    console = Console()
+    console = PlainConsole()
     versions = ", ".join(f"{name} {version}" for name, version in content["versions"].items())
     machine = f"{content['processor']}, {content['threads']} threads; {versions}"
-    console.print(escape(machine), highlight=False)
+    console.print(machine)
     rounds, burst = (2, 0.05) if quick else (8, 0.2)
     code = 0
     try:
         with bars(console) as progress:
             for case in chosen:
                 if why_not := case.why_not():
-                    progress.console.print(f"{case.name} left out: {why_not}", highlight=False)
+                    progress.console.print(f"{case.name} left out: {why_not}")
                     continue
                 task = progress.add_task(case.name, total=rounds * _BUILDS)
                 most = _BUILDS if quick else _MOST_BUILDS
@@ -114,8 +113,8 @@ def bench(
         from forwardly import plots  # matplotlib is slow to import, and only needed here
 
         plots.save(plots.scaling_figure(content[_SCALING]), folder / "scaling.png")
-        console.print(str(folder / "scaling.png"), soft_wrap=True, highlight=False)
-    console.print(str(folder / "bench.json"), soft_wrap=True, highlight=False)
+        console.print(str(folder / "scaling.png"), soft_wrap=True)
+    console.print(str(folder / "bench.json"), soft_wrap=True)
     return code
 
 
@@ -173,7 +172,7 @@ def _process_memory(content: dict[str, Any], on_subject: Callable[[], None]) -> 
             on_subject()
 
 
-def _report(content: dict[str, Any], console: Console) -> None:
+def _report(content: dict[str, Any], console: PlainConsole) -> None:
     table = Table(show_lines=True)
     table.add_column("case")
     for heading in ("ratio", "95 % interval", "must", "hope", ""):
@@ -182,7 +181,7 @@ def _report(content: dict[str, Any], console: Console) -> None:
         found, sign = case["ratio"], "≤" if case["lower"] else "≥"
         said = {"hope": "reached", "must": "met"}.get(case["verdict"], case["verdict"])
         table.add_row(
-            f"[bold]{name}[/bold]: {escape(case['what'])}",
+            Text.assemble((name, "bold"), f": {case['what']}"),
             f"{found['median']:.2f}",
             f"{found['low']:.2f} … {found['high']:.2f}",
             f"{sign} {case['must']:g}",
@@ -199,7 +198,7 @@ def _report(content: dict[str, Any], console: Console) -> None:
         )
     for axis, one in scaling.slopes(content.get(_SCALING, [])).items():
         parts = ", ".join(f"{name} {a:.2f} (products {b:.2f})" for name, (a, b) in one.items())
-        console.print(f"Exponent of a sample's time over {axis}: {parts}", highlight=False)
+        console.print(f"Exponent of a sample's time over {axis}: {parts}")
 
 
 def _costs(cases: dict[str, Any]) -> Table:
@@ -213,7 +212,7 @@ def _costs(cases: dict[str, Any]) -> Table:
         for subject, seconds in case["median_seconds"].items():
             used = (case[kind].get(subject) for kind in ("activation_bytes", "process_bytes"))
             time = f"{1e3 * seconds:.3g} ms {case['call']}"
-            table.add_row(name, escape(subject), time, *map(_megabytes, used))
+            table.add_row(name, subject, time, *map(_megabytes, used))
     return table
 
 

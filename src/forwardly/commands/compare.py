@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
-from forwardly.commands.console import INTERRUPTED, Several, bars
+from forwardly.commands.console import INTERRUPTED, PlainConsole, Several, bars
 from forwardly.experiments import digits, results
 from forwardly.provenance import provenance
 
@@ -59,7 +58,7 @@ def compare(
     software = provenance()
     folder = results.new_folder(out, "compare")
     torch.set_num_threads(1)
-    console = Console()
+    console = PlainConsole()
     accuracies: dict[str, list[float]] = {name: [] for name in settings.rules}
     status = "finished"
     try:
@@ -79,7 +78,7 @@ def compare(
     for row in rows:
         table.add_row(row.rule, row.accuracy_text(), *row.difference_text())
     console.print(table)
-    console.print(str(folder / "summary.json"), soft_wrap=True, highlight=False)
+    console.print(str(folder / "summary.json"), soft_wrap=True)
     if status == "interrupted":
         console.print("Stopped; what was done is written.", style="yellow")
         return INTERRUPTED

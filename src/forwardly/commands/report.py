@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.console import Console
-
 from forwardly import files
+from forwardly.commands.console import PlainConsole
 from forwardly.errors import UsageError
 from forwardly.report import render
 
@@ -23,12 +22,12 @@ def report(*records: Path, out: Path = Path("report.html")) -> int:
     """
     if not out.parent.is_dir():
         raise UsageError(f"there is no folder {out.parent} to write {out.name} to")
-    console = Console()
+    console = PlainConsole()
     with console.status("reading records, drawing figures"):
         page = render(records or (Path("records"),))
     try:
         files.write(out, page)
     except OSError as reason:
         raise UsageError(f"cannot write to {out}: {reason.strerror}; name another --out") from None
-    console.print(str(out), soft_wrap=True, highlight=False)
+    console.print(str(out), soft_wrap=True)
     return 0

@@ -8,11 +8,10 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import TaskID
 
 from forwardly import records as record_files
-from forwardly.commands.console import INTERRUPTED, Several, bars
+from forwardly.commands.console import INTERRUPTED, PlainConsole, Several, bars
 from forwardly.commands.teacher_student import teacher_student
 from forwardly.data import load
 from forwardly.errors import UsageError
@@ -76,9 +75,9 @@ def reproduce(
         data_root=data_root,
         threads=threads,
     )
-    console = Console()
+    console = PlainConsole()
     if not todo:
-        console.print(f"All of it is recorded in {records / chosen.name}.", highlight=False)
+        console.print(f"All of it is recorded in {records / chosen.name}.")
         return 0
     for data in sorted({job.recipe.data for job in todo}):
         load(data, data_root, progress=True)  # downloads once, and says now if it cannot
@@ -87,11 +86,11 @@ def reproduce(
 
 def _teacher_student(records: Path, work: Path) -> int:
     """The blog post's experiment: with its seed, which the figure shows, and with ten seeds."""
-    console = Console()
+    console = PlainConsole()
     for part, seeds in (("default", 1), ("ten-seeds", 10)):
         place = records / "teacher-student" / part
         if place.exists():
-            console.print(f"{place} is recorded.", highlight=False)
+            console.print(f"{place} is recorded.")
             continue
         place.parent.mkdir(parents=True, exist_ok=True)
         scratch = work / "teacher-student"
@@ -101,11 +100,11 @@ def _teacher_student(records: Path, work: Path) -> int:
         if code == INTERRUPTED:
             return code
         shutil.move(out, place)  # a seed that diverged is a result
-        console.print(f"kept as {place}", highlight=False)
+        console.print(f"kept as {place}")
     return 0
 
 
-def _run_jobs(todo: Sequence[Job], processes: int, console: Console) -> int:
+def _run_jobs(todo: Sequence[Job], processes: int, console: PlainConsole) -> int:
     """Run jobs under a bar for all and one for each that is running; the exit code."""
     outcomes: list[Outcome] = []
     with bars(console, "{task.fields[state]}") as progress:
@@ -140,10 +139,10 @@ def _run_jobs(todo: Sequence[Job], processes: int, console: Console) -> int:
     return 0 if all(outcome == "finished" for outcome in outcomes) else 1
 
 
-def _say_how_it_ended(job: Job, outcome: Outcome, console: Console) -> None:
+def _say_how_it_ended(job: Job, outcome: Outcome, console: PlainConsole) -> None:
     message = {"taken": "another process runs it", "stopped": "stopped"}.get(outcome)
     if message is None:
         place = record_files.folder(job.records, job.experiment, job.cell, job.seed)
         accuracy = record_files.read(place).result["test_accuracy"]
         message = "diverged" if accuracy is None else f"test accuracy {100 * accuracy:.2f} %"
-    console.print(f"{job.name}: {message}", highlight=False, soft_wrap=True)
+    console.print(f"{job.name}: {message}", soft_wrap=True)

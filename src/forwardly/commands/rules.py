@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 
-from rich.console import Console
 from rich.table import Table
 
+from forwardly.commands.console import PlainConsole
 from forwardly.errors import check_rules
 from forwardly.plugins import all_rules
+from forwardly.text import visible
 
 
 def list_rules() -> int:
@@ -28,9 +29,9 @@ def list_rules() -> int:
             if rule.trains != "readout"
             else "nothing",
         )
-    Console().print(table)
+    PlainConsole().print(table)
     for problem in problems:
-        Console(stderr=True).print(problem, style="yellow", highlight=False, markup=False)
+        PlainConsole(stderr=True).print(problem, style="yellow")
     return 0
 
 
@@ -45,5 +46,6 @@ def cite(*names: str) -> int:
     rules, _ = all_rules()
     check_rules(names, rules)
     for entry in dict.fromkeys(rules[name].paper.bibtex for name in names):
-        sys.stdout.write(entry + "\n")  # plain, for a file or a pipe
+        # Not wrapped, for a file or a pipe.
+        sys.stdout.write(visible(entry, keep="\n\t") + "\n")
     return 0

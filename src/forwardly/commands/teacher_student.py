@@ -9,10 +9,9 @@ from typing import Literal
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.table import Table
 
-from forwardly.commands.console import INTERRUPTED, Several, bars
+from forwardly.commands.console import INTERRUPTED, PlainConsole, Several, bars
 from forwardly.errors import UsageError
 from forwardly.experiments import arrays as task_arrays
 from forwardly.experiments import results
@@ -102,7 +101,7 @@ def teacher_student(
     if threads is not None or seeds < _SEEDS_WORTH_THREADS:
         torch.set_num_threads(threads or 1)
 
-    console = Console()
+    console = PlainConsole()
     run = Run(settings, tasks, threads)
     status = "finished"
     try:
@@ -115,7 +114,7 @@ def teacher_student(
     return _report(run, status, [*figures, folder / "metrics.csv"], console)
 
 
-def _train(run: Run, folder: Path, console: Console) -> None:
+def _train(run: Run, folder: Path, console: PlainConsole) -> None:
     """Train to the end under a progress bar a rule, saving the metrics now and then."""
     with bars(console, "MAE {task.fields[mae]}") as progress:
         tasks = {
@@ -135,7 +134,7 @@ def _train(run: Run, folder: Path, console: Console) -> None:
                 saved = time.monotonic()
 
 
-def _report(run: Run, status: str, paths: Sequence[Path], console: Console) -> int:
+def _report(run: Run, status: str, paths: Sequence[Path], console: PlainConsole) -> int:
     """The closing table, paths and warnings; the exit code."""
     table = Table()
     for heading in ("rule", "train MAE", "validation MAE", "seconds"):
@@ -149,7 +148,7 @@ def _report(run: Run, status: str, paths: Sequence[Path], console: Console) -> i
         table.add_row(name, *errors, f"{history.seconds:.1f}")
     console.print(table)
     for path in paths:
-        console.print(str(path), soft_wrap=True, highlight=False)
+        console.print(str(path), soft_wrap=True)
     for history in run.histories.values():
         _warn_of_divergence(history, run.settings, console)
     if status == "interrupted":
@@ -159,7 +158,7 @@ def _report(run: Run, status: str, paths: Sequence[Path], console: Console) -> i
     return 0 if all(history.alive for history in run.histories.values()) else 1
 
 
-def _warn_of_divergence(history: History, settings: TeacherStudent, console: Console) -> None:
+def _warn_of_divergence(history: History, settings: TeacherStudent, console: PlainConsole) -> None:
     if not history.diverged:
         return
     seeds = ", ".join(f"seed {seed} at epoch {at:,}" for seed, at in history.diverged.items())

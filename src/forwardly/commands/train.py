@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from rich.console import Console
 from rich.progress import TaskID
 from rich.table import Table
 
 from forwardly import files, plots, records
-from forwardly.commands.console import INTERRUPTED, Several, bars
+from forwardly.commands.console import INTERRUPTED, PlainConsole, Several, bars
 from forwardly.curves import training_figure
 from forwardly.data import load
 from forwardly.errors import UsageError
@@ -141,7 +140,7 @@ def train(
     if not resume:
         config = json.dumps({**settings, **provenance()}, indent=2)
         files.write(folder / "config.json", config + "\n")
-    console = Console()
+    console = PlainConsole()
     checkpoint = folder / "checkpoint.pt"
     with bars(console, "{task.fields[state]}") as progress:
         whole = progress.add_task(f"{rule} on {data}", total=epochs, state="")
@@ -159,7 +158,7 @@ def train(
 
         try:
             if resume and checkpoint.exists():
-                console.print(f"Continuing {checkpoint}", highlight=False, soft_wrap=True)
+                console.print(f"Continuing {checkpoint}", soft_wrap=True)
             if isinstance(prepared.optimizer, LocalSGD):
                 progress.update(whole, state="compiling, once on this machine")
                 prepared.optimizer.prepare()
@@ -184,7 +183,6 @@ def train(
                 f"Stopped; the same command with --out {folder} --resume goes on from epoch "
                 f"{int(seen[-1]['epoch']) if seen else 0}.",
                 style="yellow",
-                highlight=False,
                 soft_wrap=True,
             )
             return INTERRUPTED
@@ -264,7 +262,7 @@ def _write_result(folder: Path, trained: Fit, tested: Row) -> None:
     files.write(folder / "result.json", json.dumps(content, indent=2) + "\n")
 
 
-def _report(trained: Fit, tested: Row, folder: Path, console: Console) -> None:
+def _report(trained: Fit, tested: Row, folder: Path, console: PlainConsole) -> None:
     last = trained.rows[-1]
     table = Table("", "loss", "accuracy (%)")
     for name, prefix, row in (
@@ -284,4 +282,4 @@ def _report(trained: Fit, tested: Row, folder: Path, console: Console) -> None:
         highlight=False,
     )
     for name in ("epochs.csv", "result.json", "checkpoint.pt", "curves.png"):
-        console.print(str(folder / name), soft_wrap=True, highlight=False)
+        console.print(str(folder / name), soft_wrap=True)

@@ -10,12 +10,10 @@ network.svg    the first student that did not diverge, before and after
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from itertools import chain, count
 from pathlib import Path
@@ -27,8 +25,10 @@ from forwardly.errors import UsageError
 from forwardly.experiments import arrays
 from forwardly.experiments.digits import LEARNING_RATES, Digits, Row
 from forwardly.experiments.teacher_student import Run, Task, TeacherStudent
+from forwardly.fields import Fields
 from forwardly.files import write
 from forwardly.provenance import provenance
+from forwardly.text import csv_table
 
 
 def new_folder(out: Path | None, experiment: str) -> Path:
@@ -84,11 +84,9 @@ def write_start(folder: Path, settings: TeacherStudent, task: Task, source: Path
 
 def write_metrics(folder: Path, run: Run) -> None:
     """All that has been logged so far."""
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(("rule", "seed", "epoch", "train_mae", "val_mae"))
-    table.writerows(chain.from_iterable(history.rows() for history in run.histories.values()))
-    write(folder / "metrics.csv", text.getvalue())
+    names = ("rule", "seed", "epoch", "train_mae", "val_mae")
+    rows = chain.from_iterable(history.rows() for history in run.histories.values())
+    write(folder / "metrics.csv", csv_table(names, rows))
 
 
 def write_results(folder: Path, run: Run, status: str) -> list[Path]:
@@ -108,6 +106,70 @@ def write_results(folder: Path, run: Run, status: str) -> list[Path]:
     }
     _write_json(folder / "summary.json", summary)
     return _write_figures(folder, run)
+
+
+@dataclass(frozen=True)
+class RuleErrors:
+    """What a run's summary says of one rule.
+
+    Attributes:
+        epoch: the last that was measured; 0 if none was.
+        train, validation: mean absolute error then, mean and standard deviation over the seeds
+            (None of one seed); None if none was measured.
+        seeds: the last validation error of every seed that did not diverge.
+        diverged: how many seeds did.
+    """
+
+    epoch: int
+    train: tuple[float, float | None] | None
+    validation: tuple[float, float | None] | None
+    seeds: Sequence[float]
+    diverged: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A teacher–student run that was written: its first seed, how many, and each rule's errors."""
+
+    seed: int
+    seeds: int
+    rules: Mapping[str, RuleErrors]
+
+
+def read(folder: Path) -> Summary | None:
+    """The run in a folder with a summary.json; None if that is of something else.
+
+    Raises:
+        UsageError: if one of its files is damaged.
+    """
+    if not (folder / "config.json").exists():
+        return None
+    config = Fields.read(folder / "config.json")
+    if config.content.get("experiment") != "teacher-student":
+        return None
+    settings = config.fields("settings")
+    rules = Fields.read(folder / "summary.json").fields("rules")
+    return Summary(
+        settings.whole("seed"),
+        settings.whole("seeds", 1),
+        {name: _errors(rules.fields(name)) for name in rules},
+    )
+
+
+def _errors(rule: Fields) -> RuleErrors:
+    diverged = len(list(rule.fields("diverged")))
+    if "final" not in rule:
+        return RuleErrors(0, None, None, (), diverged)
+    final, seeds = rule.fields("final"), rule.fields("seeds")
+    train, validation = (
+        (
+            final.number(f"{part}_mae"),
+            final.number(f"{part}_mae_sd") if f"{part}_mae_sd" in final else None,
+        )
+        for part in ("train", "val")
+    )
+    last = [seeds.fields(seed).number("val_mae") for seed in seeds]
+    return RuleErrors(final.whole("epoch", 1), train, validation, last, diverged)
 
 
 def write_comparison(
