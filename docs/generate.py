@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from collections.abc import Iterable, Sequence
@@ -48,7 +49,7 @@ def markdown(text: str) -> str:
     """Text as Markdown that shows it, in one line."""
     if isinstance(text, Markdown):
         return text
-    return re.sub(r"[\\`*_~<|]|(?<=\])\(", r"\\\g<0>", visible(text))
+    return re.sub(r"[\\`*_~<&|]|(?<=\])\(", r"\\\g<0>", visible(text))
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
@@ -206,17 +207,27 @@ def growth() -> str:
     points: list[dict[str, Any]] = []
     for number in content:
         point = content.fields(number)
-        by_rule = {
-            kind: {rule: point.fields(kind).number(rule) for rule in point.fields("seconds")}
-            for kind in ("seconds", "macs")
-        }
+        by_rule = {kind: _positive(point.fields(kind)) for kind in ("seconds", "macs")}
         points.append({"axis": point.text("axis"), "value": point.whole("value", 1), **by_rule})
+    for axis in {point["axis"] for point in points}:
+        values = [point["value"] for point in points if point["axis"] == axis]
+        if len(values) < 3 or values != sorted(set(values)):
+            content.refuse("axis", f"three points or more in order of {axis}")
     rows = (
         (axis, rule, f"{time:.2f}", f"{products:.2f}")
         for axis, found in scaling.slopes(points).items()
         for rule, (time, products) in found.items()
     )
     return "\n".join(table(("over", "rule", "time", "products"), rows)) + "\n"
+
+
+def _positive(times: Fields) -> dict[str, float]:
+    """What the two rules took, or did."""
+    found = {rule: times.number(rule) for rule in ("pepita", "backprop")}
+    for rule, value in found.items():
+        if not 0 < value < math.inf:
+            times.refuse(rule, "a positive number")
+    return found
 
 
 def _bench() -> Fields:
@@ -303,6 +314,9 @@ def comparison(record: str) -> str:
     for name in found:
         rule = found.fields(name)
         accuracies = rule.list("accuracies")
+        for seed in accuracies:
+            if not math.isnan(accuracies.number(seed)):  # as of a seed that diverged
+                accuracies.share(seed)
         change = None
         if "over_readout_only" in rule:
             test = rule.fields("over_readout_only")

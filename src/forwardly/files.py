@@ -61,6 +61,11 @@ def find(root: Path, name: str) -> list[Path]:
     return sorted(found)
 
 
+def is_there(path: Path) -> bool:
+    """Whether something has that name, be it a file that can be read or not."""
+    return os.path.lexists(path)
+
+
 def read(path: Path) -> bytes:
     """What is in a file.
 

@@ -307,7 +307,7 @@ def _teacher_student(root: Path) -> list[TeacherStudent]:
 
 
 def _picture(path: Path) -> str:
-    if not path.exists():
+    if not files.is_there(path):
         return ""
     content = files.read(path)
     if not content.startswith(b"\x89PNG\r\n\x1a\n"):

@@ -191,7 +191,7 @@ def _environment(job: Job) -> dict[str, Any]:
 
 def _revisions(path: Path) -> list[tuple[str | None, bool]]:
     """Revision, and whether it was changed, of each session so far."""
-    if not path.exists():
+    if not files.is_there(path):
         return []
     text = files.read_text(path)
     try:

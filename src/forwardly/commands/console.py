@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from cyclopts import Parameter
 from rich.console import (
@@ -21,6 +21,7 @@ from rich.progress import (
 )
 from rich.segment import Segment
 from rich.table import Table
+from rich.text import Text
 
 from forwardly.text import visible
 
@@ -45,10 +46,14 @@ class PlainConsole(Console):
     def __init__(self, *, stderr: bool = False) -> None:
         super().__init__(stderr=stderr, markup=False, emoji=False, highlight=False)
 
+    def render_str(self, text: str, **options: Any) -> Text:
+        """A text, as long as it will be when it is shown, so that tables have room for it."""
+        return super().render_str(visible(text, keep="\n\t"), **options)
+
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
     ) -> Iterable[Segment]:
-        """Everything that is shown passes here: text, tables' cells, progress bars."""
+        """Everything that is shown passes here, progress bars and texts of other makes too."""
         for segment in super().render(renderable, options):
             if segment.control:  # rich's own; colours are added to the text later
                 yield segment

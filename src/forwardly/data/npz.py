@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from forwardly.errors import UsageError
 from forwardly.files import replacing
+from forwardly.text import visible
 
 Arrays = dict[str, NDArray[Any]]
 KEYS = ("x_train", "y_train", "x_test", "y_test")
@@ -27,9 +27,9 @@ def read(path: Path) -> Arrays:
         with path.open("rb") as opened, cast(NpzFile, np.load(opened, allow_pickle=False)) as file:
             missing = [key for key in KEYS if key not in file.files]
             arrays = {key: file[key] for key in KEYS if key in file.files}
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as reason:
+    except Exception as reason:  # of a damaged file zlib, zipfile and numpy raise anything
         raise UsageError(
-            f"{path} cannot be read ({reason}): delete it to download it anew"
+            f"{path} cannot be read ({visible(str(reason))}): delete it to download it anew"
         ) from None
     if missing:
         raise UsageError(

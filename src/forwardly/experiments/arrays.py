@@ -7,7 +7,6 @@ y_val, the student's w1 (d, h), w2 (h, k), … and F (k, d).
 from __future__ import annotations
 
 import io
-import zipfile
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from forwardly.errors import UsageError
 from forwardly.experiments.teacher_student import Array, Task
 from forwardly.files import write
+from forwardly.text import visible
 
 _DATA = ("x_train", "y_train", "x_val", "y_val")
 
@@ -84,11 +84,14 @@ def _read_arrays(path: Path) -> dict[str, Array]:
             content = np.load(file, allow_pickle=False)
             if not isinstance(content, NpzFile):
                 raise ValueError("it holds one array without a name")
-            arrays = dict(cast(Mapping[str, NDArray[np.generic]], content))
+            found = cast(Mapping[str, NDArray[np.generic]], content)
+            arrays = {visible(name): array for name, array in found.items()}
     except FileNotFoundError:
         raise UsageError(f"there is no file {path}") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as reason:
-        raise UsageError(f"{path} is not a readable .npz file of plain arrays: {reason}") from None
+    except Exception as reason:  # of a damaged file zlib, zipfile and numpy raise anything
+        raise UsageError(
+            f"{path} is not a readable .npz file of plain arrays: {visible(str(reason))}"
+        ) from None
     for name, array in arrays.items():
         if array.dtype.kind not in "fiu" or array.ndim == 0:
             raise UsageError(

@@ -26,7 +26,7 @@ from forwardly.experiments import arrays
 from forwardly.experiments.digits import LEARNING_RATES, Digits, Row
 from forwardly.experiments.teacher_student import Run, Task, TeacherStudent
 from forwardly.fields import Fields
-from forwardly.files import write
+from forwardly.files import is_there, write
 from forwardly.provenance import provenance
 from forwardly.text import csv_table
 
@@ -142,7 +142,7 @@ def read(folder: Path) -> Summary | None:
     Raises:
         UsageError: if one of its files is damaged.
     """
-    if not (folder / "config.json").exists():
+    if not is_there(folder / "config.json"):
         return None
     config = Fields.read(folder / "config.json")
     if config.content.get("experiment") != "teacher-student":
