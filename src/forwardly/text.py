@@ -34,7 +34,7 @@ def _is_invisible(character: str) -> bool:
     return category.startswith("C") or category in ("Zl", "Zp")
 
 
-def csv_table(names: Sequence[str], rows: Iterable[Sequence[str | float]]) -> str:
+def csv_table(names: Sequence[str], rows: Iterable[Sequence[str | int | float]]) -> str:
     """A table as CSV: a row a line, and no text that a spreadsheet takes for a formula.
 
     Args:
@@ -50,7 +50,7 @@ def csv_table(names: Sequence[str], rows: Iterable[Sequence[str | float]]) -> st
     return content.getvalue()
 
 
-def _cell(value: str | float) -> str | float:
+def _cell(value: str | int | float) -> str | int | float:
     if not isinstance(value, str):
         return value
     # What begins so is a formula, if it is no number; the apostrophe, which is not shown, makes
