@@ -3,18 +3,67 @@
 #   make demo PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 
 PYTHON ?= python3
+PYTHON_LOWEST ?= python3.11
+PYTHON_NEWEST ?= python3.13
 VENV ?= .venv
 PIP_ARGS ?=
 BIN := $(VENV)/bin
-INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt $(PIP_ARGS)
+PIP_INSTALL := -m pip install --disable-pip-version-check --quiet $(PIP_ARGS)
+INSTALL := $(BIN)/python $(PIP_INSTALL) --constraint constraints.txt
+PYTEST := -m pytest --numprocesses 2
 
-.PHONY: demo test lint types format docs clean
+.PHONY: demo test test-narrow test-ascii test-haswell test-without-numba test-lowest test-newest \
+  lint types format docs clean
 
 demo: $(VENV)/installed
 	$(BIN)/forwardly teacher-student
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest --numprocesses 2
+	$(BIN)/python $(PYTEST)
+
+# On other machines than this one. Each runs the tests that such a machine can break, not all.
+PRINTED := $(addprefix tests/test_,audit bench cli controls defaults hostile_names plugins \
+  reproduction statistics teacher_student terminals train_command)
+READ := $(addprefix tests/test_,data docs malformed_files records report)
+COMPILED := $(addprefix tests/test_,compiled descent devices local_sgd noise products shallow)
+READABLE := $(addprefix tests/test_,cli defaults import local_sgd noise products train_command)
+VERSIONED := $(addprefix tests/test_,bench cli compiled data defaults descent devices import \
+  local_sgd noise plots report shallow statistics terminals transforms without_numba)
+files = $(addsuffix .py,$(1))
+
+test-narrow: $(VENV)/installed-dev
+	COLUMNS=40 $(BIN)/python $(PYTEST) $(call files,$(PRINTED))
+
+test-ascii: $(VENV)/installed-dev
+	LC_ALL=C PYTHONUTF8=0 PYTHONCOERCECLOCALE=0 \
+	  $(BIN)/python $(PYTEST) $(call files,$(PRINTED) $(READ))
+
+# A processor without AVX-512: numba compiles for it, and torch takes no newer instructions.
+HASWELL := NUMBA_CPU_NAME=haswell NUMBA_CPU_FEATURES=+avx2,+fma \
+  ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2
+test-haswell: $(VENV)/installed-dev
+	@test $$(uname -m) = x86_64 || echo "Haswell is pretended on its own kind of machine only."
+	test $$(uname -m) != x86_64 || { \
+	  $(HASWELL) $(BIN)/python -c \
+	    'from forwardly.fast.tiles import has_avx512; assert not has_avx512()' && \
+	  $(HASWELL) $(BIN)/python $(PYTEST) $(call files,$(COMPILED)); }
+
+test-without-numba: $(VENV)/installed-dev
+	PYTHONPATH=$(CURDIR)/tests/without_numba \
+	  $(BIN)/python $(PYTEST) $(call files,$(READABLE))
+
+# The lowest versions of what pyproject.toml names, and the newest of all. What other packages say
+# of each other's deprecations is no fault of ours.
+test-lowest: $(VENV)-lowest/installed
+	NUMBA_CACHE_DIR=$(abspath $(VENV))-lowest/numba \
+	  $(VENV)-lowest/bin/python $(PYTEST) -W ignore::DeprecationWarning $(call files,$(VERSIONED))
+
+test-newest:
+	@$(PYTHON_NEWEST) --version >/dev/null 2>&1 || echo "There is no $(PYTHON_NEWEST): not tested."
+	! $(PYTHON_NEWEST) --version >/dev/null 2>&1 || { \
+	  $(MAKE) $(VENV)-newest/installed && \
+	  NUMBA_CACHE_DIR=$(abspath $(VENV))-newest/numba \
+	  $(VENV)-newest/bin/python $(PYTEST) -W ignore::DeprecationWarning $(call files,$(VERSIONED)); }
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check
@@ -31,7 +80,7 @@ docs: $(VENV)/installed
 	$(BIN)/python docs/generate.py
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(VENV)-lowest $(VENV)-newest
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -41,9 +90,19 @@ $(BIN)/python:
 
 # The stamps make a second run quick; they are out of date when what is to be installed has changed.
 $(VENV)/installed: pyproject.toml constraints.txt | $(BIN)/python
-	$(INSTALL) --quiet --editable .
+	$(INSTALL) --editable .
 	@touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
-	$(INSTALL) --quiet --editable '.[dev]'
+	$(INSTALL) --editable '.[dev]'
+	@touch $@
+
+$(VENV)-lowest/installed: pyproject.toml constraints-lowest.txt
+	$(PYTHON_LOWEST) -m venv $(VENV)-lowest
+	$(VENV)-lowest/bin/python $(PIP_INSTALL) --constraint constraints-lowest.txt --editable '.[dev]'
+	@touch $@
+
+$(VENV)-newest/installed: pyproject.toml
+	$(PYTHON_NEWEST) -m venv $(VENV)-newest
+	$(VENV)-newest/bin/python $(PIP_INSTALL) --editable '.[dev]'
 	@touch $@

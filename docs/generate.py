@@ -342,6 +342,6 @@ def _summary(folder: Path) -> teacher_student_results.Summary:
 if __name__ == "__main__":
     try:
         for document in (README, COMPARISON, RESULTS, BENCHMARK):
-            document.write_text(generated(document), "utf-8")
+            document.write_text(generated(document), "utf-8", newline="\n")
     except UsageError as mistake:
         sys.exit(f"error: {mistake}")

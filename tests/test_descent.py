@@ -185,8 +185,26 @@ def test_tiles_leave_registers_free(
         return features
 
     monkeypatch.setattr(tiles.binding, "get_host_cpu_features", told)
+    monkeypatch.setattr(tiles.config, "CPU_FEATURES", None)
     shape = shape_of_tile(32)
     assert shape.rows * shape.vectors + shape.vectors < registers
+
+
+def test_tiles_are_of_the_processor_that_numba_compiles_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its variables may name another than this; what it keeps is told apart by them."""
+    monkeypatch.setattr(tiles.binding, "get_host_cpu_features", lambda: {"avx512f": True})
+    for features, avx, expected in (
+        (None, 1, True),
+        (None, 0, False),
+        ("+avx2,+fma,-avx512f", 1, False),
+        ("+avx2,+avx512f", 1, True),
+        ("", 1, False),
+    ):
+        monkeypatch.setattr(tiles.config, "CPU_FEATURES", features)
+        monkeypatch.setattr(tiles.config, "ENABLE_AVX", avx)
+        assert tiles.has_avx512() == expected
 
 
 def test_where_nothing_can_be_kept_it_is_compiled_all_the_same() -> None:

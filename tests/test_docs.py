@@ -21,7 +21,7 @@ from forwardly.experiments.teacher_student import TeacherStudent
 from forwardly.models import mlp
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
+README = (ROOT / "README.md").read_text("utf-8")
 
 
 def _generator() -> ModuleType:
@@ -37,7 +37,7 @@ def _generator() -> ModuleType:
 def test_figures_are_as_generated(document: str) -> None:
     generator = _generator()
     path = getattr(generator, document)
-    assert generator.generated(path) == path.read_text(), "run `make docs`"
+    assert generator.generated(path) == path.read_text("utf-8"), "run `make docs`"
 
 
 @pytest.mark.parametrize(("record", "hidden"), [("digits", 128), ("digits-16", 16)])
@@ -87,7 +87,7 @@ def test_links_lead_somewhere() -> None:
     assert len(documents) >= 5
     links = 0
     for document in documents:
-        for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
+        for target in re.findall(r"\]\(([^)#]+)\)", document.read_text("utf-8")):
             if not target.startswith("http"):
                 assert (document.parent / target).exists(), f"{document.name}: {target}"
                 links += 1
@@ -137,6 +137,6 @@ def test_citations_are_complete() -> None:
 
 
 def test_versions_agree() -> None:
-    assert f"version: {fw.__version__}\n" in (ROOT / "CITATION.cff").read_text()
-    assert f'version = "{fw.__version__}"' in (ROOT / "pyproject.toml").read_text()
-    assert f"## {fw.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+    assert f"version: {fw.__version__}\n" in (ROOT / "CITATION.cff").read_text("utf-8")
+    assert f'version = "{fw.__version__}"' in (ROOT / "pyproject.toml").read_text("utf-8")
+    assert f"## {fw.__version__}" in (ROOT / "CHANGELOG.md").read_text("utf-8")

@@ -59,7 +59,7 @@ def places(content: Any, way: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]
 
 def damaged(path: Path) -> Iterator[str]:
     """The file is damaged, once a turn: every value in it replaced by every wrong one."""
-    whole = path.read_text()
+    whole = path.read_text(encoding="utf-8")
     content = json.loads(whole)
     for way in places(content):
         for wrong in WRONG:
@@ -72,9 +72,9 @@ def damaged(path: Path) -> Iterator[str]:
                 del inner[last]
             else:
                 inner[last] = wrong
-            path.write_text(json.dumps(changed))
+            path.write_text(json.dumps(changed), encoding="utf-8")
             yield f"{way}: {'missing' if wrong is MISSING else wrong}"
-    path.write_text(whole)
+    path.write_text(whole, encoding="utf-8")
 
 
 def refused(read: Callable[[], object], path: Path, turns: Iterator[str]) -> set[str]:
@@ -377,7 +377,7 @@ def test_records_that_the_documents_are_made_of(
 
 def _shorten(path: Path, kept: tuple[str, ...]) -> None:
     """Leave out most rules and cases, and evidence, which are all alike."""
-    content = json.loads(path.read_text())
+    content = json.loads(path.read_text(encoding="utf-8"))
     for name in ("rules", "cases"):
         if isinstance(content.get(name), dict):
             content[name] = {one: content[name][one] for one in kept if one in content[name]}
@@ -386,7 +386,7 @@ def _shorten(path: Path, kept: tuple[str, ...]) -> None:
                     one.get(part, {}).pop("evidence", None)
                 one.get("locality", {}).pop("layers", None)
                 one.pop("costs", None)
-    path.write_text(json.dumps(content) + "\n")
+    path.write_text(json.dumps(content) + "\n", encoding="utf-8")
 
 
 def test_revisions_of_an_unfinished_run(tmp_path: Path) -> None:

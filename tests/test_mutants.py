@@ -473,9 +473,9 @@ def mutate(tmp_path: Path) -> Iterator[Callable[[str, str, str], ModuleType]]:
     def mutate(file: str, piece: str, replacement: str) -> ModuleType:
         copy = tmp_path / "forwardly"
         shutil.copytree(Path(fw.__file__).parent, copy)
-        text = (copy / file).read_text()
+        text = (copy / file).read_text("utf-8")
         assert text.count(piece) == 1, f"{piece!r} stands {text.count(piece)} times in {file}"
-        (copy / file).write_text(text.replace(piece, replacement))
+        (copy / file).write_text(text.replace(piece, replacement), "utf-8")
         for name in ours:
             del sys.modules[name]
         sys.path.insert(0, str(tmp_path))

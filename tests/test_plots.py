@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from matplotlib.collections import FillBetweenPolyCollection, LineCollection
+from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
@@ -59,7 +59,7 @@ def test_bands_are_a_standard_deviation_of_the_validation_error() -> None:
     (band,) = [
         artist
         for artist in plots.mae_figure([shown]).axes[0].collections
-        if isinstance(artist, FillBetweenPolyCollection)
+        if isinstance(artist, PolyCollection)
     ]
     heights = band.get_paths()[0].vertices[:, 1]
     mean, sd = shown.validation.mean(0), shown.validation.std(0, ddof=1)

@@ -17,7 +17,7 @@ GUIDE = Path(__file__).parent.parent / "docs" / "adding-a-rule.md"
 
 
 def snippets() -> list[str]:
-    return re.findall(r"```python\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+    return re.findall(r"```python\n(.*?)```", GUIDE.read_text("utf-8"), re.DOTALL)
 
 
 @pytest.mark.unchecked
@@ -34,7 +34,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An installed package with the guide's rule, and entry points that are wrong."""
     (tmp_path / "my_package").mkdir()
     (tmp_path / "my_package" / "__init__.py").write_text("")
-    (tmp_path / "my_package" / "node_perturbation.py").write_text(snippets()[0])
+    (tmp_path / "my_package" / "node_perturbation.py").write_text(snippets()[0], "utf-8")
     info = tmp_path / "my_package-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 1.0\n")

@@ -204,7 +204,7 @@ def test_the_command(
 
     assert call() == 0
     assert capsys.readouterr().out.strip().endswith("report.html")
-    assert Page((tmp_path / "report.html").read_text()).text
+    assert Page((tmp_path / "report.html").read_text("utf-8")).text
     assert call("records", "--out", "other.html") == 0
     (tmp_path / "empty").mkdir()
     for arguments, message in {

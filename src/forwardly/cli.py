@@ -21,6 +21,7 @@ from forwardly.commands import (
     train,
 )
 from forwardly.commands.console import INTERRUPTED, PlainConsole
+from forwardly.commands.encoding import show_stand_ins
 from forwardly.errors import UsageError
 
 app = cyclopts.App(
@@ -45,6 +46,7 @@ def main() -> None:
     def stop(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
+    show_stand_ins()
     with suppress(ValueError):  # not in the main thread
         signal.signal(signal.SIGTERM, stop)
     try:
@@ -58,7 +60,7 @@ def main() -> None:
             (given, *_) = mistake.unused_tokens or [""]
             commands = (name for name in app if not name.startswith("-"))
             message = f'error: unknown command "{given}"; the commands are {", ".join(commands)}.'
-        PlainConsole(stderr=True).print(message, style="red", soft_wrap=True)
+        PlainConsole(stderr=True).say(message, style="red")
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)

@@ -44,7 +44,8 @@ def _run(*arguments: str) -> str | None:
         done = subprocess.run(  # noqa: S603, its arguments stand in this file
             [git, "-C", str(Path(__file__).parent), *arguments],
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             check=True,
             timeout=10,
         )

@@ -69,8 +69,8 @@ def write(root: Path, record: Record) -> Path:
     part = Path(tempfile.mkdtemp(prefix=".part-", dir=place.parent))
     try:
         part.chmod(0o755)
-        (part / "record.json").write_text(json.dumps(content, indent=2) + "\n", "utf-8")
-        (part / "epochs.csv").write_text(table(record.rows), "utf-8")
+        files.write(part / "record.json", json.dumps(content, indent=2) + "\n")
+        files.write(part / "epochs.csv", table(record.rows))
         part.rename(place)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)

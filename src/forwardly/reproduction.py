@@ -13,7 +13,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from queue import Empty
 from typing import Any, Literal, NamedTuple
@@ -211,7 +211,7 @@ def run_all(jobs: Sequence[Job], processes: int) -> Iterator[State | tuple[int, 
     context = get_context("spawn")  # torch's threads do not survive a fork
     stop, queue = context.Event(), context.Queue()
     with ProcessPoolExecutor(
-        processes, mp_context=context, initializer=_begin, initargs=(stop, queue, os.getpid())
+        processes, mp_context=context, initializer=_begin, initargs=(stop, queue)
     ) as pool:
         running: dict[Future[Outcome], int] = {}
         left = iter(enumerate(jobs))
@@ -240,15 +240,15 @@ _worker: dict[str, Any] = {}
 """What ``_begin`` gives a process, for ``_work``."""
 
 
-def _begin(stop: Any, queue: Any, parent: int) -> None:
+def _begin(stop: Any, queue: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
-    _worker.update(stop=stop, queue=queue, parent=parent)
+    _worker.update(stop=stop, queue=queue)
 
 
 def _work(number: int, job: Job) -> Outcome:
     def stop() -> bool:
-        orphaned = hasattr(os, "getppid") and os.getppid() != _worker["parent"]
-        if orphaned:  # killed; nobody waits for an answer
+        parent = parent_process()
+        if parent is not None and not parent.is_alive():  # killed; nobody waits for an answer
             os._exit(1)
         return _worker["stop"].is_set()
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from forwardly import processors
 from forwardly.benchmarks import steps
+from forwardly.fast.compiling import no_numba
 from forwardly.fast.products import has_bfloat16
 
 
@@ -43,7 +44,11 @@ class Case:
 
 
 def _processors() -> int:
-    return min(2, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
+    return min(2, processors.count())
+
+
+def _no_numba() -> str | None:
+    return no_numba() or None
 
 
 _CIFAR, _MNIST = (3072, 1024, 10), (784, 1024, 10)
@@ -83,27 +88,32 @@ CASES: tuple[Case, ...] = (
         *("teacher-student", "the blog's loop in NumPy / ours, float64, MAE every epoch"),
         *("literal NumPy", "pepita", 2.5, 7.0, False, lambda: steps.teacher_student("float64")),
         call="100 epochs",
+        why_not=_no_numba,
     ),
     Case(
         *("teacher-student-f32", "the blog's loop in NumPy (float64) / ours in float32"),
         *("literal NumPy", "pepita", 5.0, 12.0, False, lambda: steps.teacher_student("float32")),
         call="100 epochs",
+        why_not=_no_numba,
     ),
     Case(
         *("online-small", "one sample a step, 16-8-1: the eager rule / compiled"),
         *("eager", "pepita", 50.0, None, False, lambda: steps.online((16, 8, 1), 100)),
         call="100 samples",
+        why_not=_no_numba,
     ),
     Case(
         *("online-mnist", "one sample a step, 784-256-10: the eager rule / compiled"),
         *("eager", "pepita", 3.0, None, False, lambda: steps.online((784, 256, 10), 100)),
         call="100 samples",
+        why_not=_no_numba,
     ),
     Case(
         *("seeds", "32 seeds of teacher–student, one after another / on two processors"),
         *("one after another", "together", 1.8, None, False),
         lambda: steps.seeds(32, _processors()),
         call="200 epochs of 32 networks",
+        why_not=_no_numba,
     ),
     Case(
         *("mem-pepita", "MemPEPITA step / PEPITA step, 32 hidden layers of 512, batch 512"),

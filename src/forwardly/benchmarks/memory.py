@@ -40,7 +40,7 @@ def process_bytes(case: str, subject: str, threads: int) -> int | None:
     command = [sys.executable, "-m", __name__, case, subject, str(threads)]
     # In a session of its own, so that Ctrl-C is for the benchmark alone.
     done = subprocess.run(  # noqa: S603, this module with names that the caller knows
-        command, capture_output=True, text=True, start_new_session=True
+        command, capture_output=True, encoding="utf-8", start_new_session=True
     )
     return int(done.stdout) if done.returncode == 0 else None
 
@@ -48,14 +48,14 @@ def process_bytes(case: str, subject: str, threads: int) -> int | None:
 def _rise(case: str, subject: str) -> int:
     (made,) = (one.make() for one in CASES if one.name == case)
     before = _resident("VmRSS")
-    _CLEAR.write_text("5")  # the peak begins anew
+    _CLEAR.write_bytes(b"5")  # the peak begins anew
     for _ in range(3):
         made[subject]()
     return max(0, _resident("VmHWM") - before)
 
 
 def _resident(name: str) -> int:
-    found = re.search(rf"{name}:\s+(\d+) kB", _STATUS.read_text())
+    found = re.search(rf"{name}:\s+(\d+) kB", _STATUS.read_text("utf-8"))
     if found is None:
         raise OSError(f"{_STATUS} has no {name}")
     return 1024 * int(found[1])

@@ -90,10 +90,9 @@ def audit(
     files.write(folder / "audit.json", json.dumps(content, indent=2) + "\n")
     page = render(reports, f"{words}, a batch of {batch} samples", checkpointed)
     files.write(folder / "audit.html", page)
-    (folder / "config.json").unlink()  # that the folder was tried with
     _show(reports, console)
     for name in ("audit.json", "audit.html"):
-        console.print(str(folder / name), soft_wrap=True)
+        console.say(str(folder / name))
     return 0
 
 
@@ -132,7 +131,7 @@ def _show(reports: dict[str, AuditReport], console: PlainConsole) -> None:
             f"{costs.macs / costs.forward_macs:.2f}×",
             f"{costs.peak_bytes / 1000:.1f}",
         )
-    console.print(table)
-    console.print(
+    console.table(table)
+    console.say(
         "Layer 1 waits for synaptic steps. MACs in forward passes. kB: the most alive at a time."
     )

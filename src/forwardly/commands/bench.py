@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-import platform
 from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -17,6 +16,7 @@ from rich.progress import Progress, TaskID
 from rich.table import Table
 from rich.text import Text
 
+from forwardly import processors
 from forwardly.benchmarks import memory, scaling, steps
 from forwardly.benchmarks.cases import CASES, Case
 from forwardly.benchmarks.timing import Ratio, fastest, paired, ratio, verdict
@@ -68,26 +68,25 @@ def bench(
         torch.set_num_threads(threads)
     chosen = [case for case in CASES if not cases or case.name in cases]
     folder = new_folder(out, "bench")
-    (folder / "config.json").unlink(missing_ok=True)
     content: dict[str, Any] = {
         "experiment": "bench",
         "quick": quick,
         "threads": torch.get_num_threads(),
-        "processor": _processor(),
+        "processor": processors.name(),
         **provenance(),
         "cases": {},
     }
     console = PlainConsole()
     versions = ", ".join(f"{name} {version}" for name, version in content["versions"].items())
     machine = f"{content['processor']}, {content['threads']} threads; {versions}"
-    console.print(machine)
+    console.say(machine)
     rounds, burst = (2, 0.05) if quick else (8, 0.2)
     code = 0
     try:
         with bars(console) as progress:
             for case in chosen:
                 if why_not := case.why_not():
-                    progress.console.print(f"{case.name} left out: {why_not}")
+                    console.say(f"{case.name} left out: {why_not}")
                     continue
                 task = progress.add_task(case.name, total=rounds * _BUILDS)
                 most = _BUILDS if quick else _MOST_BUILDS
@@ -114,8 +113,8 @@ def bench(
         from forwardly import plots  # matplotlib is slow to import, and only needed here
 
         plots.save(plots.scaling_figure(content[_SCALING]), folder / "scaling.png")
-        console.print(str(folder / "scaling.png"), soft_wrap=True)
-    console.print(str(folder / "bench.json"), soft_wrap=True)
+        console.say(str(folder / "scaling.png"))
+    console.say(str(folder / "bench.json"))
     return code
 
 
@@ -190,16 +189,17 @@ def _report(content: dict[str, Any], console: PlainConsole) -> None:
             said,
         )
     if content["cases"]:
-        console.print(table, _costs(content["cases"]))
+        console.table(table)
+        console.table(_costs(content["cases"]))
     if any(case["verdict"] == "undecided" for case in content["cases"].values()):
-        console.print(
+        console.say(
             "Undecided: the goal lies in the interval, or among the middle half of the rounds. Run "
             "it again on an idle machine.",
             style="yellow",
         )
     for axis, one in scaling.slopes(content.get(_SCALING, [])).items():
         parts = ", ".join(f"{name} {a:.2f} (products {b:.2f})" for name, (a, b) in one.items())
-        console.print(f"Exponent of a sample's time over {axis}: {parts}")
+        console.say(f"Exponent of a sample's time over {axis}: {parts}")
 
 
 def _costs(cases: dict[str, Any]) -> Table:
@@ -219,15 +219,6 @@ def _costs(cases: dict[str, Any]) -> Table:
 
 def _megabytes(number: int | None) -> str:
     return "" if number is None else f"{number / 1e6:.3g} MB"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def _write(folder: Path, content: dict[str, Any]) -> None:

@@ -77,10 +77,10 @@ def compare(
         table.add_column(heading, no_wrap=True)
     for row in rows:
         table.add_row(row.rule, row.accuracy_text(), *row.difference_text())
-    console.print(table)
-    console.print(str(folder / "summary.json"), soft_wrap=True)
+    console.table(table)
+    console.say(str(folder / "summary.json"))
     if status == "interrupted":
-        console.print("Stopped; what was done is written.", style="yellow")
+        console.say("Stopped; what was done is written.", style="yellow")
         return INTERRUPTED
     return 0
 

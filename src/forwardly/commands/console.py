@@ -11,6 +11,7 @@ from rich.console import (
     ConsoleOptions,
     RenderableType,
 )
+from rich.measure import Measurement
 from rich.progress import (
     BarColumn,
     Progress,
@@ -19,12 +20,16 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.segment import Segment
+from rich.table import Table
 from rich.text import Text
 
 from forwardly.text import visible
 
 INTERRUPTED = 130
 """What shells report of a command that Ctrl-C ended."""
+
+_ANY_WIDTH = 1000
+"""Characters, of more than any table has."""
 
 Item = TypeVar("Item")
 Several = Annotated[tuple[Item, ...], Parameter(consume_multiple=True, negative="")]
@@ -54,6 +59,35 @@ class PlainConsole(Console):
                 yield segment
             else:
                 yield Segment(visible(segment.text, keep="\n\t"), segment.style)
+
+    def say(self, text: str, style: str | None = None) -> None:
+        """A line, whole: terminals wrap it by themselves, and scripts find it in one piece."""
+        self.print(text, style=style, soft_wrap=True)
+
+    def table(self, table: Table) -> None:
+        """A table in which no word is cut, if need be wider than the terminal.
+
+        Left to itself rich makes the widest columns narrow first, those of names.
+        """
+        wide = self.options.update_width(_ANY_WIDTH)
+        lacks: list[int] = []
+        widths: list[int] = []
+        for column in table.columns:
+            cells = [Measurement.get(self, wide, cell) for cell in (column.header, *column.cells)]
+            most = max(cell.maximum for cell in cells)
+            column.min_width = most if column.no_wrap else max(cell.minimum for cell in cells)
+            widths.append(column.min_width)
+            lacks.append(most - column.min_width)
+        needed = Measurement.get(self, wide, table).minimum
+        for _ in range(min(self.width - needed, sum(lacks))):
+            neediest = lacks.index(max(lacks))
+            widths[neediest] += 1
+            lacks[neediest] -= 1
+        for column, width in zip(table.columns, widths, strict=True):
+            column.width = width
+        if needed > self.width:
+            table.width = needed
+        self.print(table, crop=False)
 
 
 def bars(console: PlainConsole, *fields: str) -> Progress:

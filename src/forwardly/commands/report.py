@@ -29,5 +29,5 @@ def report(*records: Path, out: Path = Path("report.html")) -> int:
         files.write(out, page)
     except OSError as reason:
         raise UsageError(f"cannot write to {out}: {reason.strerror}; name another --out") from None
-    console.print(str(out), soft_wrap=True)
+    console.say(str(out))
     return 0

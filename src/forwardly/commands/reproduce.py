@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from rich.progress import TaskID
 
+from forwardly import processors
 from forwardly import records as record_files
 from forwardly.commands.console import INTERRUPTED, PlainConsole, Several, bars
 from forwardly.commands.teacher_student import teacher_student
@@ -64,7 +64,7 @@ def reproduce(
     if name.replace("-", "_") == "teacher_student":
         return _teacher_student(records, work)
     chosen = experiment(name)
-    threads = max(1, (os.cpu_count() or 1) // jobs)
+    threads = max(1, processors.count() // jobs)
     todo = jobs_of(
         chosen,
         list(chosen.choose(cells)),
@@ -77,7 +77,7 @@ def reproduce(
     )
     console = PlainConsole()
     if not todo:
-        console.print(f"All of it is recorded in {records / chosen.name}.")
+        console.say(f"All of it is recorded in {records / chosen.name}.")
         return 0
     for data in sorted({job.recipe.data for job in todo}):
         load(data, data_root, progress=True)  # downloads once, and says now if it cannot
@@ -90,7 +90,7 @@ def _teacher_student(records: Path, work: Path) -> int:
     for part, seeds in (("default", 1), ("ten-seeds", 10)):
         place = records / "teacher-student" / part
         if place.exists():
-            console.print(f"{place} is recorded.")
+            console.say(f"{place} is recorded.")
             continue
         place.parent.mkdir(parents=True, exist_ok=True)
         scratch = work / "teacher-student"
@@ -100,7 +100,7 @@ def _teacher_student(records: Path, work: Path) -> int:
         if code == INTERRUPTED:
             return code
         shutil.move(out, place)  # a seed that diverged is a result
-        console.print(f"kept as {place}")
+        console.say(f"kept as {place}")
     return 0
 
 
@@ -134,7 +134,7 @@ def _run_jobs(todo: Sequence[Job], processes: int, console: PlainConsole) -> int
                 done = len(outcomes)
                 progress.update(whole, completed=sum(epochs.values()), state=f"{done} done")
         except KeyboardInterrupt:
-            console.print("Stopped; the same command goes on from the checkpoints.", style="yellow")
+            console.say("Stopped; the same command goes on from the checkpoints.", style="yellow")
             return INTERRUPTED
     return 0 if all(outcome == "finished" for outcome in outcomes) else 1
 
@@ -145,4 +145,4 @@ def _say_how_it_ended(job: Job, outcome: Outcome, console: PlainConsole) -> None
         place = record_files.folder(job.records, job.experiment, job.cell, job.seed)
         accuracy = record_files.read(place).result["test_accuracy"]
         message = "diverged" if accuracy is None else f"test accuracy {100 * accuracy:.2f} %"
-    console.print(f"{job.name}: {message}", soft_wrap=True)
+    console.say(f"{job.name}: {message}")

@@ -14,7 +14,17 @@ from forwardly.text import visible
 
 def list_rules() -> int:
     """List the rules, those of other installed packages too, and what each of them needs."""
-    table = Table("rule", "paper", "year", "passes", "autograd", "feedback", "hidden layers see")
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    for heading in (
+        "rule",
+        "paper",
+        "year",
+        "passes",
+        "autograd",
+        "feedback",
+        "hidden\nlayers see",
+    ):
+        table.add_column(heading)
     rules, problems = all_rules()
     for name, rule in rules.items():
         people = [author.split()[-1] for author in rule.paper.authors]
@@ -25,13 +35,11 @@ def list_rules() -> int:
             str(rule.forward_passes),
             "yes" if rule.uses_autograd else "no",
             rule.feedback_path or "–",
-            {"error": "the error", "target": "the target", "label": "labels as input"}[rule.teacher]
-            if rule.trains != "readout"
-            else "nothing",
+            "nothing" if rule.trains == "readout" else rule.teacher,
         )
-    PlainConsole().print(table)
+    PlainConsole().table(table)
     for problem in problems:
-        PlainConsole(stderr=True).print(problem, style="yellow")
+        PlainConsole(stderr=True).say(problem, style="yellow")
     return 0
 
 

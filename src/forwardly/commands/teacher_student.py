@@ -146,14 +146,14 @@ def _report(run: Run, status: str, paths: Sequence[Path], console: PlainConsole)
                 _with_sd(*history.mean_and_sd(which)) for which in ("train", "validation")
             )
         table.add_row(name, *errors, f"{history.seconds:.1f}")
-    console.print(table)
+    console.table(table)
     for path in paths:
-        console.print(str(path), soft_wrap=True)
+        console.say(str(path))
     for history in run.histories.values():
         _warn_of_divergence(history, run.settings, console)
     if status == "interrupted":
         epoch = max(training.epoch for training in run.trainings.values())
-        console.print(f"Stopped at epoch {epoch:,}; what was done is written.", style="yellow")
+        console.say(f"Stopped at epoch {epoch:,}; what was done is written.", style="yellow")
         return INTERRUPTED
     return 0 if all(history.alive for history in run.histories.values()) else 1
 
@@ -163,11 +163,10 @@ def _warn_of_divergence(history: History, settings: TeacherStudent, console: Pla
         return
     seeds = ", ".join(f"seed {seed} at epoch {at:,}" for seed, at in history.diverged.items())
     rest = "" if not history.alive else f"; the figures are of the other {len(history.alive)}"
-    console.print(
+    console.say(
         f"{history.rule} diverged (NaN or infinity) with learning rate {settings.learning_rate:g}: "
         f"{seeds}{rest}. Try a smaller --learning-rate.",
         style="red",
-        soft_wrap=True,
     )
 
 

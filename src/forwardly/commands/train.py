@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -159,7 +158,7 @@ def train(
 
         try:
             if resume and checkpoint.exists():
-                console.print(f"Continuing {checkpoint}", soft_wrap=True)
+                console.say(f"Continuing {checkpoint}")
             if isinstance(prepared.optimizer, LocalSGD):
                 progress.update(whole, state="compiling, once on this machine")
                 prepared.optimizer.prepare()
@@ -180,21 +179,19 @@ def train(
                 on_epoch=on_epoch,
             )
         except KeyboardInterrupt:
-            console.print(
+            console.say(
                 f"Stopped; the same command with --out {folder} --resume goes on from epoch "
                 f"{int(seen[-1]['epoch']) if seen else 0}.",
                 style="yellow",
-                soft_wrap=True,
             )
             return INTERRUPTED
     rows = trained.rows
     files.write(folder / "epochs.csv", records.table(rows, digits=10))
     if trained.diverged is not None:
-        console.print(
+        console.say(
             f"{rule} diverged (NaN or infinity) in epoch {trained.diverged} with learning rate "
             f"{learning_rate:g}. Try a smaller --learning-rate.",
             style="red",
-            soft_wrap=True,
         )
         _write_result(folder, trained, {})
         return 1
@@ -242,8 +239,7 @@ def _folder(out: Path | None, resume: bool) -> Path:
         raise UsageError("--resume needs --out, the folder of the run to continue")
     if not (out / "config.json").exists():
         raise UsageError(f"there is no run to continue in {out}: it has no config.json")
-    if not os.access(out, os.W_OK):
-        raise UsageError(f"cannot write to {out}")
+    results.check_writable(out)
     return out
 
 
@@ -278,10 +274,9 @@ def _report(trained: Fit, tested: Row, folder: Path, console: PlainConsole) -> N
             f"{row[f'{prefix}loss']:.4f}",
             "–" if accuracy is None else f"{100 * accuracy:.2f}",
         )
-    console.print(table)
-    console.print(
+    console.table(table)
+    console.say(
         f"{trained.seconds:.1f} s, {last['samples_per_second']:,.0f} samples a second",
-        highlight=False,
     )
     for name in ("epochs.csv", "result.json", "checkpoint.pt", "curves.png"):
-        console.print(str(folder / name), soft_wrap=True)
+        console.say(str(folder / name))

@@ -51,4 +51,5 @@ def read(path: Path) -> Arrays:
 def write(path: Path, arrays: Arrays) -> None:
     """Write the four arrays; the file appears whole or not at all."""
     with replacing(path) as part, part.open("wb") as file:
-        np.savez(file, allow_pickle=False, **{key: arrays[key] for key in KEYS})
+        # Without allow_pickle=, of which NumPy before 2.1 would make one more array.
+        np.savez(file, **{key: arrays[key] for key in KEYS})  # pyright: ignore[reportArgumentType]

@@ -29,7 +29,8 @@ def save(task: Task, path: Path) -> None:
     arrays: dict[str, Array] = {name: getattr(task, name) for name in _DATA}
     arrays |= {f"w{layer}": w for layer, w in enumerate(task.weights, start=1)}
     content = io.BytesIO()
-    np.savez(content, allow_pickle=False, F=task.F, **arrays)
+    # Without allow_pickle=, of which NumPy before 2.1 would make one more array.
+    np.savez(content, F=task.F, **arrays)  # pyright: ignore[reportArgumentType]
     write(path, content.getvalue())
 
 

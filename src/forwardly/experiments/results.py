@@ -11,6 +11,7 @@ network.svg    the first student that did not diverge, before and after
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -31,27 +32,42 @@ from forwardly.text import csv_table
 
 
 def new_folder(out: Path | None, experiment: str) -> Path:
-    """Make the folder ``out``, or one named after the time under ``runs/EXPERIMENT``.
+    """Make the folder ``out``, or one named after the time under ``runs/EXPERIMENT``; it is empty.
 
     Raises:
         UsageError: if ``out`` holds something already, or cannot be made or written to.
     """
+    folder = Path("runs") / experiment if out is None else out
     try:
         if out is None:
-            return _timed_folder(Path("runs") / experiment)
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            folder = _timed_folder(folder)
+        elif out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise UsageError(
                 f"{out} exists already, and nothing is overwritten: name another --out"
             )
-        out.mkdir(parents=True, exist_ok=True)
-        write(
-            out / "config.json", ""
-        )  # shows now, not after training, whether it can be written to
+        else:
+            out.mkdir(parents=True, exist_ok=True)
     except OSError as reason:
-        raise UsageError(
-            f"cannot write to {reason.filename or out}: {reason.strerror}; name another --out"
-        ) from None
-    return out
+        raise _cannot_write(folder, reason) from None
+    check_writable(folder)
+    return folder
+
+
+def check_writable(folder: Path) -> None:
+    """Show before training, not after it, whether a folder can be written to.
+
+    Raises:
+        UsageError: if it cannot.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as reason:
+        raise _cannot_write(folder, reason) from None
+
+
+def _cannot_write(folder: Path, reason: OSError) -> UsageError:
+    return UsageError(f"cannot write to {folder}: {reason.strerror}; name another --out")
 
 
 def write_start(folder: Path, settings: TeacherStudent, task: Task, source: Path | None) -> None:
@@ -177,7 +193,6 @@ def write_comparison(
         "rules": {row.rule: row.as_data() for row in rows},
         **software,
     }
-    (folder / "config.json").unlink(missing_ok=True)
     _write_json(folder / "summary.json", content)
 
 

@@ -27,7 +27,8 @@ from threadpoolctl import ThreadpoolController  # pyright: ignore[reportMissingT
 from torch import Tensor, nn
 
 from forwardly.checks import shape_of
-from forwardly.fast import kernels
+from forwardly.fast import codes
+from forwardly.fast.compiling import no_numba
 from forwardly.losses import encoded
 from forwardly.network import Stage
 from forwardly.rule import Rule
@@ -38,19 +39,19 @@ from forwardly.rules.readout_only import ReadoutOnly
 Array = NDArray[Any]
 
 _ACTIVATIONS: dict[type[nn.Module], int] = {
-    nn.Identity: kernels.IDENTITY,
-    nn.ReLU: kernels.RELU,
-    nn.Tanh: kernels.TANH,
-    nn.Sigmoid: kernels.SIGMOID,
+    nn.Identity: codes.IDENTITY,
+    nn.ReLU: codes.RELU,
+    nn.Tanh: codes.TANH,
+    nn.Sigmoid: codes.SIGMOID,
 }
 _RULES: dict[type[Rule], int] = {
-    PEPITA: kernels.PEPITA,
-    Backprop: kernels.BACKPROP,
-    ReadoutOnly: kernels.READOUT_ONLY,
+    PEPITA: codes.PEPITA,
+    Backprop: codes.BACKPROP,
+    ReadoutOnly: codes.READOUT_ONLY,
 }
 _LOSSES: dict[type[nn.Module], int] = {
-    nn.MSELoss: kernels.SQUARED,
-    nn.CrossEntropyLoss: kernels.CROSS_ENTROPY,
+    nn.MSELoss: codes.SQUARED,
+    nn.CrossEntropyLoss: codes.CROSS_ENTROPY,
 }
 
 
@@ -150,7 +151,7 @@ class CompiledTraining:
                 f"epochs and batch must be at least 1; given epochs={epochs}, batch={batch}"
             )
         with one_thread_a_product():
-            _, diverged = kernels.epochs(
+            _, diverged = _kernels().epochs(
                 *self._settings,
                 *self.arrays(x, target),
                 _checked_order(order, epochs, len(x)),
@@ -179,18 +180,18 @@ class CompiledTraining:
         """
         return cast(
             tuple[Array, Array, int],
-            kernels.full_batch(
+            _kernels().full_batch(
                 *self._settings, *train, *validation, count, every, float(learning_rate)
             ),
         )
 
     def mae(self, x: Tensor, target: Tensor) -> float:
         """The mean absolute error of the outputs for x (n, d) and target, as of now."""
-        flat = [kernels.blocked(part, len(x)) for part in self.arrays(x, target)]
+        flat = [_kernels().blocked(part, len(x)) for part in self.arrays(x, target)]
         sizes = self._network[3]
-        room = np.empty(int(sizes[1:].sum()) * min(len(x), kernels.BLOCK), self._dtype)
+        room = np.empty(int(sizes[1:].sum()) * min(len(x), codes.BLOCK), self._dtype)
         with one_thread_a_product():
-            return float(kernels.mean_absolute_error(*self._network, *flat, len(x), room))
+            return float(_kernels().mean_absolute_error(*self._network, *flat, len(x), room))
 
     def weights(self) -> list[Array]:
         """Copies of the weights as of now, (n_l, n_{l−1}) each."""
@@ -244,6 +245,8 @@ class CompiledTraining:
 
 def reason(rule: Rule) -> str:
     """Why there is no compiled training for a rule; empty if there is."""
+    if missing := no_numba():
+        return missing
     if type(rule) not in _RULES:
         known = ", ".join(kind.__name__ for kind in _RULES)
         return f"{type(rule).__name__} is none of {known}"
@@ -258,6 +261,12 @@ def reason(rule: Rule) -> str:
     ):
         return "the input is prepared by more than a Flatten"
     return next((why for stage in rule.network.stages if (why := _reason(stage))), "")
+
+
+def _kernels() -> Any:
+    from forwardly.fast import kernels  # loads numba
+
+    return kernels
 
 
 def _reason(stage: Stage) -> str:

@@ -31,6 +31,16 @@ def kept(
 
 
 @cache
+def no_numba() -> str:
+    """Why nothing can be compiled here; empty if it can. Loads numba."""
+    try:
+        import numba  # pyright: ignore  # noqa: F401
+    except (ImportError, OSError) as reason:  # not there, or not for this NumPy, this system
+        return f"numba, which compiles it, cannot be imported ({reason})"
+    return ""
+
+
+@cache
 def _sources() -> str:
     """A digest of this folder: numba asks only whether the file of the function itself has changed,
     not those of what it calls.

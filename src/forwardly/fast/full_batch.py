@@ -7,7 +7,6 @@ A thread takes one seed's epochs after another's. The last seeds are run in piec
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import pairwise
@@ -15,6 +14,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from forwardly import processors
 from forwardly.fast.compiled import CompiledTraining, one_thread_a_product
 from forwardly.full_batch import Batch, Errors
 from forwardly.rule import Rule
@@ -53,7 +53,7 @@ class CompiledFullBatchTraining:
         self.epoch = 0
         self.diverged: dict[int, int] = {}
         self._rate = learning_rate
-        self._threads = threads or len(os.sched_getaffinity(0))
+        self._threads = threads or processors.count()
         self._pool = ThreadPoolExecutor(self._threads)
         self._networks = [CompiledTraining(rule) for rule in rules]
         self._train, self._validation = (

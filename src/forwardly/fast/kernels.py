@@ -14,12 +14,18 @@ Functions have no annotations: numba finds the types.
 import numpy as np
 from numba import njit
 
+from forwardly.fast.codes import (
+    BACKPROP,
+    BLOCK,
+    PEPITA,
+    READOUT_ONLY,
+    RELU,
+    SIGMOID,
+    SQUARED,
+    TANH,
+)
 from forwardly.fast.compiling import kept
 
-IDENTITY, RELU, TANH, SIGMOID = range(4)
-PEPITA, BACKPROP, READOUT_ONLY = range(3)
-SQUARED, CROSS_ENTROPY = range(2)
-BLOCK = 512  # samples, so that a small network's activities stay in the cache
 FEW = 4  # rows, below which loops over samples beat BLAS
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from forwardly.checks import values_readable
-from forwardly.fast.compiling import kept
+from forwardly.fast.compiling import kept, no_numba
 from forwardly.network import noise
 
 _GAMMA, _MIX_1, _MIX_2 = (np.uint64(constant % 2**64) for constant in noise.CONSTANTS)
@@ -31,7 +31,7 @@ def mask(
     """See ``forwardly.network.noise.mask``."""
     count = math.prod(shape)
     plain = like.device.type == "cpu" and values_readable(seed_and_step, like)
-    if count < _SMALLEST or p >= 1 or not plain:
+    if count < _SMALLEST or p >= 1 or not plain or no_numba():
         return noise.mask(seed_and_step, which, shape, p, like)
     seed, step = seed_and_step.tolist()
     seed, first = (np.uint64(part % 2**64) for part in noise.start(seed, step, which))

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from forwardly.checks import values_readable
+from forwardly.fast.compiling import no_numba
 from forwardly.fast.threads import all_threads_come, pool
 from forwardly.fast.updates import MOST, SMALLEST, Outer, Weight
 
@@ -82,7 +83,7 @@ class InFloat32:
         openmp, (weight, momentum, settings) = pool(), trained
         if openmp is None or weight.numel() < SMALLEST or len(update.post) > MOST:
             return False
-        if not values_readable(weight):
+        if no_numba() or not values_readable(weight):
             return False  # who counts or traces operations is shown torch's own
         from forwardly.fast.descent import descend  # loads numba
 
@@ -115,7 +116,7 @@ class InBFloat16(InFloat32):
 def can_descend(weight: Tensor) -> bool:
     """Whether there is a compiled step for a weight like this."""
     plain = weight.dtype == torch.float32 and weight.device.type == "cpu" and weight.dim() == 2
-    return plain and weight.numel() >= SMALLEST and pool() is not None
+    return plain and weight.numel() >= SMALLEST and pool() is not None and not no_numba()
 
 
 def has_bfloat16() -> bool:

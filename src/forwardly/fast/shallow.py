@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from forwardly.checks import values_readable
+from forwardly.fast.compiling import no_numba
 from forwardly.fast.masks import mask
 from forwardly.fast.threads import pool
 from forwardly.fast.updates import MOST, SMALLEST, Weight, plain
@@ -42,7 +43,7 @@ class Shallow:
 
     def prepare(self) -> None:
         """Have the kernel compiled, if the network may be one for it."""
-        if self._layers is not None and pool() is not None:
+        if self._layers is not None and pool() is not None and not no_numba():
             from forwardly.fast import shallow_kernel as kernel
 
             if kernel.suits_processor():
@@ -74,7 +75,7 @@ class Shallow:
             return None
         if rule.F.shape != (d, k) or not all(map(plain, (a_0, rule.F, W_1, W_2))):
             return None
-        if target.device.type != "cpu":
+        if target.device.type != "cpu" or no_numba():
             return None
         from forwardly.fast import shallow_kernel as kernel  # loads numba
 

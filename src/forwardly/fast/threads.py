@@ -8,9 +8,10 @@ pool, by the entry that compilers use for ``#pragma omp parallel``.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -18,7 +19,7 @@ import torch
 class Pool(NamedTuple):
     """torch's OpenMP library: GOMP_parallel, and the addresses of more of its functions."""
 
-    parallel: ctypes._NamedFuncPointer  # pyright: ignore
+    parallel: Callable[..., None]
     thread_number: int  # omp_get_thread_num
     threads_at_work: int  # omp_get_num_threads; may be fewer than were asked for
     barrier: int  # GOMP_barrier, where all of them wait for the last
@@ -54,5 +55,5 @@ def pool() -> Pool | None:
     return None
 
 
-def _address(function: ctypes._NamedFuncPointer) -> int:  # pyright: ignore
+def _address(function: Any) -> int:
     return ctypes.cast(function, ctypes.c_void_p).value or 0

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, no_type_check
 
 from llvmlite import binding, ir
 from numba import types
-from numba.core import cgutils
+from numba.core import cgutils, config
 from numba.extending import intrinsic
 
 _I64, _I32, _I8 = ir.IntType(64), ir.IntType(32), ir.IntType(8)
@@ -36,25 +36,38 @@ class Shape(NamedTuple):
 
 
 def has_avx512() -> bool:
-    """Whether this processor has 32 registers of 512 bits."""
-    return bool(_features().get("avx512f"))
+    """Whether the processor has 32 registers of 512 bits."""
+    return "avx512f" in _features()
 
 
 def shape_of_tile(bits: int) -> Shape:
     """A tile for numbers of so many bits that leaves registers of this processor for A and B."""
     features = _features()
-    if features.get("avx512f"):  # 32 registers
+    if "avx512f" in features:  # 32 registers
         return Shape(8, 3, 512 // bits)
-    if features.get("avx2"):  # 16
+    if "avx2" in features:  # 16
         return Shape(4, 3, 256 // bits)
     return Shape(8 if "neon" in features else 4, 3, 128 // bits)
 
 
-def _features() -> dict[str, bool]:
+def _features() -> set[str]:
+    """Of the processor that numba compiles for: this one, if its variables do not name another.
+
+    Tiles must not be of other registers than numba thinks: it keeps what it has compiled by these.
+    """
+    settings: Any = config
+    if settings.CPU_FEATURES is not None:
+        given = settings.CPU_FEATURES.split(",")
+        return {feature[1:] for feature in given if feature.startswith("+")}
     try:
-        return dict(binding.get_host_cpu_features())
+        host = binding.get_host_cpu_features()
     except RuntimeError:  # LLVM does not know this one
-        return {}
+        return set()
+    return {
+        feature
+        for feature, there in host.items()
+        if there and (settings.ENABLE_AVX or not feature.startswith("avx"))
+    }
 
 
 class _Lines:

@@ -167,11 +167,11 @@ class Step:
             shape: of the result.
             dtype: of the result.
         """
-        return noise.uniform(self._numbers(), _STREAMS_OF_DROPOUTS + which, shape, dtype)
+        return noise.uniform(self._drawing(), _STREAMS_OF_DROPOUTS + which, shape, dtype)
 
     def below(self, which: int, shape: tuple[int, ...], end: int) -> Tensor:
         """Random integers from 0 to ``end`` − 1, otherwise as ``uniform``."""
-        return noise.below(self._numbers(), _STREAMS_OF_DROPOUTS + which, shape, end)
+        return noise.below(self._drawing(), _STREAMS_OF_DROPOUTS + which, shape, end)
 
     def after_synapse(self, stage: Stage, z: Tensor) -> Tensor:
         """a_l from z_l: all that follows the synapse, as in the pass that z is from."""
@@ -241,7 +241,7 @@ class Step:
             self._masks[part.name] = mask
         return mask
 
-    def _numbers(self) -> Tensor:
+    def _drawing(self) -> Tensor:
         if self._noise is None:
             raise TypeError("a rule that draws random numbers must set draws = True")
         return self._noise
