@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from functools import partial
+from typing import Any
 
 import jaxtyping
 import pytest
@@ -11,6 +13,21 @@ import pytest
 # A test worker a core, so one thread a worker, and a process that a test starts: more would wait
 # for each other. Read when torch is first imported.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+_jaxtyped = jaxtyping.jaxtyped
+
+
+def _once(function: Any, *, typechecker: Any) -> Any:
+    """What the import hook wraps a function in; none that lies within another.
+
+    It would be wrapped anew in each call of that one, which is nine tenths of a small step's time.
+    """
+    if "<locals>" in getattr(function, "__qualname__", ""):
+        return function
+    return _jaxtyped(function, typechecker=typechecker)
+
+
+jaxtyping.jaxtyped = partial(partial, _once)
 
 
 @pytest.fixture(autouse=True)

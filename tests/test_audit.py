@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 import sys
 from collections.abc import Callable, Sequence
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,6 +25,14 @@ from forwardly.network import Step
 from test_report import Page
 
 N, D, K = 7, 12, 4
+
+
+@pytest.fixture(autouse=True)
+def _frozen() -> None:
+    """What is imported need not be looked through when the audit collects garbage."""
+    gc.freeze()
+
+
 DENSE = (9, 8, 6)
 
 
@@ -53,6 +63,7 @@ def dressed() -> nn.Sequential:
 SHAPES = {dense: (3, 4), convolutional: (2, 9, 9), dressed: (D,)}
 
 
+@cache
 def audited(kind: Any, make: Callable[[], nn.Sequential] = dense, **options: Any) -> fw.AuditReport:
     torch.manual_seed(0)
     shape = SHAPES[make]
