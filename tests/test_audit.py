@@ -28,9 +28,10 @@ N, D, K = 7, 12, 4
 
 
 @pytest.fixture(autouse=True)
-def _frozen() -> None:
-    """What is imported need not be looked through when the audit collects garbage."""
+def _frozen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The audit collects garbage; what the test session holds need not be looked through."""
     gc.freeze()
+    monkeypatch.setattr(gc, "unfreeze", lambda: None)
 
 
 DENSE = (9, 8, 6)
@@ -550,12 +551,12 @@ def test_memory_grows_with_depth_but_for_streaming_rules() -> None:
         fw.PEPITA: True,
         fw.Backprop: True,
     }.items():
-        growth = (peak(kind, 12) - peak(kind, 4)) / (8 * layer)
+        growth = (peak(kind, 8) - peak(kind, 4)) / (4 * layer)
         assert (growth > 0.9) if grows else (growth < 0.05), (kind, growth)
 
 
 def test_checkpointed_backprop_trades_products_for_memory() -> None:
-    rule = fw.Backprop(deep(12), nn.CrossEntropyLoss())
+    rule = fw.Backprop(deep(6), nn.CrossEntropyLoss())
     batch = torch.rand(50, 20), torch.randint(K, (50,))
     used, macs = checkpointed_backprop(rule, *batch)
     costs = fw.audit(rule, *batch).costs
