@@ -35,9 +35,9 @@ ON_DIGITS = {
     "sign-symmetry-uniform": ("relu", 0.1, 5, 6),
 }
 
-# Learning rate on summed updates, bound of F, epochs; of 250 samples. Signs of errors do not shrink,
+# Learning rate on summed updates, bound of F, epochs; 250 samples. Signs of errors do not shrink,
 # and the two halves of the time-local form cancel only at small rates: neither gains on the digits.
-# The error's logarithm falls by 0.51 ± 0.41 (of 32 seeds) and 0.28 ± 0.38 (of 24); 16 are enough.
+# The error's logarithm falls by 0.51 ± 0.41 and 0.26 ± 0.35 (of 32 seeds); 16 seeds are enough.
 ON_TEACHER_STUDENT = {
     "sign-pepita": (8e-4, 0.2, 1000),
     "time-local-pepita": (2e-5, 0.15, 5000),

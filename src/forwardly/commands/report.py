@@ -8,7 +8,6 @@ from rich.console import Console
 
 from forwardly import files
 from forwardly.errors import UsageError
-from forwardly.report import render
 
 
 def report(*records: Path, out: Path = Path("report.html")) -> int:
@@ -23,6 +22,8 @@ def report(*records: Path, out: Path = Path("report.html")) -> int:
     """
     if not out.parent.is_dir():
         raise UsageError(f"there is no folder {out.parent} to write {out.name} to")
+    from forwardly.report import render  # matplotlib is slow to import, and only needed here
+
     console = Console()
     with console.status("reading records, drawing figures"):
         page = render(records or (Path("records"),))
