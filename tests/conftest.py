@@ -1,10 +1,13 @@
-"""Checks of annotations, and how a test says that it wants none."""
+"""Checks of annotations, and how a test says that it wants none; the command without a process."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import jaxtyping
@@ -40,3 +43,24 @@ def _annotations(request: pytest.FixtureRequest) -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", unchecked)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., CompletedProcess[str]]:
+    """``forwardly`` in this process; one of its own takes seconds to import torch."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def command(*arguments: object) -> CompletedProcess[str]:
+        from forwardly.cli import main
+
+        given = ["forwardly", *map(str, arguments)]
+        monkeypatch.setattr(sys, "argv", given)
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main()
+        return CompletedProcess(given, int(end.value.code or 0), *capsys.readouterr())
+
+    return command
