@@ -22,19 +22,7 @@ from test_cli import COMMAND, Command, run
 SMALL = ["train", "--data", "digits", "--hidden", "16", "--threads", "1", "--seed", "4"]
 # Without digits, which scikit-learn brings: its import takes as long as the training.
 NUMBERS = ["train", "--data", "teacher-student", "--hidden", "8", "--learning-rate", "0.001"]
-LONG = [
-    *NUMBERS,
-    "--threads",
-    "1",
-    "--epochs",
-    "120",
-    "--dropout",
-    "0.2",
-    "--milestones",
-    "10",
-    "30",
-    "--measure",
-]
+LONG = [*NUMBERS, "--epochs", "120", "--dropout", "0.2", "--milestones", "10", "30", "--measure"]
 
 
 def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
