@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import re
 import sys
@@ -24,16 +23,9 @@ from forwardly.cli import main
 from forwardly.network import Step
 from test_report import Page
 
+pytestmark = pytest.mark.usefixtures("frozen")
+
 N, D, K = 7, 12, 4
-
-
-@pytest.fixture(autouse=True)
-def _frozen(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The audit collects garbage; what the test session holds need not be looked through."""
-    gc.freeze()
-    monkeypatch.setattr(gc, "unfreeze", lambda: None)
-
-
 DENSE = (9, 8, 6)
 
 
