@@ -14,7 +14,7 @@ demo: $(VENV)/installed
 	$(BIN)/forwardly teacher-student
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest --numprocesses 2
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check

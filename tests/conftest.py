@@ -34,6 +34,11 @@ def _once(function: Any, *, typechecker: Any) -> Any:
 jaxtyping.jaxtyped = partial(partial, _once)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put long tests first."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 @pytest.fixture(autouse=True)
 def _annotations(request: pytest.FixtureRequest) -> Iterator[None]:
     """Under pytest every call is checked against its annotations (see addopts in pyproject.toml).

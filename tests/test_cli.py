@@ -32,6 +32,7 @@ def run(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.long
 def test_teacher_student_and_the_same_from_its_arrays(tmp_path: Path, command: Command) -> None:
     done = run("teacher-student", *QUICK, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -171,6 +171,7 @@ if __name__ == "__main__":
 LONG = {"epochs": 100, **NUMBERS}
 
 
+@pytest.mark.long
 @pytest.mark.unchecked
 @pytest.mark.skipif(os.name != "posix", reason="kills processes the POSIX way")
 def test_killed_and_given_again_it_ends_the_same(tmp_path: Path) -> None:

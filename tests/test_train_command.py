@@ -158,6 +158,7 @@ def test_stopping_keeps_what_was_done(number: signal.Signals, tmp_path: Path) ->
     assert checkpoint.load(tmp_path / "here" / "checkpoint.pt")["rows"]
 
 
+@pytest.mark.long
 @pytest.mark.unchecked
 def test_killed_again_and_again_it_ends_with_the_same_weights(
     tmp_path: Path, command: Command

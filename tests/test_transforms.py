@@ -64,6 +64,7 @@ def test_backprop_cannot_be_exported_but_traced() -> None:
     assert_close(traced, rule(x, target).updates["1.weight"])
 
 
+@pytest.mark.long
 def test_compile() -> None:
     """Every rule without a graph break, and one by the default backend, which writes C++."""
     from torch._inductor import cpp_builder, exc
