@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 from forwardly import records
-from forwardly.cli import main
 from forwardly.errors import UsageError
 from forwardly.experiments import registry
 from forwardly.experiments.experiment import Cell, Experiment, Published
 from forwardly.recipe import Recipe
 from forwardly.reproduction import Job, State, jobs_of, run, run_all
+from test_cli import Command
 
 EPOCHS = 5
 
@@ -207,25 +207,16 @@ def test_killed_and_given_again_it_ends_the_same(tmp_path: Path) -> None:
     assert any(ours.environment["sessions"] == 2 for ours in ended[0])
 
 
-def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["forwardly", *map(str, arguments)])
-    with pytest.raises(SystemExit) as end:
-        main()
-    return int(end.value.code or 0)
-
-
-def test_the_command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> None:
     monkeypatch.setitem(registry.EXPERIMENTS, "toy2026", experiment(epochs=2))
-    monkeypatch.chdir(tmp_path)
     arguments = ("reproduce", "toy2026", "--seeds", "1", "--cells", "*/pepita")
-    assert call(monkeypatch, *arguments) == 0
-    out = capsys.readouterr().out
+    done = command(*arguments)
+    assert done.returncode == 0
     record = json.loads((tmp_path / "records/toy2026/small/pepita/seed-0/record.json").read_text())
-    assert f"test accuracy {100 * record['result']['test_accuracy']:.2f} %" in out
-    assert call(monkeypatch, *arguments) == 0
-    assert "All of it is recorded in records/toy2026." in capsys.readouterr().out
+    assert f"test accuracy {100 * record['result']['test_accuracy']:.2f} %" in done.stdout
+    done = command(*arguments)
+    assert done.returncode == 0
+    assert "All of it is recorded in records/toy2026." in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -240,14 +231,10 @@ def test_the_command(
     ],
 )
 def test_mistakes(
-    arguments: str,
-    message: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    arguments: str, message: str, monkeypatch: pytest.MonkeyPatch, command: Command
 ) -> None:
     monkeypatch.setitem(registry.EXPERIMENTS, "toy2026", experiment())
-    monkeypatch.chdir(tmp_path)
     cells = ["--cells", "fc-mnist/*"] if "table1" in arguments else []
-    assert call(monkeypatch, "reproduce", *arguments.split(), *cells) == 2
-    assert message in capsys.readouterr().err
+    done = command("reproduce", *arguments.split(), *cells)
+    assert done.returncode == 2
+    assert message in done.stderr
