@@ -10,7 +10,7 @@ PIP_ARGS ?=
 BIN := $(VENV)/bin
 PIP_INSTALL := -m pip install --disable-pip-version-check --quiet $(PIP_ARGS)
 INSTALL := $(BIN)/python $(PIP_INSTALL) --constraint constraints.txt
-PYTEST := -m pytest --numprocesses 2
+PYTEST := -m pytest --numprocesses 2 --dist worksteal
 
 .PHONY: demo test test-narrow test-ascii test-haswell test-without-numba test-lowest test-newest \
   lint types format docs clean

@@ -1,6 +1,6 @@
 """Run by test_transforms.py: compile rules as users do, without checks of annotations.
 
-python compile_rule.py BACKEND CASE… RULE…
+python compile_rule.py BACKEND:RULE:CASE…
 """
 
 from __future__ import annotations
@@ -8,20 +8,29 @@ from __future__ import annotations
 import sys
 
 import torch
+from torch import nn
 from torch.testing import assert_close
 
-from forwardly.testing import CASES, build
+from forwardly.testing import CASES, Case, build
 from test_laws import FACTORIES
 
+# Every kind of stage in one network, as tracing takes a second.
+WHOLE = Case(
+    "whole",
+    lambda: [
+        *(nn.Conv2d(2, 4, 2, groups=2), nn.BatchNorm2d(4, affine=False), nn.ReLU()),
+        *(nn.MaxPool2d(2, stride=1), nn.Dropout2d(0.3), nn.Flatten(), nn.Linear(16, 5, bias=False)),
+        *(nn.LayerNorm(5, elementwise_affine=False), nn.Tanh(), nn.Dropout(0.3), nn.Linear(5, 3)),
+    ],
+    (2, 4, 4),
+    3,
+)
+
 if __name__ == "__main__":
-    backend, *names = sys.argv[1:]
-    cases = [case for case in CASES if case.name in names]
-    rules = [name for name in FACTORIES if name in names]
-    assert cases
-    assert len(cases) + len(rules) == len(names)
-    for rule_name in rules:
-        for case in cases:
-            rule, (x, target) = build(FACTORIES[rule_name], case), case.batch()
-            torch.compiler.reset()
-            compiled = torch.compile(rule, fullgraph=True, backend=backend)
-            assert_close(compiled(x, target), rule(x, target), msg=f"{rule_name}, {case}")
+    for argument in sys.argv[1:]:
+        backend, name, network = argument.split(":")
+        (case,) = (case for case in (WHOLE, *CASES) if case.name == network)
+        rule, (x, target) = build(FACTORIES[name], case), case.batch()
+        torch.compiler.reset()
+        compiled = torch.compile(rule, fullgraph=True, backend=backend)
+        assert_close(compiled(x, target), rule(x, target), msg=argument)

@@ -1,9 +1,15 @@
-"""Checks of annotations, and how a test says that it wants none."""
+"""Checks of annotations, and how a test says that it wants none; the command without a process."""
 
 from __future__ import annotations
 
+import gc
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
 
 import jaxtyping
 import pytest
@@ -11,6 +17,26 @@ import pytest
 # A test worker a core, so one thread a worker, and a process that a test starts: more would wait
 # for each other. Read when torch is first imported.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+_jaxtyped = jaxtyping.jaxtyped
+
+
+def _once(function: Any, *, typechecker: Any) -> Any:
+    """What the import hook wraps a function in; none that lies within another.
+
+    It would be wrapped anew in each call of that one, which is nine tenths of a small step's time.
+    """
+    if "<locals>" in getattr(function, "__qualname__", ""):
+        return function
+    return _jaxtyped(function, typechecker=typechecker)
+
+
+jaxtyping.jaxtyped = partial(partial, _once)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put long tests first."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
 @pytest.fixture(autouse=True)
@@ -23,3 +49,31 @@ def _annotations(request: pytest.FixtureRequest) -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", unchecked)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def frozen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For code that collects garbage often: what is there already is not looked through again."""
+    gc.freeze()
+    monkeypatch.setattr(gc, "unfreeze", lambda: None)
+
+
+@pytest.fixture
+def command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., CompletedProcess[str]]:
+    """``forwardly`` in this process; one of its own takes seconds to import torch."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def command(*arguments: object) -> CompletedProcess[str]:
+        from forwardly.cli import main
+
+        given = ["forwardly", *map(str, arguments)]
+        monkeypatch.setattr(sys, "argv", given)
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main()
+        return CompletedProcess(given, int(end.value.code or 0), *capsys.readouterr())
+
+    return command

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,8 @@ from forwardly.benchmarks.timing import Ratio, fastest, paired, ratio, verdict
 from forwardly.commands import bench as bench_command
 from forwardly.commands.bench import bench
 from forwardly.errors import UsageError
+
+pytestmark = pytest.mark.usefixtures("frozen")
 
 
 def test_ratio_is_of_rounds_not_of_medians() -> None:
@@ -139,12 +142,15 @@ def test_memory_is_measured() -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
-def test_a_process_of_its_own_shows_momentum_and_gradients() -> None:
+def test_a_process_of_its_own_shows_momentum_and_gradients(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     weights = 4 * (3072 * 1024 + 1024 * 10)
     found = memory.process_bytes("fc-cifar10", "backprop, foreach", threads=1)
     assert found is not None
     assert 2 * weights <= found < 20 * weights
-    assert memory.process_bytes("fc-cifar10", "no such subject", threads=1) is None
+    monkeypatch.setattr(sys, "executable", "false")  # a process that fails
+    assert memory.process_bytes("fc-cifar10", "backprop, foreach", threads=1) is None
 
 
 def test_slopes() -> None:

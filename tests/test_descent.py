@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -132,23 +129,6 @@ def test_autograd_sees_that_weights_have_changed() -> None:
         assert descend(weight, momentum, update, SETTINGS[0])
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()  # pyright: ignore[reportUnknownMemberType]
-
-
-def test_fewer_threads_than_asked_for_do_all_rows() -> None:
-    """As where the environment sets a limit."""
-    program = (
-        "import torch\n"
-        "from forwardly.fast.descent import descend\n"
-        "from forwardly.fast.threads import pool\n"
-        "from forwardly.fast.updates import Descent, Outer\n"
-        "torch.set_num_threads(2)\n"
-        "W, M = torch.zeros(64, 48), torch.zeros(64, 48)\n"
-        "update = Outer(torch.ones(1, 64), torch.ones(1, 48), 1.0)\n"
-        "assert descend(W, M, update, Descent(0.0, 0.0, 1.0, False), pool())\n"
-        "assert (W == -1).all(), W.sum(1)\n"
-    )
-    environment = {**os.environ, "OMP_THREAD_LIMIT": "1"}
-    subprocess.run([sys.executable, "-c", program], check=True, env=environment)
 
 
 @pytest.mark.parametrize("shape", [Shape(8, 3, 16), Shape(4, 3, 8), Shape(8, 3, 4), Shape(1, 1, 1)])

@@ -53,6 +53,7 @@ def test_comparisons_are_of_the_experiment(record: str, hidden: int) -> None:
         assert len(row["accuracies"]) == 5
 
 
+@pytest.mark.usefixtures("frozen")
 def test_the_audits_record_is_what_the_audit_says() -> None:
     content = json.loads((ROOT / "records" / "audit" / "audit.json").read_text())
     assert content["uncommitted_changes"] is False

@@ -17,32 +17,30 @@ from forwardly.experiments.digits import Digits, train
 from forwardly.experiments.teacher_student import Run, TeacherStudent, draw
 from forwardly.statistics import difference
 
-BOTTLENECKS = {
-    activation: Digits(hidden=(16,), activation=activation, seeds=8, epochs=15)
-    for activation in ("relu", "tanh")
-}
-
-# activation and learning rate, found on validation images; seeds, more where the gain is smaller
+# Activation and learning rate, found on validation images; epochs and seeds, which are enough: of
+# eight seeds any six (of twelve any ten, for DRTP) pass, and the gain without the two points that
+# are asked for is 2.5 standard errors at the least.
 ON_DIGITS = {
-    "adaptive-feedback-alignment": ("relu", 0.3, 4),
-    "backprop": ("relu", 0.1, 4),
-    "direct-feedback-alignment": ("relu", 0.1, 4),
-    "drtp": ("tanh", 0.03, 8),
-    "feedback-alignment": ("relu", 0.1, 4),
-    "forward-forward": ("relu", 0.3, 8),
-    "hebbian-pepita": ("relu", 0.3, 4),
-    "mem-pepita": ("relu", 0.3, 4),
-    "pepita": ("relu", 0.3, 4),
-    "sign-symmetry-batch": ("relu", 0.1, 4),
-    "sign-symmetry-fixed": ("relu", 0.1, 4),
-    "sign-symmetry-uniform": ("relu", 0.1, 4),
+    "adaptive-feedback-alignment": ("relu", 0.3, 5, 6),
+    "backprop": ("relu", 0.1, 5, 6),
+    "direct-feedback-alignment": ("relu", 0.1, 5, 6),
+    "drtp": ("tanh", 0.05, 10, 10),
+    "feedback-alignment": ("relu", 0.1, 5, 6),
+    "forward-forward": ("relu", 0.3, 10, 8),
+    "hebbian-pepita": ("relu", 0.3, 5, 6),
+    "mem-pepita": ("relu", 0.3, 5, 6),
+    "pepita": ("relu", 0.3, 5, 6),
+    "sign-symmetry-batch": ("relu", 0.1, 5, 6),
+    "sign-symmetry-fixed": ("relu", 0.1, 5, 6),
+    "sign-symmetry-uniform": ("relu", 0.1, 5, 6),
 }
 
-# learning rate on summed updates, bound of F, epochs. Signs of errors do not shrink, and the two
-# halves of the time-local form cancel only at small rates: neither gains on the digits.
+# Learning rate on summed updates, bound of F, epochs; 250 samples. Signs of errors do not shrink,
+# and the two halves of the time-local form cancel only at small rates: neither gains on the digits.
+# The error's logarithm falls by 0.51 ± 0.41 and 0.26 ± 0.35 (of 32 seeds); 16 seeds are enough.
 ON_TEACHER_STUDENT = {
-    "sign-pepita": (2e-4, 0.06, 5000),
-    "time-local-pepita": (2e-5, 0.15, 8000),
+    "sign-pepita": (8e-4, 0.2, 1000),
+    "time-local-pepita": (2e-5, 0.15, 5000),
 }
 
 
@@ -52,35 +50,39 @@ def test_every_claim_is_tested() -> None:
 
 
 @cache
-def control(activation: str) -> list[float]:
-    settings = BOTTLENECKS[activation]
-    return [train("readout-only", settings, seed, 0.3)[1] for seed in range(settings.seeds)]
+def accuracies(rule: str, activation: str, rate: float, epochs: int, seeds: int) -> list[float]:
+    settings = Digits(hidden=(16,), activation=activation, epochs=epochs)
+    return [train(rule, settings, seed, rate)[1] for seed in range(seeds)]
 
 
+@pytest.mark.unchecked  # thousands of steps
 @pytest.mark.parametrize("rule", ON_DIGITS)
 def test_beats_readout_only_on_digits(rule: str) -> None:
-    activation, rate, seeds = ON_DIGITS[rule]
-    settings = BOTTLENECKS[activation]
-    ours = [train(rule, settings, seed, rate)[1] for seed in range(seeds)]
-    change = difference(ours, control(activation)[:seeds])
+    activation, rate, epochs, seeds = ON_DIGITS[rule]
+    ours = accuracies(rule, activation, rate, epochs, seeds)
+    change = difference(ours, accuracies("readout-only", activation, 0.3, epochs, seeds))
     assert change is not None
     assert change.mean > 0.02
     assert change.p < 0.05
 
 
+@pytest.mark.unchecked
 @pytest.mark.parametrize("rule", ON_TEACHER_STUDENT)
 def test_beats_readout_only_on_teacher_student(rule: str) -> None:
     rate, bound, epochs = ON_TEACHER_STUDENT[rule]
     settings = TeacherStudent(
         rules=(rule, "readout-only"),
-        seeds=6,
+        seeds=16,
         seed=103,
         epochs=epochs,
         log_every=epochs,
         learning_rate=rate,
         feedback_bound=bound,
+        train_samples=250,
+        validation_samples=250,
     )
-    run = Run(settings, [draw(settings, np.random.default_rng(103 + i)) for i in range(6)])
+    tasks = [draw(settings, np.random.default_rng(103 + i)) for i in range(16)]
+    run = Run(settings, tasks, threads=1)
     for _ in run.advance():
         pass
     ours, theirs = (run.histories[name].validation[-1] for name in settings.rules)

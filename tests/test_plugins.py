@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import forwardly as fw
-from forwardly.cli import main
 from forwardly.plugins import all_rules
+from test_cli import Command
 
 GUIDE = Path(__file__).parent.parent / "docs" / "adding-a-rule.md"
 
@@ -95,33 +95,23 @@ def test_no_other_packages() -> None:
     assert all_rules() == (fw.RULES, [])
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["forwardly", *arguments])
-    monkeypatch.setenv("COLUMNS", "200")
-    with pytest.raises(SystemExit) as end:
-        main()
-    return int(end.value.code or 0)
-
-
-def test_rules_command(
-    package: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(monkeypatch, "rules") == 0
-    out, err = capsys.readouterr()
+def test_rules_command(package: Path, command: Command) -> None:
+    done = command("rules")
+    assert done.returncode == 0
     for name in (*fw.RULES, "node-perturbation"):
-        assert name in out
-    (line,) = (line for line in out.splitlines() if " mem-pepita " in line)
+        assert name in done.stdout
+    (line,) = (line for line in done.stdout.splitlines() if " mem-pepita " in line)
     cells = [cell.strip() for cell in line.strip("│ ").split("│")]
     assert cells == [
         *("mem-pepita", "Pau et al.", "2023", "3", "no", "F, from error to input", "the error"),
     ]
-    assert "missing" in err
+    assert "missing" in done.stderr
 
 
-def test_cite_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(monkeypatch, "cite", "hebbian-pepita", "drtp", "time-local-pepita") == 0
-    out = capsys.readouterr().out
-    assert out == fw.HebbianPEPITA.paper.bibtex + "\n" + fw.DRTP.paper.bibtex + "\n"
+def test_cite_command(command: Command) -> None:
+    done = command("cite", "hebbian-pepita", "drtp", "time-local-pepita")
+    assert done.returncode == 0
+    assert done.stdout == fw.HebbianPEPITA.paper.bibtex + "\n" + fw.DRTP.paper.bibtex + "\n"
 
 
 @pytest.mark.parametrize(
@@ -137,11 +127,7 @@ def test_cite_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
         (["compare", "--activation", "sine"], 'Choose from: "relu", "tanh"'),
     ],
 )
-def test_mistakes(
-    arguments: list[str],
-    message: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    assert run(monkeypatch, *arguments) == 2
-    assert message in capsys.readouterr().err
+def test_mistakes(arguments: list[str], message: str, command: Command) -> None:
+    done = command(*arguments)
+    assert done.returncode == 2
+    assert message in done.stderr

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,12 @@ from typing import Any
 import pytest
 
 from forwardly import records, report
-from forwardly.cli import main
 from forwardly.errors import UsageError
 from forwardly.experiments.experiment import Cell, Experiment, Published
 from forwardly.metrics import slowness
 from forwardly.recipe import Recipe
 from forwardly.records import Record
+from test_cli import Command
 
 EVIL = '<script>alert("x")</script>'
 ENVIRONMENT: dict[str, Any] = {
@@ -187,33 +186,22 @@ def test_records_of_unknown_experiments_are_named(toy: Experiment, tmp_path: Pat
     assert "not shown: other<2>" in Page(report.render([tmp_path])).text
 
 
-def test_the_command(
-    toy: Experiment,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_the_command(toy: Experiment, tmp_path: Path, command: Command) -> None:
     fill(tmp_path / "records", toy)
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: str) -> int:
-        monkeypatch.setattr(sys, "argv", ["forwardly", "report", *arguments])
-        with pytest.raises(SystemExit) as end:
-            main()
-        return int(end.value.code or 0)
-
-    assert call() == 0
-    assert capsys.readouterr().out.strip().endswith("report.html")
+    done = command("report")
+    assert done.returncode == 0
+    assert done.stdout.strip().endswith("report.html")
     assert Page((tmp_path / "report.html").read_text("utf-8")).text
-    assert call("records", "--out", "other.html") == 0
+    assert command("report", "records", "--out", "other.html").returncode == 0
     (tmp_path / "empty").mkdir()
     for arguments, message in {
         ("nowhere",): "there is no folder nowhere",
         ("empty",): "there is no record in empty; forwardly reproduce makes them",
         ("--out", "no/where.html"): "there is no folder no to write where.html to",
     }.items():
-        assert call(*arguments) == 2
-        assert message in capsys.readouterr().err
+        done = command("report", *arguments)
+        assert done.returncode == 2
+        assert message in done.stderr
 
 
 def test_teacher_student_records_are_shown(toy: Experiment) -> None:

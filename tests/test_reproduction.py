@@ -14,19 +14,23 @@ from typing import Any
 import pytest
 
 from forwardly import records
-from forwardly.cli import main
 from forwardly.errors import UsageError
 from forwardly.experiments import registry
 from forwardly.experiments.experiment import Cell, Experiment, Published
 from forwardly.recipe import Recipe
 from forwardly.reproduction import Job, State, jobs_of, run, run_all
+from test_cli import Command
 
 EPOCHS = 5
 
 
-def recipe(rule: str, **changes: Any) -> Recipe:
+# For processes: without digits, which scikit-learn brings, whose import takes as long as training.
+NUMBERS: dict[str, Any] = {"data": "teacher-student", "learning_rate": 0.001, "batch": 25}
+
+
+def recipe(rule: str, data: str = "digits", **changes: Any) -> Recipe:
     settings: dict[str, Any] = {"hidden": (16,), "epochs": EPOCHS, "milestones": (3,)} | changes
-    return Recipe(rule, "digits", {}, **settings)
+    return Recipe(rule, data, {}, **settings)
 
 
 def experiment(**changes: Any) -> Experiment:
@@ -116,29 +120,8 @@ def test_divergence_is_a_result(tmp_path: Path) -> None:
     assert record.result["test_accuracy"] is None
 
 
-def test_two_processes_do_not_run_the_same(tmp_path: Path) -> None:
-    from filelock import FileLock
-
-    job = jobs(tmp_path)[0]
-    job.folder.mkdir(parents=True)
-    with FileLock(job.folder / "lock"):
-        code = (
-            "import sys; sys.path.insert(0, 'tests'); from pathlib import Path\n"
-            "from test_reproduction import jobs, run, nothing, never\n"
-            f"print(run(jobs(Path({str(tmp_path)!r}))[0], nothing, never))"
-        )
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            capture_output=True,
-            text=True,
-            cwd=Path(__file__).parent.parent,
-            timeout=100,
-        )
-    assert done.stdout == "taken\n", done.stderr
-
-
 def test_side_by_side(tmp_path: Path) -> None:
-    todo = jobs(tmp_path, seeds=2, epochs=2)
+    todo = jobs(tmp_path, seeds=2, epochs=2, **NUMBERS)
     ended: dict[int, str] = {}
     seen: set[int] = set()
     for news in run_all(todo, 2):
@@ -151,7 +134,7 @@ def test_side_by_side(tmp_path: Path) -> None:
     assert seen == set(range(4))
     assert len(records.read_all(tmp_path / "records")) == 4
     in_one = tmp_path / "one"
-    for job in jobs(in_one, seeds=2, epochs=2):
+    for job in jobs(in_one, seeds=2, epochs=2, **NUMBERS):
         run(job, nothing, never)
     pairs = zip(
         records.read_all(tmp_path / "records"), records.read_all(in_one / "records"), strict=True
@@ -161,7 +144,7 @@ def test_side_by_side(tmp_path: Path) -> None:
 
 
 def test_leaving_the_loop_stops_the_runs(tmp_path: Path) -> None:
-    todo = jobs(tmp_path, epochs=100_000)
+    todo = jobs(tmp_path, epochs=100_000, **NUMBERS)
     for news in run_all(todo, 2):
         assert isinstance(news, State)
         if news.epoch > 2:
@@ -180,66 +163,60 @@ PROGRAM = """
 import sys
 from pathlib import Path
 sys.path.insert(0, "tests")
-from test_reproduction import jobs, run_all
+from test_reproduction import LONG, jobs, run_all
 if __name__ == "__main__":
-    for news in run_all(jobs(Path(sys.argv[1]), seeds=1, epochs=60), 2):
+    for news in run_all(jobs(Path(sys.argv[1]), **LONG), 2):
         pass
 """
+LONG = {"epochs": 100, **NUMBERS}
 
 
+@pytest.mark.long
+@pytest.mark.unchecked
 @pytest.mark.skipif(os.name != "posix", reason="kills processes the POSIX way")
 def test_killed_and_given_again_it_ends_the_same(tmp_path: Path) -> None:
     """SIGKILL to the parent: its workers stop by themselves, and nothing is lost or mixed."""
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
-
-    def start(folder: Path) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            [sys.executable, str(program), str(folder)], cwd=Path(__file__).parent.parent
-        )
-
-    killed = tmp_path / "killed"
-    process = start(killed)
+    killed, alone = tmp_path / "killed", tmp_path / "alone"
+    process = subprocess.Popen(
+        [sys.executable, str(program), str(killed)], cwd=Path(__file__).parent.parent
+    )
     end = time.monotonic() + 90
     while len(list(killed.rglob("checkpoint.pt"))) < 2:
         assert process.poll() is None
         assert time.monotonic() < end
         time.sleep(0.02)
+    todo = jobs(killed, **LONG)
+    assert "taken" in [run(job, nothing, never) for job in todo]
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert not (killed / "records").exists() or len(records.read_all(killed / "records")) < 2
-    assert start(killed).wait(timeout=120) == 0
-    assert start(tmp_path / "alone").wait(timeout=120) == 0
-    pairs = zip(
-        records.read_all(killed / "records"),
-        records.read_all(tmp_path / "alone" / "records"),
-        strict=True,
-    )
-    for ours, expected in pairs:
+    assert len(list(killed.rglob("record.json"))) < 2
+    for job in todo:
+        while run(job, nothing, never) == "taken":  # until its worker sees that it is an orphan
+            assert time.monotonic() < end
+            time.sleep(0.02)
+    for job in jobs(alone, **LONG):
+        assert run(job, nothing, never) == "finished"
+    ended = [records.read_all(folder / "records") for folder in (killed, alone)]
+    assert len(ended[0]) == len(todo) == 2
+    for ours, expected in zip(*ended, strict=True):
         assert ours.result["test_loss"] == expected.result["test_loss"]
         assert [row["loss"] for row in ours.rows] == [row["loss"] for row in expected.rows]
-        assert len(ours.rows) == 60
+        assert len(ours.rows) == LONG["epochs"]
+    assert any(ours.environment["sessions"] == 2 for ours in ended[0])
 
 
-def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["forwardly", *map(str, arguments)])
-    with pytest.raises(SystemExit) as end:
-        main()
-    return int(end.value.code or 0)
-
-
-def test_the_command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> None:
     monkeypatch.setitem(registry.EXPERIMENTS, "toy2026", experiment(epochs=2))
-    monkeypatch.chdir(tmp_path)
     arguments = ("reproduce", "toy2026", "--seeds", "1", "--cells", "*/pepita")
-    assert call(monkeypatch, *arguments) == 0
-    out = capsys.readouterr().out
+    done = command(*arguments)
+    assert done.returncode == 0
     record = json.loads((tmp_path / "records/toy2026/small/pepita/seed-0/record.json").read_text())
-    assert f"test accuracy {100 * record['result']['test_accuracy']:.2f} %" in out
-    assert call(monkeypatch, *arguments) == 0
-    assert "All of it is recorded in records/toy2026." in capsys.readouterr().out
+    assert f"test accuracy {100 * record['result']['test_accuracy']:.2f} %" in done.stdout
+    done = command(*arguments)
+    assert done.returncode == 0
+    assert "All of it is recorded in records/toy2026." in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -254,14 +231,10 @@ def test_the_command(
     ],
 )
 def test_mistakes(
-    arguments: str,
-    message: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    arguments: str, message: str, monkeypatch: pytest.MonkeyPatch, command: Command
 ) -> None:
     monkeypatch.setitem(registry.EXPERIMENTS, "toy2026", experiment())
-    monkeypatch.chdir(tmp_path)
     cells = ["--cells", "fc-mnist/*"] if "table1" in arguments else []
-    assert call(monkeypatch, "reproduce", *arguments.split(), *cells) == 2
-    assert message in capsys.readouterr().err
+    done = command("reproduce", *arguments.split(), *cells)
+    assert done.returncode == 2
+    assert message in done.stderr

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -58,7 +55,7 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return steps
 
 
-@pytest.fixture(params=[1, 2, 3])
+@pytest.fixture
 def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)
@@ -94,16 +91,25 @@ def assert_same_training(
         assert (changed == 0) if name in still else (changed > 3e-4), name
 
 
+SIZES = [
+    (70, 480, 160, 10),  # whole tiles only
+    (66, 1033, 131, 7),  # rows, columns and a strip that fill none
+    (140, 600, 130, 10),  # two blocks of columns
+    (71, 16384, 5, 3),  # fewer units than a thread's tile
+]
+OPTIONS = [{}, {"sign": -1}, {"output_error": "second"}]
+
+
 @pytest.mark.parametrize(
-    ("n", "d", "units", "k"),
-    [
-        (70, 480, 160, 10),  # whole tiles only
-        (66, 1033, 131, 7),  # rows, columns and a strip that fill none
-        (140, 600, 130, 10),  # two blocks of columns
-        (71, 16384, 5, 3),  # fewer units than a thread's tile
+    ("n", "d", "units", "k", "options", "threads"),
+    [  # sizes, options and threads: each pair
+        (*sizes, options, 1 + (i + j) % 3)
+        for i, sizes in enumerate(SIZES)
+        for j, options in enumerate(OPTIONS)
     ],
+    indirect=["threads"],
+    ids=str,
 )
-@pytest.mark.parametrize("options", [{}, {"sign": -1}, {"output_error": "second"}], ids=str)
 def test_equals_the_readable_rule(
     n: int, d: int, units: int, k: int, options: dict[str, Any], threads: int, taken: list[int]
 ) -> None:
@@ -141,8 +147,16 @@ def test_layers_may_have_settings_of_their_own(taken: list[int]) -> None:
     assert len(taken) == 3
 
 
-@pytest.mark.parametrize("frozen", [(), ("1.bias",), ("3.bias",)], ids=str)
-@pytest.mark.parametrize("output_error", ["first", "second"])
+@pytest.mark.parametrize(
+    ("frozen", "output_error", "threads"),
+    [
+        (frozen, output_error, 1 + (i + j) % 3)
+        for i, frozen in enumerate([(), ("1.bias",), ("3.bias",)])
+        for j, output_error in enumerate(["first", "second"])
+    ],
+    indirect=["threads"],
+    ids=str,
+)
 def test_biases_are_added_and_learn(
     output_error: str, frozen: tuple[str, ...], taken: list[int], threads: int
 ) -> None:
@@ -168,6 +182,7 @@ def test_one_layer_alone_may_have_a_bias(taken: list[int]) -> None:
     assert len(taken) == 4
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3], indirect=True)
 @pytest.mark.parametrize("output_error", ["first", "second"])
 def test_dropout_has_the_same_masks(output_error: str, taken: list[int], threads: int) -> None:
     def make() -> fw.PEPITA:
@@ -291,26 +306,6 @@ def test_autograd_sees_that_weights_have_changed() -> None:
         fw.LocalSGD(rule, lr=0.1, momentum=0.9).step(*batch())
         with pytest.raises(RuntimeError, match="modified by an inplace operation"):
             loss.backward()  # pyright: ignore[reportUnknownMemberType]
-
-
-def test_fewer_threads_than_asked_for_do_all_units() -> None:
-    """As where the environment sets a limit."""
-    program = (
-        "import torch, forwardly as fw\n"
-        "from torch import nn\n"
-        "torch.set_num_threads(3)\n"
-        "def weights(fast):\n"
-        "    torch.manual_seed(0)\n"
-        "    model = nn.Sequential(nn.Linear(600, 130, bias=False), nn.ReLU(),\n"
-        "                          nn.Linear(130, 10, bias=False))\n"
-        "    rule = fw.PEPITA(model, nn.CrossEntropyLoss())\n"
-        "    optimizer = fw.LocalSGD(rule, lr=0.1, momentum=0.9, fast=fast)\n"
-        "    for _ in range(2): optimizer.step(torch.rand(66, 600), torch.arange(66) % 10)\n"
-        "    return list(model.parameters())\n"
-        "torch.testing.assert_close(weights(True), weights(False))\n"
-    )
-    environment = {**os.environ, "OMP_THREAD_LIMIT": "2"}
-    subprocess.run([sys.executable, "-c", program], check=True, env=environment)
 
 
 def test_steps_can_be_compiled_ahead(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -119,6 +119,7 @@ def test_draws_have_the_posts_distributions() -> None:
     )
 
 
+@pytest.mark.unchecked  # traces each rule
 def test_rules_start_from_the_same_arrays() -> None:
     task = draw(SHORT, np.random.default_rng(0))
     for rule in set(fw.RULES) - {"forward-forward"}:
@@ -126,6 +127,7 @@ def test_rules_start_from_the_same_arrays() -> None:
             np.testing.assert_array_equal(ours, w.T)
 
 
+@pytest.mark.unchecked
 @pytest.mark.parametrize("rule", ["feedback-alignment", "drtp", "sign-symmetry-batch"])
 def test_feedback_of_their_own_follows_the_seed(rule: str) -> None:
     settings = replace(SHORT, rules=(rule,), learning_rate=1e-5)

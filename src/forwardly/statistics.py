@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats  # pyright: ignore[reportMissingTypeStubs]
 
 
 class Difference(NamedTuple):
@@ -29,6 +28,8 @@ def difference(ours: Sequence[float], control: Sequence[float]) -> Difference | 
     change = np.array(ours) - np.array(control)
     if len(change) < 2 or not np.isfinite(change).all() or not change.std() > 0:
         return None
+    from scipy import stats  # pyright: ignore  # slow to import, and only needed here
+
     tested = stats.ttest_rel(ours, control)  # pyright: ignore
     interval = tested.confidence_interval()  # pyright: ignore
     return Difference(

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats  # pyright: ignore[reportMissingTypeStubs]
 
 Subject = Callable[[], object]
 
@@ -74,6 +73,8 @@ def paired(
 
 def ratio(over: NDArray[np.float64], under: NDArray[np.float64]) -> Ratio:
     """``over`` / ``under``, round by round."""
+    from scipy import stats  # pyright: ignore  # slow to import, and only needed here
+
     ratios = over / under
     interval = stats.quantile_test(ratios, p=0.5).confidence_interval(0.95)  # pyright: ignore
     low, middle, high = (float(value) for value in np.quantile(ratios, (0.25, 0.5, 0.75)))

@@ -7,7 +7,6 @@ from pathlib import Path
 from forwardly import files
 from forwardly.commands.console import PlainConsole
 from forwardly.errors import UsageError
-from forwardly.report import render
 
 
 def report(*records: Path, out: Path = Path("report.html")) -> int:
@@ -22,6 +21,8 @@ def report(*records: Path, out: Path = Path("report.html")) -> int:
     """
     if not out.parent.is_dir():
         raise UsageError(f"there is no folder {out.parent} to write {out.name} to")
+    from forwardly.report import render  # matplotlib is slow to import, and only needed here
+
     console = PlainConsole()
     with console.status("reading records, drawing figures"):
         page = render(records or (Path("records"),))

@@ -10,9 +10,8 @@ import torch
 from rich.progress import TaskID
 from rich.table import Table
 
-from forwardly import files, plots, records
+from forwardly import files, records
 from forwardly.commands.console import INTERRUPTED, PlainConsole, Several, bars
-from forwardly.curves import training_figure
 from forwardly.data import load
 from forwardly.errors import UsageError
 from forwardly.experiments import results
@@ -197,7 +196,9 @@ def train(
         return 1
     tested = evaluate(prepared.rule, prepared.dataset.test)
     _write_result(folder, trained, tested)
-    plots.save(training_figure(rows, rule, f"{rule} on {data}"), folder / "curves.png")
+    from forwardly import curves, plots  # matplotlib is slow to import, and only needed here
+
+    plots.save(curves.training_figure(rows, rule, f"{rule} on {data}"), folder / "curves.png")
     _report(trained, tested, folder, console)
     return 0
 

@@ -64,7 +64,7 @@ def _matrix(W, at, units, inputs):
 
 @_compiled
 def _copy(to, source):
-    """As ``to[:] = source``, which looks for overlaps first."""
+    """As ``to[:] = source``, which looks for overlaps first, and takes seconds more to compile."""
     for o in range(len(to)):
         row, one = to[o], source[o]
         for s in range(len(row)):
@@ -491,7 +491,7 @@ def blocked(X, batch):
         end = min(start + batch, samples)
         for at in range(start, end, BLOCK):
             to = min(at + BLOCK, end)
-            flat[rows * at : rows * to].reshape(rows, to - at)[:] = X[:, at:to]
+            _copy(flat[rows * at : rows * to].reshape(rows, to - at), X[:, at:to])
     return flat
 
 
