@@ -11,16 +11,17 @@ from statistics import median
 from typing import Any
 
 import forwardly as fw
-from forwardly import files, records
+from forwardly import files
 from forwardly.benchmarks import scaling
 from forwardly.errors import UsageError
+from forwardly.experiments import records
 from forwardly.experiments import results as teacher_student_results
-from forwardly.experiments.digits import Row
-from forwardly.experiments.registry import EXPERIMENTS
-from forwardly.fields import Fields
-from forwardly.report import Column, Line, columns, error_text
-from forwardly.statistics import Difference
-from forwardly.text import visible
+from forwardly.experiments.comparison import Row
+from forwardly.experiments.published import EXPERIMENTS
+from forwardly.experiments.report import Column, Line, columns, error_text
+from forwardly.experiments.statistics import Difference
+from forwardly.files.fields import Fields
+from forwardly.files.text import visible
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"

@@ -14,13 +14,13 @@ import torch
 from torch import nn
 
 import forwardly as fw
-from forwardly import plots
 from forwardly.benchmarks import memory, scaling, steps
 from forwardly.benchmarks.cases import CASES
 from forwardly.benchmarks.timing import Ratio, fastest, paired, ratio, verdict
 from forwardly.commands import bench as bench_command
 from forwardly.commands.bench import bench
 from forwardly.errors import UsageError
+from forwardly.experiments import figures
 
 pytestmark = pytest.mark.usefixtures("frozen")
 
@@ -224,5 +224,5 @@ def test_the_figure_of_growth(tmp_path: Path) -> None:
         for axis in ("width", "batch")
         for value in (1, 2, 4)
     ]
-    plots.save(plots.scaling_figure(points), tmp_path / "scaling.png")
+    figures.save(figures.scaling_figure(points), tmp_path / "scaling.png")
     assert (tmp_path / "scaling.png").stat().st_size > 5000

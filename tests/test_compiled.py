@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 import forwardly as fw
-from forwardly.fast.compiled import CompiledTraining, reason
-from forwardly.fast.kernels import BLOCK
+from forwardly.fast.cpu_epochs.compiled import CompiledTraining, reason
+from forwardly.fast.cpu_epochs.kernels import BLOCK
 from forwardly.rule import Rule
 
 ACTIVATIONS: list[type[nn.Module]] = [nn.ReLU, nn.Tanh, nn.Sigmoid, nn.Identity]

@@ -16,16 +16,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from forwardly import report
 from forwardly.benchmarks import scaling, steps
 from forwardly.benchmarks.timing import paired
 from forwardly.cli import app, main
 from forwardly.commands import bench, reproduce, teacher_student
 from forwardly.data import npz
-from forwardly.experiments import digits, registry
+from forwardly.experiments import comparison, published, report
 from forwardly.experiments.experiment import Cell, Experiment
+from forwardly.experiments.recipe import Recipe
 from forwardly.experiments.teacher_student import TeacherStudent
-from forwardly.recipe import Recipe
 from forwardly.rules import RULES
 
 TESTED = {
@@ -108,7 +107,7 @@ def toy() -> Experiment:
 
 def test_reproduce_and_report(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """An experiment of ours, two cells of an epoch; and the page of its records."""
-    monkeypatch.setitem(registry.EXPERIMENTS, "toy2026", toy())
+    monkeypatch.setitem(published.EXPERIMENTS, "toy2026", toy())
     monkeypatch.setattr(report, "EXPERIMENTS", {"toy2026": toy()})
     assert call("reproduce", "toy2026") == 0
     for rule in ("pepita", "readout-only"):
@@ -136,10 +135,10 @@ def test_reproduce_teacher_student(call: Any, monkeypatch: pytest.MonkeyPatch) -
 def test_compare(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """With accuracies for the minutes that it takes to get them."""
 
-    def trained(name: str, settings: digits.Digits, seed: int) -> tuple[float, float]:
+    def trained(name: str, settings: comparison.Digits, seed: int) -> tuple[float, float]:
         return 0.5, 0.5 + 0.01 * seed + 0.001 * len(name)
 
-    monkeypatch.setattr(digits, "train", trained)
+    monkeypatch.setattr(comparison, "train", trained)
     assert call("compare") == 0
     folder = only_run("compare")
     assert names_in(folder) == {"summary.json"}

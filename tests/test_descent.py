@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import forwardly as fw
-from forwardly.fast import descent, products, tiles
+from forwardly.fast.algebra import products
 from forwardly.fast.compiling import kept
-from forwardly.fast.threads import pool
-from forwardly.fast.tiles import Shape, descending_tile, shape_of_tile
-from forwardly.fast.updates import Descent, Outer, Weight
+from forwardly.fast.cpu_step import descent, tiles
+from forwardly.fast.cpu_step.threads import pool
+from forwardly.fast.cpu_step.tiles import Shape, descending_tile, shape_of_tile
+from forwardly.fast.sgd import Descent, Outer, Weight
 
 OPENMP = pool()
 pytestmark = pytest.mark.skipif(OPENMP is None, reason="torch came without GNU's OpenMP")

@@ -16,8 +16,8 @@ from torch.utils._pytree import tree_leaves
 
 import forwardly as fw
 from forwardly.data import Dataset, Split
-from forwardly.measures import MEASURES
 from forwardly.testing import CASES, Case, Factory, cases_for
+from forwardly.training.measures import MEASURES
 from test_laws import FACTORIES
 
 SOME = ("regression", "dropout", "conv2d", "batch-norm")

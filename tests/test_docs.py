@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 import forwardly as fw
-from forwardly.experiments.digits import LEARNING_RATES, Digits
+from forwardly.experiments.comparison import LEARNING_RATES, Digits
 from forwardly.experiments.teacher_student import TeacherStudent
 from forwardly.models import mlp
 

@@ -16,8 +16,8 @@ import forwardly as fw
 from forwardly.cli import app
 from forwardly.data import Dataset, Split
 from forwardly.errors import UsageError
-from forwardly.experiments.digits import Digits, recipe
-from forwardly.recipe import Recipe, prepare
+from forwardly.experiments.comparison import Digits, recipe
+from forwardly.experiments.recipe import Recipe, prepare
 
 pytestmark = pytest.mark.unchecked
 
@@ -96,10 +96,10 @@ def test_forward_forwards_training_accuracy_is_of_its_predictions() -> None:
 def test_only_some_samples_are_predicted_of_a_large_training_set(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from forwardly import training
+    from forwardly.training import loop
 
-    monkeypatch.setattr(training, "_SAMPLES_TO_PREDICT", 20)
-    some = training._some(Split(torch.arange(50)[:, None], torch.arange(50)))
+    monkeypatch.setattr(loop, "_SAMPLES_TO_PREDICT", 20)
+    some = loop._some(Split(torch.arange(50)[:, None], torch.arange(50)))
     assert some.target.tolist() == list(range(0, 50, 3))  # of every part, if they are sorted
 
 

@@ -23,22 +23,21 @@ from rich.table import Table
 from torch import nn
 
 import forwardly as fw
-from forwardly import plots, records, report
 from forwardly.audit import AuditReport
 from forwardly.audit.page import render as render_audit
 from forwardly.audit.questions import Evidence
 from forwardly.cli import main
 from forwardly.commands import bench, reproduce, teacher_student
 from forwardly.commands.console import PlainConsole, bars
-from forwardly.curves import spread_figure, training_figure
-from forwardly.experiments import results
+from forwardly.experiments import figures, records, report, results
+from forwardly.experiments.curves import spread_figure, training_figure
 from forwardly.experiments.experiment import Cell, Experiment
+from forwardly.experiments.history import History
+from forwardly.experiments.jobs import Job, State
+from forwardly.experiments.recipe import Recipe
 from forwardly.experiments.teacher_student import TeacherStudent
-from forwardly.history import History
+from forwardly.files.text import visible
 from forwardly.models import mlp
-from forwardly.recipe import Recipe
-from forwardly.reproduction import Job, State
-from forwardly.text import visible
 from hostile import CHROMIUM, CONTROLS, NAMES, Page, drawing, ran
 from test_docs import _generator as generator
 
@@ -248,13 +247,13 @@ def test_figures(kind: str, tmp_path: Path) -> None:
         for names in (all_names[::2], all_names[1::2]):
             results._write_figures(tmp_path, hostile_run(names))
             spread = spread_figure(dict.fromkeys(names, ((1.0, 2.0, 3.0),)), "label")
-            plots.save(spread, tmp_path / "spread.svg")
+            figures.save(spread, tmp_path / "spread.svg")
             for file in ("mae.svg", "network.svg", "spread.svg"):
                 written += drawn(tmp_path / file, names, kind)
         for name in all_names:
-            plots.save(training_figure(rows, name, f"{name} on data"), tmp_path / "curves.svg")
+            figures.save(training_figure(rows, name, f"{name} on data"), tmp_path / "curves.svg")
             written += drawn(tmp_path / "curves.svg", (name,), kind)
-        plots.save(plots.scaling_figure(points), tmp_path / "scaling.svg")
+        figures.save(figures.scaling_figure(points), tmp_path / "scaling.svg")
         drawing((tmp_path / "scaling.svg").read_text("utf-8"))
     assert written == 4 * len(all_names)
     assert (tmp_path / "mae.png").read_bytes().startswith(b"\x89PNG")

@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import MultiStepLR
 
 import forwardly as fw
 from forwardly.audit.costs import peak_bytes
-from forwardly.fast import FAST
+from forwardly.fast.algebra import FAST
 from forwardly.rule import Rule
 
 DESCENTS: list[dict[str, Any]] = [

@@ -17,13 +17,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from forwardly import records, report
 from forwardly.cli import main
 from forwardly.data import npz
 from forwardly.errors import UsageError
-from forwardly.experiments import arrays, registry, results
+from forwardly.experiments import arrays, published, records, report, results
 from forwardly.experiments.experiment import Experiment
-from forwardly.reproduction import jobs_of, run
+from forwardly.experiments.jobs import jobs_of, run
 from test_docs import _generator as generator
 from test_report import Page, fill, toy  # noqa: F401
 from test_reproduction import jobs, never, nothing
@@ -447,7 +446,7 @@ def test_commands_end_in_one_line(
     fill(tmp_path / "records", toy)
     place = records.folder(tmp_path / "records", toy.name, "fc-digits/pepita", 1)
     (place / "epochs.csv").write_bytes(b"\x89PNG\r\n")
-    monkeypatch.setitem(registry.EXPERIMENTS, toy.name, toy)
+    monkeypatch.setitem(published.EXPERIMENTS, toy.name, toy)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["forwardly", *command.split()])
     with pytest.raises(SystemExit) as end:

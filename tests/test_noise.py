@@ -9,7 +9,7 @@ from torch.func import functional_call
 from torch.testing import assert_close
 
 import forwardly as fw
-from forwardly.fast import masks
+from forwardly.fast.cpu_step import masks
 from forwardly.network import noise
 
 

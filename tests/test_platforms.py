@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from forwardly import processors
 from forwardly.benchmarks import cases
 from forwardly.cli import app, main
 from forwardly.errors import UsageError
 from forwardly.experiments import results
-from forwardly.fast.full_batch import CompiledFullBatchTraining
+from forwardly.fast import processors
+from forwardly.fast.cpu_epochs.full_batch import CompiledFullBatchTraining
 
 
 def test_processors_are_those_that_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:

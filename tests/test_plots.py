@@ -10,8 +10,8 @@ from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from forwardly import plots
-from forwardly.plots import Curve, Drawing
+from forwardly.experiments import figures
+from forwardly.experiments.figures import Curve, Drawing
 
 EPOCHS = np.arange(100, 1100, 100)
 
@@ -28,7 +28,7 @@ def legend(figure: Figure) -> list[str]:
 
 def test_lines_are_the_means() -> None:
     curves = [curve("pepita", 3), curve("backprop", 3, 0.1)]
-    figure = plots.mae_figure(curves)
+    figure = figures.mae_figure(curves)
     axes = figure.axes[0]
     assert len(axes.lines) == 4
     for line, rule, values, dashed in zip(
@@ -40,7 +40,7 @@ def test_lines_are_the_means() -> None:
     ):
         np.testing.assert_allclose(line.get_ydata(), values.mean(0))
         np.testing.assert_allclose(line.get_xdata(), EPOCHS)
-        assert to_hex(line.get_color()) == plots.rule_colour(rule).lower()
+        assert to_hex(line.get_color()) == figures.rule_colour(rule).lower()
         assert (line.get_linestyle() == "--") == dashed
     assert axes.get_xlabel() == "Epoch (full-batch updates)"
     assert axes.get_ylabel() == "Mean absolute error"
@@ -58,7 +58,7 @@ def test_bands_are_a_standard_deviation_of_the_validation_error() -> None:
     shown = curve("pepita", 2)
     (band,) = [
         artist
-        for artist in plots.mae_figure([shown]).axes[0].collections
+        for artist in figures.mae_figure([shown]).axes[0].collections
         if isinstance(artist, PolyCollection)
     ]
     heights = band.get_paths()[0].vertices[:, 1]
@@ -68,13 +68,13 @@ def test_bands_are_a_standard_deviation_of_the_validation_error() -> None:
 
 
 def test_seeds_left_out_are_told() -> None:
-    figure = plots.mae_figure([curve("pepita", 3, left_out=2), curve("backprop", 5)])
+    figure = figures.mae_figure([curve("pepita", 3, left_out=2), curve("backprop", 5)])
     assert legend(figure)[0] == "pepita (3 of 5 seeds)"
     assert legend(figure)[1] == "backprop"
 
 
 def test_no_seeds_no_spread() -> None:
-    figure = plots.mae_figure([curve("pepita")])
+    figure = figures.mae_figure([curve("pepita")])
     assert not figure.axes[0].collections
     assert legend(figure) == ["pepita", "training", "validation"]
 
@@ -90,25 +90,25 @@ def test_no_seeds_no_spread() -> None:
 )
 def test_odd_curves(odd: Curve, tmp_path: Path) -> None:
     """None of them raises or warns."""
-    plots.save(plots.mae_figure([odd]), tmp_path / "a.png")
-    plots.save(plots.mae_figure([curve("backprop"), odd]), tmp_path / "b.svg")
+    figures.save(figures.mae_figure([odd]), tmp_path / "a.png")
+    figures.save(figures.mae_figure([curve("backprop"), odd]), tmp_path / "b.svg")
 
 
 def test_rules_that_share_a_colour_are_told_apart() -> None:
     rules = ["dfa", "feedback-alignment", "forward-forward", "pepita"]
-    figure = plots.mae_figure([curve(rule) for rule in rules])
+    figure = figures.mae_figure([curve(rule) for rule in rules])
     assert len({to_hex(line.get_color()) for line in figure.axes[0].lines}) == 4
 
 
 def test_a_rule_keeps_its_colour() -> None:
-    known = [plots.rule_colour(rule) for rule in ("pepita", "backprop", "readout-only")]
+    known = [figures.rule_colour(rule) for rule in ("pepita", "backprop", "readout-only")]
     assert len(set(known)) == 3
-    assert plots.rule_colour("something") == plots.rule_colour("something")
+    assert figures.rule_colour("something") == figures.rule_colour("something")
 
 
 def test_network_shows_weights() -> None:
     weights = [np.array([[1.0, -2.0], [0.5, np.nan], [0, 0]]), np.array([[4.0, -1, 1]])]
-    figure = plots.network_figure([Drawing("before", weights), Drawing("after", weights[:1])])
+    figure = figures.network_figure([Drawing("before", weights), Drawing("after", weights[:1])])
     first, second = figure.axes
     assert [axes.get_title() for axes in (first, second)] == ["before", "after"]
     hidden, output = [c for c in first.collections if isinstance(c, LineCollection)]
@@ -126,14 +126,14 @@ def test_network_shows_weights() -> None:
 
 
 def test_wide_layers_are_cut() -> None:
-    figure = plots.network_figure([Drawing("wide", [np.ones((300, 5)), np.ones((2, 300))])])
+    figure = figures.network_figure([Drawing("wide", [np.ones((300, 5)), np.ones((2, 300))])])
     assert "300 hidden\n(24 shown)" in [text.get_text() for text in figure.axes[0].texts]
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg"])
 def test_files_are_whole_and_the_same_every_time(tmp_path: Path, suffix: str) -> None:
     for name in ("a", "b"):
-        plots.save(plots.mae_figure([curve("pepita", 3)]), tmp_path / f"{name}.{suffix}")
+        figures.save(figures.mae_figure([curve("pepita", 3)]), tmp_path / f"{name}.{suffix}")
     first, second = ((tmp_path / f"{name}.{suffix}").read_bytes() for name in "ab")
     assert first == second
     assert len(list(tmp_path.iterdir())) == 2

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import forwardly as fw
-from forwardly.plugins import all_rules
+from forwardly.rules.plugins import all_rules
 from test_cli import Command
 
 GUIDE = Path(__file__).parent.parent / "docs" / "adding-a-rule.md"

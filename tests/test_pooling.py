@@ -10,7 +10,7 @@ from torch import nn
 
 import forwardly as fw
 from forwardly import models
-from forwardly.fast.pooling import max_pool
+from forwardly.fast.algebra.pooling import max_pool
 
 MAPS = (4, 3, 12, 13)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import forwardly as fw
-from forwardly.fast import products
+from forwardly.fast.algebra import products
 
 PRODUCTS = products.InFloat32()
 

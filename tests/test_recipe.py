@@ -12,7 +12,7 @@ import torch
 import forwardly as fw
 from forwardly import models
 from forwardly.errors import UsageError
-from forwardly.recipe import Mirroring, Prepared, Recipe, prepare
+from forwardly.experiments.recipe import Mirroring, Prepared, Recipe, prepare
 
 SMALL = Recipe("pepita", "digits", {}, hidden=(12, 7), epochs=1)
 

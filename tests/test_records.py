@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from forwardly import records
-from forwardly.experiments.registry import EXPERIMENTS, experiment
+from forwardly.experiments import records
+from forwardly.experiments.published import EXPERIMENTS, experiment
+from forwardly.experiments.recipe import Recipe
+from forwardly.experiments.records import Record
 from forwardly.models import conv
-from forwardly.recipe import Recipe
-from forwardly.records import Record
 
 ROOT = Path(__file__).parent.parent
 COMMITTED = ROOT / "records"

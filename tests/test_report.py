@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from forwardly import records, report
 from forwardly.errors import UsageError
+from forwardly.experiments import records, report
 from forwardly.experiments.experiment import Cell, Experiment, Published
+from forwardly.experiments.recipe import Recipe
+from forwardly.experiments.records import Record
 from forwardly.metrics import slowness
-from forwardly.recipe import Recipe
-from forwardly.records import Record
 from test_cli import Command
 
 EVIL = '<script>alert("x")</script>'

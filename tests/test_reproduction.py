@@ -13,12 +13,11 @@ from typing import Any
 
 import pytest
 
-from forwardly import records
 from forwardly.errors import UsageError
-from forwardly.experiments import registry
+from forwardly.experiments import published, records
 from forwardly.experiments.experiment import Cell, Experiment, Published
-from forwardly.recipe import Recipe
-from forwardly.reproduction import Job, State, jobs_of, run, run_all
+from forwardly.experiments.jobs import Job, State, jobs_of, run, run_all
+from forwardly.experiments.recipe import Recipe
 from test_cli import Command
 
 EPOCHS = 5
@@ -204,7 +203,7 @@ def test_killed_and_given_again_it_ends_the_same(tmp_path: Path) -> None:
 
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> None:
-    monkeypatch.setitem(registry.EXPERIMENTS, "toy2026", experiment(epochs=2))
+    monkeypatch.setitem(published.EXPERIMENTS, "toy2026", experiment(epochs=2))
     arguments = ("reproduce", "toy2026", "--seeds", "1", "--cells", "*/pepita")
     done = command(*arguments)
     assert done.returncode == 0
@@ -229,7 +228,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: C
 def test_mistakes(
     arguments: str, message: str, monkeypatch: pytest.MonkeyPatch, command: Command
 ) -> None:
-    monkeypatch.setitem(registry.EXPERIMENTS, "toy2026", experiment())
+    monkeypatch.setitem(published.EXPERIMENTS, "toy2026", experiment())
     cells = ["--cells", "fc-mnist/*"] if "table1" in arguments else []
     done = command("reproduce", *arguments.split(), *cells)
     assert done.returncode == 2

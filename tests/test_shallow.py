@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import forwardly as fw
-from forwardly.fast import descent, shallow_kernel
-from forwardly.fast.threads import pool
+from forwardly.fast.cpu_step import descent, shallow_kernel
+from forwardly.fast.cpu_step.threads import pool
 
 pytestmark = pytest.mark.skipif(
     pool() is None or not shallow_kernel.suits_processor(),

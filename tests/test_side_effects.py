@@ -15,7 +15,7 @@ from torch.testing import assert_close
 
 import forwardly as fw
 from forwardly.data import Dataset, Split
-from forwardly.measures import MEASURES
+from forwardly.training.measures import MEASURES
 
 X = torch.randn(24, 6, generator=torch.Generator().manual_seed(0))
 Y = torch.randint(0, 3, (24,), generator=torch.Generator().manual_seed(1))

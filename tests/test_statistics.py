@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from forwardly.statistics import Difference, difference, distance, mean_and_sd, mean_text
+from forwardly.experiments.statistics import (
+    Difference,
+    difference,
+    distance,
+    mean_and_sd,
+    mean_text,
+)
 
 
 def test_paired_difference() -> None:

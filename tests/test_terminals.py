@@ -15,11 +15,11 @@ import pytest
 from rich.cells import cell_len
 from rich.table import Table
 
-from forwardly import processors
 from forwardly.cli import app
 from forwardly.commands import bench
 from forwardly.commands.console import PlainConsole
 from forwardly.commands.encoding import show_stand_ins, stand_in
+from forwardly.fast import processors
 from forwardly.rules import RULES
 
 ROOT = Path(__file__).parent.parent

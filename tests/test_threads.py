@@ -11,10 +11,10 @@ import pytest
 PROGRAM = """
 import torch, forwardly as fw
 from torch import nn
-from forwardly.fast.descent import descend
-from forwardly.fast.products import InFloat32
-from forwardly.fast.threads import pool
-from forwardly.fast.updates import Descent, Outer
+from forwardly.fast.cpu_step.descent import descend
+from forwardly.fast.algebra.products import InFloat32
+from forwardly.fast.cpu_step.threads import pool
+from forwardly.fast.sgd import Descent, Outer
 
 torch.set_num_threads(3)
 

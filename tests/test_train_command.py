@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-from forwardly import checkpoint
+from forwardly.training import checkpoint
 from test_cli import COMMAND, Command, run
 
 SMALL = ["train", "--data", "digits", "--hidden", "16", "--threads", "1", "--seed", "4"]

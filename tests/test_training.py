@@ -16,11 +16,11 @@ from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, MultiStepLR, ReduceLROnPlateau
 
 import forwardly as fw
-from forwardly import checkpoint, data
+from forwardly import data
 from forwardly.errors import UsageError
-from forwardly.measures import MEASURES
 from forwardly.rule import Rule
-from forwardly.training import Fit, Row, evaluate, fit
+from forwardly.training import Fit, Row, checkpoint, evaluate, fit
+from forwardly.training.measures import MEASURES
 
 
 def small(samples: int = 200) -> data.Dataset:

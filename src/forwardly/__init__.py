@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING, Any
 
 from forwardly import data, feedback, metrics, testing
 from forwardly.audit import AuditReport, audit
-from forwardly.local_sgd import LocalSGD
 from forwardly.network import Network
 from forwardly.network.normalisation import Normalise
 from forwardly.rule import Credit, Paper, Rule
@@ -27,9 +26,10 @@ from forwardly.rules import (
     UniformSignSymmetry,
 )
 from forwardly.training import evaluate, fit
+from forwardly.training.local_sgd import LocalSGD
 
 if TYPE_CHECKING:
-    from forwardly.fast.compiled import CompiledTraining
+    from forwardly.fast.cpu_epochs.compiled import CompiledTraining
 
 __version__ = "0.1.0"
 
@@ -71,7 +71,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """``CompiledTraining``, when it is first asked for: numba is slow to import."""
     if name == "CompiledTraining":
-        from forwardly.fast.compiled import CompiledTraining
+        from forwardly.fast.cpu_epochs.compiled import CompiledTraining
 
         return CompiledTraining
     raise AttributeError(f"module 'forwardly' has no attribute {name!r}")

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from forwardly import __version__, page
+from forwardly import __version__
 from forwardly.audit import AuditReport
 from forwardly.audit.questions import Needs
+from forwardly.files import page
 
 _STEP, _ROW, _LEFT, _TOP = 46, 40, 96, 34
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from forwardly import processors
 from forwardly.benchmarks import steps
+from forwardly.fast import processors
+from forwardly.fast.algebra.products import has_bfloat16
 from forwardly.fast.compiling import no_numba
-from forwardly.fast.products import has_bfloat16
 
 
 @dataclass(frozen=True)

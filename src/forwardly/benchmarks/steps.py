@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from forwardly.benchmarks.timing import Subject
 from forwardly.experiments.teacher_student import Run, TeacherStudent, draw
-from forwardly.fast.compiled import CompiledTraining
+from forwardly.fast.cpu_epochs.compiled import CompiledTraining
 from forwardly.feedback import uniform
-from forwardly.local_sgd import LocalSGD
 from forwardly.models import conv
 from forwardly.rule import Rule
 from forwardly.rules.mem_pepita import MemPEPITA
 from forwardly.rules.pepita import PEPITA
+from forwardly.training.local_sgd import LocalSGD
 
 Subjects = dict[str, Subject]
 _MOMENTUM, _RATE = 0.9, 1e-4

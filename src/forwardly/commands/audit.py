@@ -18,10 +18,10 @@ from forwardly.audit.page import render
 from forwardly.commands.console import PlainConsole, Several, bars
 from forwardly.errors import UsageError, check_rules
 from forwardly.experiments import results
-from forwardly.plugins import all_rules
-from forwardly.provenance import provenance
+from forwardly.experiments.provenance import provenance
 from forwardly.rule import Rule
 from forwardly.rules import Backprop
+from forwardly.rules.plugins import all_rules
 
 _CLASSES = 10
 _IMAGE = (1, 12, 12)

@@ -16,15 +16,15 @@ from rich.progress import Progress, TaskID
 from rich.table import Table
 from rich.text import Text
 
-from forwardly import processors
 from forwardly.benchmarks import memory, scaling, steps
 from forwardly.benchmarks.cases import CASES, Case
 from forwardly.benchmarks.timing import Ratio, fastest, paired, ratio, verdict
 from forwardly.commands.console import INTERRUPTED, PlainConsole, Several, bars
 from forwardly.errors import UsageError
+from forwardly.experiments.provenance import provenance
 from forwardly.experiments.results import new_folder
+from forwardly.fast import processors
 from forwardly.files import write
-from forwardly.provenance import provenance
 
 _SCALING = "scaling"
 _BUILDS = 3
@@ -110,9 +110,11 @@ def bench(
     _write(folder, content)
     _report(content, console)
     if _SCALING in content:
-        from forwardly import plots  # matplotlib is slow to import, and only needed here
+        from forwardly.experiments import (
+            figures,  # matplotlib is slow to import, and only needed here
+        )
 
-        plots.save(plots.scaling_figure(content[_SCALING]), folder / "scaling.png")
+        figures.save(figures.scaling_figure(content[_SCALING]), folder / "scaling.png")
         console.say(str(folder / "scaling.png"))
     console.say(str(folder / "bench.json"))
     return code

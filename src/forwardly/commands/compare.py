@@ -9,8 +9,8 @@ import torch
 from rich.table import Table
 
 from forwardly.commands.console import INTERRUPTED, PlainConsole, Several, bars
-from forwardly.experiments import digits, results
-from forwardly.provenance import provenance
+from forwardly.experiments import comparison, results
+from forwardly.experiments.provenance import provenance
 
 
 def compare(
@@ -47,8 +47,8 @@ def compare(
     out
         Folder to write to; it must not hold anything yet (default: runs/compare/TIME).
     """
-    settings = digits.Digits(
-        rules=rules or tuple(digits.LEARNING_RATES),
+    settings = comparison.Digits(
+        rules=rules or tuple(comparison.LEARNING_RATES),
         hidden=hidden,
         activation=activation,
         seeds=seeds,
@@ -64,7 +64,7 @@ def compare(
     try:
         with bars(console) as progress:
             bar = progress.add_task(data, total=len(settings.rules) * seeds)
-            for name, _, accuracy in digits.run(settings):
+            for name, _, accuracy in comparison.run(settings):
                 accuracies[name].append(accuracy)
                 results.write_comparison(folder, settings, _rows(accuracies), "running", software)
                 progress.update(bar, advance=1, description=f"{data}, {name}")
@@ -85,6 +85,6 @@ def compare(
     return 0
 
 
-def _rows(accuracies: dict[str, list[float]]) -> list[digits.Row]:
+def _rows(accuracies: dict[str, list[float]]) -> list[comparison.Row]:
     control = accuracies.get("readout-only", [])
-    return [digits.Row.of(name, values, control) for name, values in accuracies.items()]
+    return [comparison.Row.of(name, values, control) for name, values in accuracies.items()]

@@ -23,7 +23,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from forwardly.text import visible
+from forwardly.files.text import visible
 
 INTERRUPTED = 130
 """What shells report of a command that Ctrl-C ended."""

@@ -21,7 +21,9 @@ def report(*records: Path, out: Path = Path("report.html")) -> int:
     """
     if not out.parent.is_dir():
         raise UsageError(f"there is no folder {out.parent} to write {out.name} to")
-    from forwardly.report import render  # matplotlib is slow to import, and only needed here
+    from forwardly.experiments.report import (
+        render,  # matplotlib is slow to import, and only needed here
+    )
 
     console = PlainConsole()
     with console.status("reading records, drawing figures"):

@@ -9,14 +9,14 @@ from pathlib import Path
 
 from rich.progress import TaskID
 
-from forwardly import processors
-from forwardly import records as record_files
 from forwardly.commands.console import INTERRUPTED, PlainConsole, Several, bars
 from forwardly.commands.teacher_student import teacher_student
 from forwardly.data import load
 from forwardly.errors import UsageError
-from forwardly.experiments.registry import experiment
-from forwardly.reproduction import Job, Outcome, State, jobs_of, run_all
+from forwardly.experiments import records as record_files
+from forwardly.experiments.jobs import Job, Outcome, State, jobs_of, run_all
+from forwardly.experiments.published import experiment
+from forwardly.fast import processors
 
 
 def reproduce(

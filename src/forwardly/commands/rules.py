@@ -8,8 +8,8 @@ from rich.table import Table
 
 from forwardly.commands.console import PlainConsole
 from forwardly.errors import check_rules
-from forwardly.plugins import all_rules
-from forwardly.text import visible
+from forwardly.files.text import visible
+from forwardly.rules.plugins import all_rules
 
 
 def list_rules() -> int:

@@ -15,8 +15,8 @@ from forwardly.commands.console import INTERRUPTED, PlainConsole, Several, bars
 from forwardly.errors import UsageError
 from forwardly.experiments import arrays as task_arrays
 from forwardly.experiments import results
+from forwardly.experiments.history import History
 from forwardly.experiments.teacher_student import Run, TeacherStudent, draw
-from forwardly.history import History
 
 _DEFAULTS = TeacherStudent()
 _SECONDS_BETWEEN_SAVES = 3

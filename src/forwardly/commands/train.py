@@ -10,16 +10,16 @@ import torch
 from rich.progress import TaskID
 from rich.table import Table
 
-from forwardly import files, records
+from forwardly import files
 from forwardly.commands.console import INTERRUPTED, PlainConsole, Several, bars
 from forwardly.data import load
 from forwardly.errors import UsageError
-from forwardly.experiments import results
-from forwardly.local_sgd import LocalSGD
-from forwardly.measures import MEASURES
-from forwardly.provenance import provenance
-from forwardly.recipe import Recipe, prepare
+from forwardly.experiments import records, results
+from forwardly.experiments.provenance import provenance
+from forwardly.experiments.recipe import Recipe, prepare
 from forwardly.training import Fit, Row, evaluate, fit
+from forwardly.training.local_sgd import LocalSGD
+from forwardly.training.measures import MEASURES
 
 
 def train(
@@ -196,9 +196,12 @@ def train(
         return 1
     tested = evaluate(prepared.rule, prepared.dataset.test)
     _write_result(folder, trained, tested)
-    from forwardly import curves, plots  # matplotlib is slow to import, and only needed here
+    from forwardly.experiments import (  # matplotlib is slow to import, and only needed here
+        curves,
+        figures,
+    )
 
-    plots.save(curves.training_figure(rows, rule, f"{rule} on {data}"), folder / "curves.png")
+    figures.save(curves.training_figure(rows, rule, f"{rule} on {data}"), folder / "curves.png")
     _report(trained, tested, folder, console)
     return 0
 

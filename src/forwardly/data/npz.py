@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from forwardly.errors import UsageError
 from forwardly.files import replacing
-from forwardly.text import visible
+from forwardly.files.text import visible
 
 Arrays = dict[str, NDArray[Any]]
 KEYS = ("x_train", "y_train", "x_test", "y_test")

@@ -1,1 +1,4 @@
-"""Published experiments, one a file: settings, published figures and where they stand."""
+"""What is run and recorded: settings, jobs, records, statistics, figures and reports.
+
+May import all but ``commands``, ``benchmarks`` and ``cli``.
+"""

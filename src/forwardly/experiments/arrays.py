@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from forwardly.errors import UsageError
 from forwardly.experiments.teacher_student import Array, Task
 from forwardly.files import write
-from forwardly.text import visible
+from forwardly.files.text import visible
 
 _DATA = ("x_train", "y_train", "x_val", "y_val")
 

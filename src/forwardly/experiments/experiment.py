@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from forwardly.errors import UsageError
-from forwardly.recipe import Recipe
+from forwardly.experiments.recipe import Recipe
 
 
 @dataclass(frozen=True)

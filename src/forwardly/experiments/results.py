@@ -23,12 +23,12 @@ import numpy as np
 
 from forwardly.errors import UsageError
 from forwardly.experiments import arrays
-from forwardly.experiments.digits import LEARNING_RATES, Digits, Row
+from forwardly.experiments.comparison import LEARNING_RATES, Digits, Row
+from forwardly.experiments.provenance import provenance
 from forwardly.experiments.teacher_student import Run, Task, TeacherStudent
-from forwardly.fields import Fields
 from forwardly.files import is_there, write
-from forwardly.provenance import provenance
-from forwardly.text import csv_table
+from forwardly.files.fields import Fields
+from forwardly.files.text import csv_table
 
 
 def new_folder(out: Path | None, experiment: str) -> Path:
@@ -197,13 +197,13 @@ def write_comparison(
 
 
 def _write_figures(folder: Path, run: Run) -> list[Path]:
-    from forwardly import plots  # matplotlib is slow to import, and only needed here
+    from forwardly.experiments import figures  # matplotlib is slow to import, and only needed here
 
     logged = [history for history in run.histories.values() if history.epochs]
     paths: list[Path] = []
     if logged:
         curves = [
-            plots.Curve(
+            figures.Curve(
                 history.rule,
                 np.array(history.epochs),
                 np.stack(history.train, axis=1)[history.shown],
@@ -212,19 +212,19 @@ def _write_figures(folder: Path, run: Run) -> list[Path]:
             )
             for history in logged
         ]
-        figure = plots.mae_figure(curves)
+        figure = figures.mae_figure(curves)
         paths += [folder / "mae.png", folder / "mae.svg"]
         for path in paths:
-            plots.save(figure, path)
+            figures.save(figure, path)
     histories = run.histories.values()
     everywhere = set[int].intersection(*(set(history.alive) for history in histories))
     which = min(everywhere, default=0)
-    drawings = [plots.Drawing("before", run.before(which))]
+    drawings = [figures.Drawing("before", run.before(which))]
     for name, history in run.histories.items():
         title = f"after {name}" if which in history.alive else f"{name} diverged"
-        drawings.append(plots.Drawing(title, run.trainings[name].weights(which)))
+        drawings.append(figures.Drawing(title, run.trainings[name].weights(which)))
     paths.append(folder / "network.svg")
-    plots.save(plots.network_figure(drawings), paths[-1])
+    figures.save(figures.network_figure(drawings), paths[-1])
     return paths
 
 

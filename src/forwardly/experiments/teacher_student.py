@@ -30,13 +30,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from forwardly.errors import UsageError, check_rules
-from forwardly.full_batch import Batch, FullBatchTraining
-from forwardly.history import History
+from forwardly.experiments.history import History
 from forwardly.rule import Rule
 from forwardly.rules import PEPITA, RULES
+from forwardly.training.full_batch import Batch, FullBatchTraining
 
 if TYPE_CHECKING:
-    from forwardly.fast.full_batch import CompiledFullBatchTraining
+    from forwardly.fast.cpu_epochs.full_batch import CompiledFullBatchTraining
 
 Array = NDArray[np.float64]
 
@@ -139,8 +139,10 @@ def training(
     name: str, tasks: Sequence[Task], settings: TeacherStudent, threads: int | None = None
 ) -> FullBatchTraining | CompiledFullBatchTraining:
     """The rule ``name`` on the students of all tasks at once; compiled, by ``threads``."""
-    from forwardly.fast.compiled import reason  # numba is slow to import, and only needed here
-    from forwardly.fast.full_batch import CompiledFullBatchTraining
+    from forwardly.fast.cpu_epochs.compiled import (
+        reason,  # numba is slow to import, and only needed here
+    )
+    from forwardly.fast.cpu_epochs.full_batch import CompiledFullBatchTraining
 
     dtype = torch.float64 if settings.dtype == "float64" else torch.float32
 

@@ -14,11 +14,7 @@ from forwardly.rules.mem_pepita import MemPEPITA
 from forwardly.rules.pepita import PEPITA
 from forwardly.rules.readout_only import ReadoutOnly
 from forwardly.rules.sign_pepita import SignPEPITA
-from forwardly.rules.sign_symmetry import (
-    BatchSignSymmetry,
-    FixedSignSymmetry,
-    UniformSignSymmetry,
-)
+from forwardly.rules.sign_symmetry import BatchSignSymmetry, FixedSignSymmetry, UniformSignSymmetry
 from forwardly.rules.time_local_pepita import TimeLocalPEPITA
 
 RULES: dict[str, type[Rule]] = {

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from forwardly.experiments import srinivasan2023_table as table
 from forwardly.experiments.experiment import Cell, Experiment, Published
+from forwardly.experiments.published import srinivasan2023_table as table
 
 _SHARED = "fc-cifar10/normalised"
 _ONE = table.EXPERIMENT.cells[_SHARED].recipe

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from forwardly.errors import UsageError
-from forwardly.text import visible
+from forwardly.files.text import visible
 
 _LONGEST = 200
 """Characters that are said of what is wrong with a file."""

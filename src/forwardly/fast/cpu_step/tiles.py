@@ -206,7 +206,7 @@ def descending_tile(bits: int, shape: Shape) -> Callable[..., None]:
     """``tile(a, a_row, a_k, b, b_k, count, m, w, row, scale, keep, decay, rate, ahead)``.
 
     A step of gradient descent with the gradient g, for a tile of the momentum M and of the weights
-    W, whose rows lie ``row`` bytes apart; see ``forwardly.fast.descent``.
+    W, whose rows lie ``row`` bytes apart; see ``forwardly.fast.cpu_step.descent``.
     """
     number = types.float32 if bits == 32 else types.float64
 

@@ -14,10 +14,10 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from forwardly import processors
-from forwardly.fast.compiled import CompiledTraining, one_thread_a_product
-from forwardly.full_batch import Batch, Errors
+from forwardly.fast import processors
+from forwardly.fast.cpu_epochs.compiled import CompiledTraining, one_thread_a_product
 from forwardly.rule import Rule
+from forwardly.training.full_batch import Batch, Errors
 
 Array = NDArray[np.float64]
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
 from forwardly.rule import Credit, Rule
-from forwardly.tracing import flat
+from forwardly.training.tracing import flat
 
 
 class Batch(NamedTuple):

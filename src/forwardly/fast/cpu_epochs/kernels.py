@@ -14,7 +14,8 @@ Functions have no annotations: numba finds the types.
 import numpy as np
 from numba import njit
 
-from forwardly.fast.codes import (
+from forwardly.fast.compiling import kept
+from forwardly.fast.cpu_epochs.codes import (
     BACKPROP,
     BLOCK,
     PEPITA,
@@ -24,7 +25,6 @@ from forwardly.fast.codes import (
     SQUARED,
     TANH,
 )
-from forwardly.fast.compiling import kept
 
 FEW = 4  # rows, below which loops over samples beat BLAS
 

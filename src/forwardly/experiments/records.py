@@ -21,9 +21,9 @@ from typing import Any
 
 from forwardly import files
 from forwardly.errors import UsageError
-from forwardly.fields import Fields
-from forwardly.recipe import Recipe
-from forwardly.text import csv_table
+from forwardly.experiments.recipe import Recipe
+from forwardly.files.fields import Fields
+from forwardly.files.text import csv_table
 from forwardly.training import Row
 
 

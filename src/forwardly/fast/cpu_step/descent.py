@@ -31,9 +31,9 @@ from numba.np.numpy_support import carray, from_dtype
 from torch import Tensor
 
 from forwardly.fast.compiling import kept
-from forwardly.fast.threads import Pool
-from forwardly.fast.tiles import Shape, descending_tile, shape_of_tile
-from forwardly.fast.updates import Descent, Outer, plain
+from forwardly.fast.cpu_step.threads import Pool
+from forwardly.fast.cpu_step.tiles import Shape, descending_tile, shape_of_tile
+from forwardly.fast.sgd import Descent, Outer, plain
 
 _ROWS, _VECTORS, _LANES = shape_of_tile(32)
 _COLUMNS = _VECTORS * _LANES

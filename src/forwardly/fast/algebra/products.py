@@ -23,8 +23,8 @@ from torch.nn import functional
 
 from forwardly.checks import values_readable
 from forwardly.fast.compiling import no_numba
-from forwardly.fast.threads import all_threads_come, pool
-from forwardly.fast.updates import MOST, SMALLEST, Outer, Weight
+from forwardly.fast.cpu_step.threads import all_threads_come, pool
+from forwardly.fast.sgd import MOST, SMALLEST, Outer, Weight
 
 
 class InFloat32:
@@ -85,7 +85,7 @@ class InFloat32:
             return False
         if no_numba() or not values_readable(weight):
             return False  # who counts or traces operations is shown torch's own
-        from forwardly.fast.descent import descend  # loads numba
+        from forwardly.fast.cpu_step.descent import descend  # loads numba
 
         return descend(weight, momentum, update, settings, openmp)
 

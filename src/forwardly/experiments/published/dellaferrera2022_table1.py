@@ -28,7 +28,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from forwardly.experiments.experiment import Cell, Experiment, Published
-from forwardly.recipe import Recipe
+from forwardly.experiments.recipe import Recipe
 
 _WHERE = "Table 1"
 _SEEDS = 10

@@ -24,14 +24,14 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from forwardly import checkpoint as checkpoints
 from forwardly.data import Dataset, Split
 from forwardly.errors import UsageError
 from forwardly.feedback import Mirror
-from forwardly.local_sgd import LocalSGD
 from forwardly.losses import check_classes, encoded
 from forwardly.metrics import correct
 from forwardly.rule import Rule
+from forwardly.training import checkpoint as checkpoints
+from forwardly.training.local_sgd import LocalSGD
 
 Measure = Callable[[Rule, Tensor, Tensor], Mapping[str, float]]
 """(rule, x, target) → named figures, from a fixed batch of training samples, once an epoch."""

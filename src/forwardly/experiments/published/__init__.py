@@ -1,16 +1,19 @@
-"""The experiments that ``forwardly reproduce`` knows, by name."""
+"""Published experiments, one a file: settings, published figures and where they stand.
+
+``EXPERIMENTS`` has those that ``forwardly reproduce`` knows, by name.
+"""
 
 from __future__ import annotations
 
 from forwardly.errors import UsageError
-from forwardly.experiments import (
+from forwardly.experiments.experiment import Experiment
+from forwardly.experiments.published import (
     bfloat16,
     dellaferrera2022_table1,
     dellaferrera2022_tutorial,
     srinivasan2023_depth,
     srinivasan2023_table,
 )
-from forwardly.experiments.experiment import Experiment
 
 EXPERIMENTS: dict[str, Experiment] = {
     module.EXPERIMENT.name: module.EXPERIMENT

@@ -22,10 +22,10 @@ from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
 
 from forwardly import data, feedback, models
 from forwardly.errors import UsageError, check_rules
-from forwardly.local_sgd import LocalSGD
-from forwardly.plugins import all_rules
 from forwardly.rule import Rule
 from forwardly.rules import RULES
+from forwardly.rules.plugins import all_rules
+from forwardly.training.local_sgd import LocalSGD
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Recipe:
         validation: training samples that are put aside; None for the data set's own number.
         mirroring: how F learns, if it does.
         dtype: "float32", "float64", or "bf16": float32 with the products of linear layers in
-            bfloat16, see ``forwardly.fast.products``.
+            bfloat16, see ``forwardly.fast.algebra.products``.
 
     Raises:
         UsageError: if a setting makes no sense, naming it.

@@ -1,15 +1,16 @@
 """Whether products in bfloat16 cost accuracy: PEPITA's rows of Table 1, once more in bfloat16.
 
 Settings, seeds and the rows in float32 are those of ``dellaferrera2022_table1``. Updates, weights,
-momentum and all that lies between products stay in float32; see ``forwardly.fast.products``.
+momentum and all that lies between products stay in float32; see
+``forwardly.fast.algebra.products``.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from forwardly.experiments import dellaferrera2022_table1 as table1
 from forwardly.experiments.experiment import Cell, Experiment
+from forwardly.experiments.published import dellaferrera2022_table1 as table1
 
 
 def _cells(name: str) -> dict[str, Cell]:

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from forwardly.errors import UsageError, check_rules
+from forwardly.experiments.recipe import Recipe, prepare
+from forwardly.experiments.statistics import Difference, difference, mean_text
 from forwardly.models import ACTIVATIONS
-from forwardly.recipe import Recipe, prepare
 from forwardly.rules import RULES
-from forwardly.statistics import Difference, difference, mean_text
 from forwardly.training import evaluate, fit
 
 LEARNING_RATES = {

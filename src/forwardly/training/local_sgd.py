@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from forwardly.checks import one_of
-from forwardly.fast import FAST
-from forwardly.fast.masks import mask
-from forwardly.fast.pooling import max_pool
-from forwardly.fast.products import InBFloat16, InFloat32, can_descend
-from forwardly.fast.shallow import Shallow
-from forwardly.fast.updates import Descent, Outer, Weight
+from forwardly.fast.algebra import FAST
+from forwardly.fast.algebra.pooling import max_pool
+from forwardly.fast.algebra.products import InBFloat16, InFloat32, can_descend
+from forwardly.fast.cpu_step.masks import mask
+from forwardly.fast.cpu_step.shallow import Shallow
+from forwardly.fast.sgd import Descent, Outer, Weight
 from forwardly.loss_value import LossValue
 from forwardly.network import Stage, Step
 from forwardly.network.step import PLAIN, Kernels
@@ -63,7 +63,7 @@ class LocalSGD(Optimizer):
             the model's parameters if None.
         precision: of activities and weights where they meet in linear layers: "full", their own, or
             "bf16", rounded to bfloat16, if they are float32. Updates, weights and momentum stay
-            as they are; see ``forwardly.fast.products``.
+            as they are; see ``forwardly.fast.algebra.products``.
 
     Raises:
         ValueError: if a number is negative, Nesterov is without momentum, something is to be
@@ -130,7 +130,7 @@ class LocalSGD(Optimizer):
         """
         trained = ((group, p) for group in self.param_groups for p in group["params"])
         if self.fast and any(group["momentum"] > 0 and can_descend(p) for group, p in trained):
-            from forwardly.fast import descent  # loads numba
+            from forwardly.fast.cpu_step import descent  # loads numba
 
             descent.prepare()
             if self._products is InFloat32:

@@ -21,7 +21,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from forwardly.experiments.experiment import Cell, Experiment, Published
-from forwardly.recipe import Mirroring, Recipe
+from forwardly.experiments.recipe import Mirroring, Recipe
 
 _WHERE = "the table of one hidden layer"
 _PUBLISHED = {  # mean and sd on MNIST, CIFAR-10, CIFAR-100

@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from forwardly.plots import LARGEST, as_label, colours_of, rule_colour
-from forwardly.text import visible
+from forwardly.experiments.figures import LARGEST, as_label, colours_of, rule_colour
+from forwardly.files.text import visible
 
 Array = NDArray[np.float64]
 

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from forwardly.checks import values_readable
 from forwardly.fast.compiling import no_numba
-from forwardly.fast.masks import mask
-from forwardly.fast.threads import pool
-from forwardly.fast.updates import MOST, SMALLEST, Weight, plain
+from forwardly.fast.cpu_step.masks import mask
+from forwardly.fast.cpu_step.threads import pool
+from forwardly.fast.sgd import MOST, SMALLEST, Weight, plain
 from forwardly.losses import check_classes, is_of_softmax
 from forwardly.network import Network, Part, Stage
 from forwardly.network.step import Kernels
@@ -44,7 +44,7 @@ class Shallow:
     def prepare(self) -> None:
         """Have the kernel compiled, if the network may be one for it."""
         if self._layers is not None and pool() is not None and not no_numba():
-            from forwardly.fast import shallow_kernel as kernel
+            from forwardly.fast.cpu_step import shallow_kernel as kernel
 
             if kernel.suits_processor():
                 kernel.prepare()
@@ -77,7 +77,7 @@ class Shallow:
             return None
         if target.device.type != "cpu" or no_numba():
             return None
-        from forwardly.fast import shallow_kernel as kernel  # loads numba
+        from forwardly.fast.cpu_step import shallow_kernel as kernel  # loads numba
 
         threads = torch.get_num_threads()
         if not (kernel.suits_processor() and kernel.fills_tiles(n, d, k, threads)):

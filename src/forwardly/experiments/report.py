@@ -14,19 +14,23 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from forwardly import __version__, files, page, records
-from forwardly.curves import inline_svg, spread_figure
+from forwardly import __version__, files
 from forwardly.errors import UsageError
-from forwardly.experiments import results
-from forwardly.experiments.dellaferrera2022_tutorial import EXPERIMENT as TUTORIAL
-from forwardly.experiments.dellaferrera2022_tutorial import PUBLISHED_CURVE, PUBLISHED_SLOWNESS
+from forwardly.experiments import records, results
+from forwardly.experiments.curves import inline_svg, spread_figure
 from forwardly.experiments.experiment import Cell, Experiment
-from forwardly.experiments.registry import EXPERIMENTS
+from forwardly.experiments.figures import colours_of
+from forwardly.experiments.published import EXPERIMENTS
+from forwardly.experiments.published.dellaferrera2022_tutorial import EXPERIMENT as TUTORIAL
+from forwardly.experiments.published.dellaferrera2022_tutorial import (
+    PUBLISHED_CURVE,
+    PUBLISHED_SLOWNESS,
+)
+from forwardly.experiments.records import Record
 from forwardly.experiments.results import Summary
+from forwardly.experiments.statistics import Difference, Distance, difference, distance, mean_text
+from forwardly.files import page
 from forwardly.metrics import slowness
-from forwardly.plots import colours_of
-from forwardly.records import Record
-from forwardly.statistics import Difference, Distance, difference, distance, mean_text
 
 CONTROL = "readout-only"
 

@@ -20,13 +20,14 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
-from forwardly import files, records
+from forwardly import files
+from forwardly.experiments import records
 from forwardly.experiments.experiment import Experiment
-from forwardly.measures import MEASURES
-from forwardly.provenance import provenance
-from forwardly.recipe import Recipe, prepare
-from forwardly.records import Record
+from forwardly.experiments.provenance import provenance
+from forwardly.experiments.recipe import Recipe, prepare
+from forwardly.experiments.records import Record
 from forwardly.training import Row, evaluate, fit
+from forwardly.training.measures import MEASURES
 
 _BATCHES_BETWEEN_LOOKS = 20
 

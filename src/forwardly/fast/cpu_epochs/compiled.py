@@ -27,8 +27,8 @@ from threadpoolctl import ThreadpoolController  # pyright: ignore[reportMissingT
 from torch import Tensor, nn
 
 from forwardly.checks import shape_of
-from forwardly.fast import codes
 from forwardly.fast.compiling import no_numba
+from forwardly.fast.cpu_epochs import codes
 from forwardly.losses import encoded
 from forwardly.network import Stage
 from forwardly.rule import Rule
@@ -264,7 +264,7 @@ def reason(rule: Rule) -> str:
 
 
 def _kernels() -> Any:
-    from forwardly.fast import kernels  # loads numba
+    from forwardly.fast.cpu_epochs import kernels  # loads numba
 
     return kernels
 

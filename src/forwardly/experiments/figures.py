@@ -25,7 +25,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
 from forwardly.files import write
-from forwardly.text import visible
+from forwardly.files.text import visible
 
 Array = NDArray[np.float64]
 

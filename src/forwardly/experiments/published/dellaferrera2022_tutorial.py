@@ -10,8 +10,8 @@ Deviations
 
 from __future__ import annotations
 
-from forwardly.experiments import dellaferrera2022_table1 as table1
 from forwardly.experiments.experiment import Cell, Experiment, Published
+from forwardly.experiments.published import dellaferrera2022_table1 as table1
 
 _SHARED = "fc-cifar10/pepita-second"
 

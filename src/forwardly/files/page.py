@@ -6,7 +6,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: TID251, the one place
 
-from forwardly.text import visible
+from forwardly.files.text import visible
 
 
 def render(template: str, **values: Any) -> str:
@@ -16,7 +16,7 @@ def render(template: str, **values: Any) -> str:
     ``base.html.jinja``, forbid scripts and whatever lies outside the page.
     """
     environment = Environment(
-        loader=PackageLoader("forwardly"),
+        loader=PackageLoader("forwardly.files"),
         autoescape=True,
         undefined=StrictUndefined,
         finalize=_finalize,

@@ -1,0 +1,9 @@
+"""Training: the pure step, the loop over epochs, SGD for local rules, checkpoints, measures.
+
+May import ``fast``, ``rules``, ``data`` and what these may; never ``experiments``.
+"""
+
+from forwardly.training.local_sgd import LocalSGD
+from forwardly.training.loop import Fit, Measure, Row, evaluate, evaluating, fit
+
+__all__ = ["Fit", "LocalSGD", "Measure", "Row", "evaluate", "evaluating", "fit"]
