@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.utils import parametrizations, prune
 from torch.testing import assert_close
 
@@ -321,3 +322,24 @@ def test_what_cannot_be_in_two_places_is_refused() -> None:
         share()
         with pytest.raises(ValueError, match="synapses '0' and '1' share one weight or bias"):
             make("backprop", tied)
+
+
+def test_a_copy_is_of_its_own_model() -> None:
+    """Its first step may be a functional call, in which a frozen parameter cannot be told."""
+    rule = make("pepita", net())
+    copied = copy.deepcopy(rule)
+    values = {name: value.detach() for name, value in copied.state_dict().items()}
+    updates = functional_call(copied, values, (X, Y)).updates
+    assert_close(updates, rule(X, Y).updates)
+
+
+def test_a_change_that_a_functional_call_cannot_see_is_refused() -> None:
+    rule = make("pepita", net())
+    rule.model[0].weight.requires_grad_(False)
+    values = {name: value.detach() for name, value in rule.state_dict().items()}
+    expected = functional_call(rule, values, (X, Y)).updates
+    _replace_head(rule.model)
+    with pytest.raises(ValueError, match=r"cannot be seen in a functional call.* rule\.look\(\)"):
+        functional_call(rule, values, (X, Y))
+    rule.look()
+    assert functional_call(rule, values, (X, Y)).updates.keys() < expected.keys()

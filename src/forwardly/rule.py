@@ -322,7 +322,13 @@ class Rule(nn.Module, ABC):
             return  # compiled for the model as it was
         if self.own_error is None:
             check_loss(self.loss)
-        if not self.network.reading.agrees(reading_of(self.model)):
+        reading = reading_of(self.model)
+        if not self.network.reading.agrees(reading):
+            if None in reading.parameters:
+                raise ValueError(
+                    "the model has changed, and whether its parameters are frozen cannot be seen "
+                    "in a functional call or a trace: call rule.look() before it"
+                )
             self._read()
         if type(self._weight) is not nn.Parameter:
             return  # of a functional call
@@ -341,6 +347,11 @@ class Rule(nn.Module, ABC):
 
         if self._is_news:
             self._warn(stacklevel=6)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Be a copy, of another model of the same form."""
+        super().__setstate__(state)  # pyright: ignore[reportUnknownMemberType]
+        self._read()
 
     def _read(self) -> None:
         """Read the model, for the first time or anew; nothing is changed if it is refused."""
