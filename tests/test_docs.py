@@ -33,7 +33,7 @@ def _generator() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("document", ["README", "COMPARISON", "RESULTS", "BENCHMARK"])
+@pytest.mark.parametrize("document", ["README", "COMPARISON", "RESULTS", "BENCHMARK", "API"])
 def test_figures_are_as_generated(document: str) -> None:
     generator = _generator()
     path = getattr(generator, document)
