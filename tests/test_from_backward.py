@@ -88,6 +88,19 @@ def test_inference_mode_changes_nothing(name: str) -> None:
     assert not any(value.is_inference() for value in rule.state_dict().values())
 
 
+@pytest.mark.parametrize("name", fw.RULES)
+def test_what_is_built_in_inference_mode(name: str) -> None:
+    """A rule trains all the same; a model could not be, and says so."""
+    model = net()
+    with torch.inference_mode():
+        kind: Any = fw.RULES[name]
+        rule = kind(model, nn.CrossEntropyLoss())
+        with pytest.raises(ValueError, match=r"'0\.weight' was made in torch\.inference_mode\(\)"):
+            make(name)
+    rule.accumulate(X, Y)
+    fw.LocalSGD(rule, 0.1, 0.9).step(X, Y)
+
+
 def test_a_grad_scaler_says_that_it_is_not_needed() -> None:
     """It would divide what it never multiplied."""
     rule, scaler = make("pepita"), torch.amp.GradScaler("cpu")
