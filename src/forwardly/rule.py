@@ -460,15 +460,8 @@ def _listed(shapes: list[tuple[int, ...]]) -> str:
 
 
 def _check_place(model: nn.Module) -> None:
-    """Refuse a model in several types or places, or one that cannot be trained."""
+    """Refuse a model in several types or places."""
     first, *others = model.named_parameters()
-    made = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    frozen = next((name for name, tensor in made.items() if tensor.is_inference()), None)
-    if frozen is not None:
-        raise ValueError(
-            f"{frozen!r} was made in torch.inference_mode(), so nothing may write to it: build the "
-            "model outside"
-        )
     for name, parameter in others:
         if (parameter.dtype, parameter.device) != (first[1].dtype, first[1].device):
             raise TypeError(
