@@ -122,6 +122,10 @@ def test_thawed_parameters_learn_again() -> None:
             r"\(4, 9\) now: build the rule anew",
         ),
         (lambda m: m.pop(2), "build the rule anew"),
+        (
+            lambda m: setattr(m[4].weight, "data", torch.rand(4, 9, dtype=torch.float64)),
+            r"\(4, 9\) now: build the rule anew",
+        ),
         (lambda m: m.__setitem__(1, nn.Softmax(1)), "'1', Softmax.*not supported"),
         (lambda m: m.__setitem__(2, m[0]), "'0' and '2' share one weight"),
         (lambda m: setattr(m[2], "bias", m[0].bias), "'0' and '2' share one weight or bias"),
@@ -293,6 +297,19 @@ def test_one_parameter_of_several_modules_counts_every_time() -> None:
     updates = make("backprop", model)(X, Y).updates
     nn.functional.cross_entropy(model(X), Y).backward()
     assert_close(updates, {name: p.grad for name, p in model.named_parameters()})
+
+
+def test_a_synapses_parameter_in_another_module_is_one_that_cannot_be_trained() -> None:
+    model = nn.Sequential(nn.Linear(6, 9), nn.LayerNorm(9), nn.Linear(9, 3)).double()
+    model[1].weight.requires_grad_(False)
+    model[1].bias = model[0].bias
+    for name, kind in fw.RULES.items():
+        if kind.trains == "synapses":
+            with pytest.raises(ValueError, match=r"other parameters: 1\.bias\."):
+                make(name, model)
+    updates = make("backprop", model)(X, Y).updates
+    nn.functional.cross_entropy(model(X), Y).backward()
+    assert_close(updates["0.bias"], model[0].bias.grad)
 
 
 def test_dropout_in_two_places_drops_other_units() -> None:
