@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import gc
-import weakref
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import accumulate
+from itertools import accumulate, count
 from typing import Any, cast
+from weakref import WeakKeyDictionary, finalize
 
 import torch
 from torch import Tensor, nn
@@ -50,17 +50,14 @@ def costs(rule: Rule, x: Tensor, target: Tensor, macs: int) -> Costs:
         step = rule.network.step(rule.noise)
         for _ in step.activities(step.prepare(x)):
             pass
-    names = {name for name, _ in rule.model.named_buffers(prefix="model")}
-    feedback = sum(
-        buffer.numel()
-        for name, buffer in rule.named_buffers()
-        if name not in names and buffer.is_floating_point() and not _is_factor(name, rule)
-    )
+    feedback = {name: b for name, b in rule.named_buffers() if not name.startswith("model.")}
+    if "F_1" in feedback:  # F is the product of its factors, which are counted
+        del feedback["F"]
     return Costs(
         macs,
         forward.get_total_flops() // 2,
         peak_bytes(lambda: list(rule(x, target).updates.values())),
-        feedback,
+        sum(b.numel() for b in feedback.values() if b.is_floating_point()),
     )
 
 
@@ -104,8 +101,8 @@ def peak_bytes(step: Callable[[], list[Tensor]]) -> int:
             results = step()
     finally:
         gc.unfreeze()
-    kept = {storages.number(result) for result in results}
-    changes = [size for key, size in storages.events if key not in kept]
+    returned = {storages.numbers.get(result.untyped_storage()) for result in results}
+    changes = [size for number, size in storages.events if number not in returned]
     del results
     return max(accumulate(changes), default=0)
 
@@ -116,37 +113,23 @@ class _Storages(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()  # pyright: ignore[reportUnknownMemberType]
         self.events: list[tuple[int, int]] = []
-        self._made = 0
-        self._living: dict[int, int] = {}  # identity, which the next one may have again, → number
-
-    def number(self, tensor: Tensor) -> int | None:
-        """That of a tensor's storage; None if it was there before."""
-        return self._living.get(id(tensor.untyped_storage()))
+        self.numbers: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
+        self._made = count()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        inputs = tree_leaves((args, kwargs))
-        given = [one.untyped_storage() for one in inputs if isinstance(one, Tensor)]
-        known = {id(storage) for storage in given}
-        del inputs
+        given = _storages((args, kwargs))
         result = func(*args, **(kwargs or {}))
         gc.collect()  # what only refers to itself is not alive
-        for tensor in tree_leaves(result):
-            if not isinstance(tensor, Tensor):
-                continue
-            storage = tensor.untyped_storage()
-            key = id(storage)  # lives as long as the storage does
-            if key in self._living or key in known:
-                continue
-            self._made += 1
-            self._living[key] = self._made
-            self.events.append((self._made, storage.nbytes()))
-            weakref.finalize(storage, self._free, key, self._made, storage.nbytes())
+        for storage in _storages(result) - given:
+            if storage not in self.numbers:
+                number = self.numbers[storage] = next(self._made)
+                self.events.append((number, storage.nbytes()))
+                finalize(storage, self.events.append, (number, -storage.nbytes()))
         return result
 
-    def _free(self, key: int, number: int, size: int) -> None:
-        if self._living.get(key) == number:
-            del self._living[key]
-        self.events.append((number, -size))
+
+def _storages(tree: Any) -> set[Any]:
+    return {leaf.untyped_storage() for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)}
 
 
 def _blocks(rule: Rule) -> list[nn.Module]:
@@ -159,8 +142,3 @@ def _blocks(rule: Rule) -> list[nn.Module]:
             blocks.append([])
         blocks[-1].append(module)
     return [nn.Sequential(*block) for block in blocks]
-
-
-def _is_factor(name: str, rule: Rule) -> bool:
-    """F_1 … F_L are counted as F is not, where F is their product."""
-    return name == "F" and "F_1" in dict(rule.named_buffers())
