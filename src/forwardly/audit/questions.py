@@ -116,6 +116,12 @@ class Locking:
     next_sample: int
     passes: int
 
+    @property
+    def steps(self) -> int:
+        """The last step in which something happens, at least 1."""
+        times = self.layers.values()
+        return max(1, *(t for time in times for t in (*time.activities, time.update or 0)))
+
 
 @dataclass(frozen=True)
 class Answers:
