@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Collection, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol, cast, runtime_checkable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -25,22 +25,8 @@ from forwardly.network.normalisation import Normalise
 from forwardly.rule import Credit, Rule
 from forwardly.rules.readout_only import ReadoutOnly
 
-
-@runtime_checkable
-class Factory(Protocol):
-    """What builds the rule under test; a rule's class does."""
-
-    def __call__(
-        self,
-        model: nn.Module,
-        loss: nn.Module,
-        *,
-        input_shape: tuple[int, ...] | None,
-        generator: torch.Generator,
-    ) -> Rule:
-        """The rule for ``model`` and ``loss``."""
-        ...
-
+Factory = Callable[..., Rule]
+"""What builds the rule under test: a rule's class, or what is called as one."""
 
 Law = Callable[[Factory, "Case"], None]
 
@@ -85,10 +71,7 @@ CASES: list[Case] = [
     Case(
         "dense",
         lambda: [
-            nn.Linear(7, 5),
-            nn.Tanh(),
-            nn.Linear(5, 4, bias=False),
-            nn.ReLU(),
+            *(nn.Linear(7, 5), nn.Tanh(), nn.Linear(5, 4, bias=False), nn.ReLU()),
             nn.Linear(4, 3),
         ],
         (7,),

@@ -67,13 +67,11 @@ def audit(rule: Rule, x: Tensor, target: Tensor) -> AuditReport:
         TypeError, ValueError: what the rule raises for the batch.
     """
     traced = trace(rule, x, target)
-    flow = follow(traced)
-    operations = sum(node.op == "call_function" for node in traced.graph.nodes)
     return AuditReport(
         type(rule).__name__,
-        dict(traced.names),
+        {l: stage.name for l, stage in enumerate(rule.network.stages, start=1)},
         len(x),
-        answer(flow),
+        answer(follow(traced)),
         costs(rule, x, target, traced.macs),
-        operations,
+        sum(node.op == "call_function" for node in traced.graph.nodes),
     )

@@ -134,11 +134,7 @@ def _storages(tree: Any) -> set[Any]:
 
 def _blocks(rule: Rule) -> list[nn.Module]:
     """The model's modules, from one synapse to the next."""
-    blocks: list[list[nn.Module]] = [[]]
-    for module in rule.model.modules():
-        if isinstance(module, nn.Sequential):
-            continue
-        if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d) and blocks[-1]:
-            blocks.append([])
-        blocks[-1].append(module)
-    return [nn.Sequential(*block) for block in blocks]
+    network = rule.network
+    stages = [(stage.part, *stage.elementwise, *stage.reshaping) for stage in network.stages]
+    blocks = [network.preparation, *stages] if network.preparation else stages
+    return [nn.Sequential(*(part.module for part in block)) for block in blocks]

@@ -28,12 +28,12 @@ class Evidence:
 
 
 @dataclass(frozen=True)
-class Transport:
-    """Weights that carry a signal backward, and the operations that show it."""
+class Finding:
+    """An answer, the layers whose weights are at work, and the operations that show it."""
 
-    answer: Literal["none", "partial", "full"]
-    layers: tuple[int, ...]
-    evidence: tuple[Evidence, ...]
+    answer: Literal["none", "partial", "full", "frozen", "modulated", "no hidden updates"]
+    layers: tuple[int, ...] = ()
+    evidence: tuple[Evidence, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -69,25 +69,9 @@ class Locality:
 
 
 @dataclass(frozen=True)
-class Frozen:
-    """Whether activities that enter updates descend from the global signal.
-
-    ``answer`` is "modulated" where they do; "frozen" where hidden updates depend on the signal but
-    no activity in them does; "no hidden updates" where hidden layers do not learn.
-    """
-
-    answer: Literal["frozen", "modulated", "no hidden updates"]
-    layers: tuple[int, ...]
-    evidence: tuple[Evidence, ...]
-
-
-@dataclass(frozen=True)
 class Times:
-    """Of one layer, in synaptic steps from the input: activities and update.
-
-    Attributes:
-        activities: when each pass reaches the layer, first the clean one.
-        update: when the update is known; None if the layer is not trained.
+    """In synaptic steps from the input: when each pass reaches a layer, and when the layer's update
+    is known, or None if it is not trained.
     """
 
     activities: tuple[int, ...]
@@ -125,11 +109,20 @@ class Locking:
 
 @dataclass(frozen=True)
 class Answers:
-    """All four."""
+    """All four.
 
-    transport: Transport
+    Attributes:
+        transport: "full" where weights carry a signal backward, "partial" where functions of them
+            do, or "none".
+        locality: what each trained layer's update needs.
+        frozen: "modulated" where activities that enter hidden updates descend from the global
+            signal, "frozen" where the updates do but none of these, or "no hidden updates".
+        locking: when things are known.
+    """
+
+    transport: Finding
     locality: Locality
-    frozen: Frozen
+    frozen: Finding
     locking: Locking
 
     def as_data(self) -> dict[str, Any]:
@@ -142,28 +135,23 @@ def answer(flow: Flow) -> Answers:
     return Answers(_transport(flow), _locality(flow), _frozen(flow), _locking(flow))
 
 
-def _transport(flow: Flow) -> Transport:
+def _transport(flow: Flow) -> Finding:
     useful = ancestors(flow.traced.updates.values())
     found = [p for p in flow.products if p.direction == "backward" and p.node in useful]
-    exact = any(product.exact for product in found)
-    answer = "none" if not found else "full" if exact else "partial"
-    return Transport(answer, *_shown(found))
+    if not found:
+        return Finding("none")
+    return Finding("full" if any(p.exact for p in found) else "partial", *_shown(found))
 
 
 def _shown(products: list[Product]) -> tuple[tuple[int, ...], tuple[Evidence, ...]]:
     """Their layers, and each as evidence."""
-    layers = tuple(sorted({product.layer for product in products}))
-    return layers, tuple(_evidence(product) for product in products)
-
-
-def _evidence(product: Product) -> Evidence:
-    index = "input" if product.direction == "forward" else "output"
-    of = "" if product.exact else "a function of "
-    return Evidence(
-        f"a signal times {of}W_{product.layer}, summed over its {index} index",
-        str(product.node.target),
-        str(product.node.meta.get("line", "")),
-    )
+    evidence: list[Evidence] = []
+    for node, layer, direction, exact in products:
+        index = "input" if direction == "forward" else "output"
+        of = "" if exact else "a function of "
+        what = f"a signal times {of}W_{layer}, summed over its {index} index"
+        evidence.append(Evidence(what, str(node.target), str(node.meta.get("line", ""))))
+    return tuple(sorted({product.layer for product in products})), tuple(evidence)
 
 
 def _updates_of(flow: Flow) -> dict[int, list[Node]]:
@@ -244,19 +232,19 @@ def _mixed_feedback(
     return mixed
 
 
-def _frozen(flow: Flow) -> Frozen:
+def _frozen(flow: Flow) -> Finding:
     updates = _updates_of(flow)
     last = max(flow.traced.layers)
     hidden = [node for l, nodes in updates.items() if l < last for node in nodes]
     if not hidden:
-        return Frozen("no hidden updates", (), ())
+        return Finding("no hidden updates")
     modulated = ancestors(hidden) & flow.descendants(_broadcast(flow))
     found = [
         product
         for product in flow.products
         if product.direction == "forward" and product.layer < last and product.node in modulated
     ]
-    return Frozen("modulated" if found else "frozen", *_shown(found))
+    return Finding("modulated" if found else "frozen", *_shown(found))
 
 
 def _broadcast(flow: Flow) -> set[Node]:

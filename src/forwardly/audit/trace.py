@@ -40,7 +40,6 @@ class Traced:
         error: the result ``Credit.error``.
         layers: parameters and buffers of each stage, by their names in the rule; the first is the
             synapse's weight. Counted from 1.
-        names: of the layers' synapses.
         macs: multiply–accumulate operations of one run.
         weights: inputs that are a layer's weight, or have the same values as it or its transpose:
             (layer, whether transposed) of each.
@@ -53,7 +52,6 @@ class Traced:
     updates: Mapping[str, Node]
     error: Node
     layers: Mapping[int, tuple[str, ...]]
-    names: Mapping[int, str]
     macs: int
     weights: Mapping[Node, tuple[int, bool]]
 
@@ -102,7 +100,6 @@ def trace(rule: Rule, x: Tensor, target: Tensor) -> Traced:
         dict(zip(update_names, updates, strict=True)),
         error,
         layers,
-        {l: stage.name for l, stage in enumerate(rule.network.stages, start=1)},
         counter.get_total_flops() // 2,
         _copies({l: state[parts[0]] for l, parts in layers.items()}, values) | own,
     )
@@ -140,9 +137,9 @@ def _layers(rule: Rule) -> dict[int, tuple[str, ...]]:
     for l, stage in enumerate(rule.network.stages, start=1):
         modules = [part.name for part in (*stage.elementwise, *stage.reshaping)]
         prefixes = tuple(f"model.{name}." for name in (stage.name, *modules))
-        names = [name for name in known if name.startswith(prefixes)]
         weight = f"model.{stage.name}.weight"
-        layers[l] = (weight, *(name for name in names if name != weight))
+        others = (name for name in known if name.startswith(prefixes) and name != weight)
+        layers[l] = (weight, *others)
     return layers
 
 

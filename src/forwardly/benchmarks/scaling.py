@@ -8,12 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from forwardly.benchmarks import steps
 from forwardly.benchmarks.timing import paired
-from forwardly.rules.pepita import PEPITA
 
 AXES: dict[str, tuple[int, ...]] = {
     "width": (256, 512, 1024, 2048, 4096, 8192),
@@ -53,14 +51,17 @@ def points(quick: bool, on_point: Callable[[], None]) -> Iterator[Point]:
     """784-1024-10 in batches of 64, with one of the three changed (depth: layers of 512)."""
     for axis, values in AXES.items():
         for value in values[:_QUICK] if quick else values:
-            sizes, batch = (784, 1024, 10), 64
-            if axis == "width":
-                sizes = (784, value, 10)
-            elif axis == "depth":
-                sizes = (784, *(512,) * value, 10)
-            else:
-                batch = value
-            yield _measured(axis, value, sizes, batch)
+            hidden = {"width": (value,), "depth": (512,) * value}.get(axis, (1024,))
+            sizes, batch = (784, *hidden, 10), value if axis == "batch" else 64
+            made = steps.dense(sizes, batch)
+            subjects = {"pepita": made["pepita"], "backprop": made["backprop, fused"]}
+            seconds = paired(subjects, rounds=5, burst=0.03)
+            yield Point(
+                axis,
+                value,
+                {name: float(np.median(times)) / batch for name, times in seconds.items()},
+                {name: products(step) / batch for name, step in subjects.items()},
+            )
             on_point()
 
 
@@ -76,13 +77,10 @@ def slopes(points: Sequence[dict[str, Any]]) -> dict[str, dict[str, tuple[float,
     for axis in dict.fromkeys(point["axis"] for point in points):
         own = [point for point in points if point["axis"] == axis]
         values = [point["value"] for point in own]
-        found[axis] = {
-            name: (
-                slope(values, [point["seconds"][name] for point in own]),
-                slope(values, [point["macs"][name] for point in own]),
-            )
-            for name in own[0]["seconds"]
-        }
+        found[axis] = {}
+        for name in own[0]["seconds"]:
+            seconds, macs = ([p[kind][name] for p in own] for kind in ("seconds", "macs"))
+            found[axis][name] = slope(values, seconds), slope(values, macs)
     return found
 
 
@@ -91,16 +89,3 @@ def products(step: Callable[[], object]) -> float:
     with FlopCounterMode(display=False, custom_mapping=_UNCOUNTED) as counter:
         step()
     return counter.get_total_flops() / 2
-
-
-def _measured(axis: str, value: int, sizes: tuple[int, ...], batch: int) -> Point:
-    data = steps.batch_of((sizes[0],), sizes[-1], batch)
-    rule = PEPITA(steps.network(sizes), nn.CrossEntropyLoss())
-    subjects = {
-        "pepita": steps.local_step(rule, data),
-        "backprop": steps.backprop_step(steps.network(sizes), data, fused=True),
-    }
-    seconds = paired(subjects, rounds=5, burst=0.03)
-    macs = {name: products(step) / batch for name, step in subjects.items()}
-    each = {name: float(np.median(times)) / batch for name, times in seconds.items()}
-    return Point(axis, value, each, macs)
