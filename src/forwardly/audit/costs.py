@@ -48,8 +48,7 @@ def costs(rule: Rule, x: Tensor, target: Tensor, macs: int) -> Costs:
     """Count one call of ``rule(x, target)``, whose products are ``macs``; it changes nothing."""
     with FlopCounterMode(display=False) as forward, torch.no_grad():
         step = rule.network.step(rule.noise)
-        for _ in step.activities(step.prepare(x)):
-            pass
+        list(step.activities(step.prepare(x)))
     feedback = {name: b for name, b in rule.named_buffers() if not name.startswith("model.")}
     if "F_1" in feedback:  # F is the product of its factors, which are counted
         del feedback["F"]

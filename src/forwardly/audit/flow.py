@@ -7,14 +7,11 @@ from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any, Literal, NamedTuple, cast
 
-import torch
 from torch.fx import Node
 from torch.fx.node import map_arg
 
 from forwardly.audit import ops
 from forwardly.audit.trace import Traced
-
-_NOT_FLOATING = (torch.int64, torch.int32, torch.bool)
 
 
 class Product(NamedTuple):
@@ -105,7 +102,7 @@ def _feedback_state(traced: Traced) -> dict[Node, frozenset[str]]:
     """Values made of nothing but floating-point state outside the model, and of which."""
     made: dict[Node, frozenset[str]] = {}
     for name, node in traced.state.items():
-        if not name.startswith("model.") and node.meta["val"].dtype not in _NOT_FLOATING:
+        if not name.startswith("model.") and node.meta["val"].is_floating_point():
             made[node] = frozenset({name})
     for node in traced.graph.nodes:
         inputs = node.all_input_nodes

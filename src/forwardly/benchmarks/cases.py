@@ -28,7 +28,7 @@ class Case:
         make: builds the subjects.
         of: whether times are compared, or the most bytes of activities alive at a time.
         call: what one call of a subject does.
-        why_not: says why this machine cannot run it, if it cannot.
+        why_not: says why this machine cannot run it; empty if it can.
     """
 
     name: str
@@ -41,15 +41,11 @@ class Case:
     make: Callable[[], steps.Subjects]
     of: Literal["time", "bytes"] = "time"
     call: str = "a step"
-    why_not: Callable[[], str | None] = lambda: None
+    why_not: Callable[[], str] = str
 
 
 def _processors() -> int:
     return min(2, processors.count())
-
-
-def _no_numba() -> str | None:
-    return no_numba() or None
 
 
 _CIFAR, _MNIST = (3072, 1024, 10), (784, 1024, 10)
@@ -68,7 +64,7 @@ def _student(name: str, what: str, must: float, hope: float, dtype: str) -> Case
         *(name, f"the blog's loop in NumPy{what}", "literal NumPy", "pepita", must, hope, False),
         lambda: steps.teacher_student(dtype),
         call="100 epochs",
-        why_not=_no_numba,
+        why_not=no_numba,
     )
 
 
@@ -77,7 +73,7 @@ def _online(name: str, sizes: tuple[int, ...], must: float) -> Case:
     return Case(
         *(name, what, "eager", "pepita", must, None, False, lambda: steps.online(sizes, 100)),
         call="100 samples",
-        why_not=_no_numba,
+        why_not=no_numba,
     )
 
 
@@ -97,7 +93,7 @@ CASES: tuple[Case, ...] = (
     Case(
         *("bf16", "PEPITA step with products in bfloat16 / in float32, 3072-1024-10, batch 64"),
         *("bf16", "float32", 0.8, 0.57, True, lambda: steps.precisions(_CIFAR, 64)),
-        why_not=lambda: None if has_bfloat16() else "this processor has no bfloat16",
+        why_not=lambda: "" if has_bfloat16() else "this processor has no bfloat16",
     ),
     _student("teacher-student", " / ours, float64, MAE every epoch", 2.5, 7.0, "float64"),
     _student("teacher-student-f32", " (float64) / ours in float32", 5.0, 12.0, "float32"),
@@ -108,7 +104,7 @@ CASES: tuple[Case, ...] = (
         *("one after another", "together", 1.8, None, False),
         lambda: steps.seeds(32, _processors()),
         call="200 epochs of 32 networks",
-        why_not=_no_numba,
+        why_not=no_numba,
     ),
     Case(
         *("mem-pepita", "MemPEPITA step / PEPITA step, 32 hidden layers of 512, batch 512"),
