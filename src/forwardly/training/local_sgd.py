@@ -26,7 +26,7 @@ from forwardly.fast.cpu_step.shallow import Shallow
 from forwardly.fast.sgd import Descent, Outer, Weight
 from forwardly.loss_value import LossValue
 from forwardly.network import Stage, Step
-from forwardly.network.step import PLAIN, Kernels
+from forwardly.network.step import NO_KERNELS, Kernels
 from forwardly.rule import Credit, Rule, undisturbed
 from forwardly.rules.pepita import PEPITA
 
@@ -170,7 +170,7 @@ class LocalSGD(Optimizer):
             else:
                 waiting.append(update)
 
-        kernels = Kernels(products.linear, max_pool, mask) if fast else PLAIN
+        kernels = Kernels(products.linear, max_pool, mask) if fast else NO_KERNELS
         step = rule.begin_step(kernels, apply)
         credit = self._assign(x, target, step, fast)
         for update in waiting:
