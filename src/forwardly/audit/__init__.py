@@ -25,9 +25,9 @@ class AuditReport:
     """What was found.
 
     Attributes:
-        rule: the class of the rule.
+        rule: the name of the rule's class.
         layers: names of the synapses by layer, counted from 1.
-        samples: in the batch.
+        samples: how many the batch has.
         answers: to the four questions, with evidence.
         costs: of one training step on that batch.
         operations: how many the graph has.

@@ -29,8 +29,8 @@ class Costs:
     Attributes:
         macs: multiply–accumulate operations of matrix products and convolutions.
         forward_macs: of the model's forward pass alone.
-        peak_bytes: most bytes alive at one time that the step made: activities, signals, masks;
-            without the updates that it returns.
+        peak_bytes: peak memory of what the step allocates (activities, signals, masks), without
+            the updates that it returns.
         feedback_parameters: numbers in feedback matrices.
     """
 
@@ -92,9 +92,9 @@ def checkpointed_backprop(rule: Rule, x: Tensor, target: Tensor) -> tuple[int, i
 
 
 def peak_bytes(step: Callable[[], list[Tensor]]) -> int:
-    """The most bytes alive at one time of all storages made by ``step``, but those it returns."""
+    """The peak memory of all storages that ``step`` allocates, but those that it returns."""
     gc.collect()
-    gc.freeze()  # what is there already need not be looked through after every operation
+    gc.freeze()  # so that collecting after every operation does not scan what is there already
     try:
         with _Storages() as storages:
             results = step()
@@ -118,7 +118,7 @@ class _Storages(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = _storages((args, kwargs))
         result = func(*args, **(kwargs or {}))
-        gc.collect()  # what only refers to itself is not alive
+        gc.collect()  # frees what is only in reference cycles
         for storage in _storages(result) - given:
             if storage not in self.numbers:
                 number = self.numbers[storage] = next(self._made)

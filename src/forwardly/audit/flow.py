@@ -80,7 +80,8 @@ def follow(traced: Traced) -> Flow:
             continue
         flow.values[node] = replace(value, broadcast=True) if node in errors else value
         flow.products += [Product(node, *crossing) for crossing in value.crossings]
-        state = frozenset(name for one in node.all_input_nodes for name in feedback.get(one, ()))
+        names = (feedback.get(source, ()) for source in node.all_input_nodes)
+        state = frozenset[str]().union(*names)
         if state and value.signal:
             flow.feedback[node] = state
     return flow
@@ -106,8 +107,8 @@ def _feedback_state(traced: Traced) -> dict[Node, frozenset[str]]:
             made[node] = frozenset({name})
     for node in traced.graph.nodes:
         inputs = node.all_input_nodes
-        if node.op == "call_function" and inputs and all(one in made for one in inputs):
-            made[node] = frozenset(name for one in inputs for name in made[one])
+        if node.op == "call_function" and inputs and made.keys() >= set(inputs):
+            made[node] = frozenset[str]().union(*(made[source] for source in inputs))
     return made
 
 

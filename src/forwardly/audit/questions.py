@@ -199,8 +199,9 @@ def _needs(flow: Flow, l: int, updates: list[Node]) -> Needs:
             through = {c.layer for c in value.crossings if c.direction == "forward"}
             activities |= through
             # Inside a product with W_m the way to W_m itself is the synapse, not one more need.
+            inside |= through
             stack += [
-                (one, (inside | through) & flow.values[one].layers) for one in node.all_input_nodes
+                (source, inside & flow.values[source].layers) for source in node.all_input_nodes
             ]
     later = {m for m in traced.layers if m > l}
     return Needs(
@@ -284,8 +285,8 @@ def _locking(flow: Flow) -> Locking:
 def _directly(flow: Flow, node: Node) -> bool:
     """Whether a feedback product is with the broadcast signal itself."""
     added = node.args[:-2] if ops.packet_of(node.target) in ops.MATRIX_PRODUCTS else ()
-    values = [flow.values[one] for one in node.all_input_nodes if one not in added]
-    return all(value.broadcast for value in values if value.signal)
+    factors = [flow.values[factor] for factor in node.all_input_nodes if factor not in added]
+    return all(factor.broadcast for factor in factors if factor.signal)
 
 
 def _steps(flow: Flow) -> dict[Node, int]:
@@ -296,7 +297,7 @@ def _steps(flow: Flow) -> dict[Node, int]:
     """
     steps: dict[Node, int] = {}
     for node, value in flow.values.items():
-        before = max((steps[one] for one in node.all_input_nodes), default=0)
+        before = max((steps[source] for source in node.all_input_nodes), default=0)
         relayed = (
             node in flow.feedback
             and ops.packet_of(node.target) in ops.PRODUCTS

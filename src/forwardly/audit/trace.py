@@ -106,7 +106,7 @@ def trace(rule: Rule, x: Tensor, target: Tensor) -> Traced:
 
 
 class _Lines(TorchDispatchMode):
-    """Notes at each new node of the graph the line of Python that it comes from."""
+    """Records for each new node of the graph the line of Python that it comes from."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         mode: Any = get_proxy_mode()

@@ -59,7 +59,9 @@ def _step(
     return Case(name, what, "pepita", "backprop", must, hope, True, make)
 
 
-def _student(name: str, what: str, must: float, hope: float, dtype: str) -> Case:
+def _student(
+    name: str, what: str, must: float, hope: float, dtype: Literal["float64", "float32"]
+) -> Case:
     return Case(
         *(name, f"the blog's loop in NumPy{what}", "literal NumPy", "pepita", must, hope, False),
         lambda: steps.teacher_student(dtype),
