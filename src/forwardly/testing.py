@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable, Collection, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import product
 from typing import cast
 
 import torch
@@ -199,16 +200,14 @@ def check_rule(
             f"no law is called {', '.join(sorted(unknown))}; the laws are "
             f"{', '.join(law.__name__ for law in LAWS)}"
         )
-    for law in LAWS:
-        if law.__name__ in exempt:
-            continue
-        for case in cases_for(make):
-            if report is not None:
-                report(f"{law.__name__}, {case}")
-            try:
-                law(make, case)
-            except AssertionError as failure:
-                raise AssertionError(f"{law.__name__}, network {case}: {failure}") from failure
+    laws = [law for law in LAWS if law.__name__ not in exempt]
+    for law, case in product(laws, cases_for(make)):
+        if report is not None:
+            report(f"{law.__name__}, {case}")
+        try:
+            law(make, case)
+        except AssertionError as failure:
+            raise AssertionError(f"{law.__name__}, network {case}: {failure}") from failure
 
 
 def cases_for(make: Factory) -> list[Case]:

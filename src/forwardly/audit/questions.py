@@ -70,9 +70,7 @@ class Locality:
 
 @dataclass(frozen=True)
 class Times:
-    """In synaptic steps from the input: when each pass reaches a layer, and when the layer's update
-    is known, or None if it is not trained.
-    """
+    """The synaptic steps after which each pass reaches a layer and its update, if any, is known."""
 
     activities: tuple[int, ...]
     update: int | None

@@ -48,8 +48,7 @@ def _processors() -> int:
     return min(2, processors.count())
 
 
-_CIFAR, _MNIST = (3072, 1024, 10), (784, 1024, 10)
-_DEEP = (3072, 1024, 1024, 1024, 1024, 10)
+_CIFAR, _MNIST, _DEEP = (3072, 1024, 10), (784, 1024, 10), (3072, *(1024,) * 4, 10)
 
 
 def _step(
@@ -117,4 +116,3 @@ CASES: tuple[Case, ...] = (
         *("mem-pepita", "backprop", 0.15, None, True, steps.deep, "bytes"),
     ),
 )
-"""In the order in which they run."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +18,6 @@ AXES: dict[str, tuple[int, ...]] = {
     "depth": (1, 2, 4, 8, 16, 32),
     "batch": (1, 4, 16, 64, 256, 1024, 4096),
 }
-_QUICK = 3  # of the smallest
 
 
 def _in_place(to: tuple[int, ...], left: tuple[int, ...], *_: Any, **__: Any) -> int:
@@ -38,30 +37,24 @@ if hasattr(torch.ops.mkldnn, "_linear_pointwise"):  # not in every build of torc
     _UNCOUNTED[torch.ops.mkldnn._linear_pointwise] = _linear
 
 
-class Point(NamedTuple):
-    """One network: what varied, and for each subject seconds and MACs a sample."""
+def points(quick: bool, on_point: Callable[[], None]) -> Iterator[dict[str, Any]]:
+    """784-1024-10 in batches of 64, with one of the three changed (depth: layers of 512).
 
-    axis: str
-    value: int
-    seconds: dict[str, float]
-    macs: dict[str, float]
-
-
-def points(quick: bool, on_point: Callable[[], None]) -> Iterator[Point]:
-    """784-1024-10 in batches of 64, with one of the three changed (depth: layers of 512)."""
+    Each says what varied, and for each subject seconds and MACs a sample.
+    """
     for axis, values in AXES.items():
-        for value in values[:_QUICK] if quick else values:
+        for value in values[:3] if quick else values:
             hidden = {"width": (value,), "depth": (512,) * value}.get(axis, (1024,))
             sizes, batch = (784, *hidden, 10), value if axis == "batch" else 64
             made = steps.dense(sizes, batch)
             subjects = {"pepita": made["pepita"], "backprop": made["backprop, fused"]}
             seconds = paired(subjects, rounds=5, burst=0.03)
-            yield Point(
-                axis,
-                value,
-                {name: float(np.median(times)) / batch for name, times in seconds.items()},
-                {name: products(step) / batch for name, step in subjects.items()},
-            )
+            yield {
+                "axis": axis,
+                "value": value,
+                "seconds": {name: float(np.median(s)) / batch for name, s in seconds.items()},
+                "macs": {name: products(step) / batch for name, step in subjects.items()},
+            }
             on_point()
 
 
