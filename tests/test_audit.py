@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import forwardly as fw
 from forwardly import Credit, Rule
-from forwardly.audit import checkpointed_backprop
+from forwardly.audit import checkpointed_backprop, ops
 from forwardly.audit.page import render
 from forwardly.network import Step
 from test_cli import Command
@@ -24,6 +24,7 @@ from test_report import Page
 
 pytestmark = pytest.mark.usefixtures("frozen")
 
+aten = torch.ops.aten
 N, D, K = 7, 12, 4
 DENSE = (9, 8, 6)
 
@@ -285,6 +286,20 @@ class Sliced(Adversary):
         return total
 
 
+class Halved(Adversary):
+    """Parts of the transposed weight on the left, which an operation with several results gives."""
+
+    def send(self, l: int, delta: Tensor) -> Tensor:
+        upper, lower = self.weights[l + 1].t().chunk(2)
+        return torch.cat([upper @ delta.t(), lower @ delta.t()]).t()
+
+
+class Squared(Adversary):
+    def send(self, l: int, delta: Tensor) -> Tensor:
+        weight = self.weights[l + 1]
+        return delta @ (weight * weight)
+
+
 class Convolved(Adversary):
     def send(self, l: int, delta: Tensor) -> Tensor:
         kernel = self.weights[l + 1][:, :, None, None]
@@ -416,7 +431,7 @@ def test_hidden_transport_is_found(kind: type[Adversary]) -> None:
     assert a.locality.answer == "non-local"
 
 
-@pytest.mark.parametrize("kind", [Contiguous, Added, Einsum, Summed])
+@pytest.mark.parametrize("kind", [Contiguous, Added, Einsum, Summed, Halved])
 def test_they_are_backprop(kind: type[Adversary]) -> None:
     """So the adversaries do what they say."""
     torch.manual_seed(0)
@@ -427,11 +442,46 @@ def test_they_are_backprop(kind: type[Adversary]) -> None:
     torch.testing.assert_close(kind(model, loss)(*batch).updates, expected)
 
 
-@pytest.mark.parametrize("kind", [Signed, Shuffled])
+@pytest.mark.parametrize("kind", [Signed, Squared, Shuffled, Halved])
 def test_functions_of_weights_are_partial_transport(kind: type[Adversary]) -> None:
     a = audited(kind).answers
     assert a.transport.answer == "partial"
     assert a.transport.layers == (2, 3, 4)
+
+
+MOVES: list[tuple[Any, tuple[Any, ...], bool]] = [
+    # operation, arguments behind a weight of (4, 6), whether the table must tell its indices apart
+    *((op.default, (), True) for op in (aten.clone, aten.detach, aten.t)),
+    *((aten.transpose.int, (0, -1), True), (aten.permute.default, ([1, 0],), True)),
+    *((aten.flip.default, ([0],), True), (aten.roll.default, ([1], [1]), True)),
+    *((aten.slice.Tensor, (1, 1, 5, 2), True), (aten.select.int, (0, 2), True)),
+    *((aten.select.int, (-1, 2), True), (aten.unsqueeze.default, (1,), True)),
+    *((aten.expand.default, ([3, 4, 6],), True), (aten.view.default, ([2, 2, 6],), True)),
+    *((aten.view.default, ([4, 1, 3, 2],), True), (aten.view.default, ([24],), True)),
+    *((aten.view.default, ([8, 3],), False), (aten.view.default, ([3, 8],), False)),
+    *((aten.gather.default, (1, torch.arange(24).reshape(4, 6) % 5), False),),
+    *((aten.index.Tensor, ([torch.tensor([2, 0])],), False),),
+]
+
+
+@pytest.mark.parametrize(("operation", "arguments", "precise"), MOVES)
+def test_indices_are_where_the_elements_are(
+    operation: Any, arguments: tuple[Any, ...], precise: bool
+) -> None:
+    """Numbers that tell rows from columns are moved, and looked for along each dimension."""
+    numbers = torch.arange(24).reshape(4, 6)
+    rows, columns = numbers // 6, numbers % 6
+    moved = {"out": operation(rows, *arguments), "in": operation(columns, *arguments)}
+    weight = ops.weight((4, 6), 1, transposed=False)
+    shape = tuple(moved["in"].shape)
+    call = ops.Call(operation.overloadpacket, (weight, *arguments), {}, [weight], shape)
+    value = ops.transfer(operation)(call)
+    assert len(value.dims) == len(shape)
+    for dim, indices in enumerate(value.dims):
+        needed = {side for side, part in moved.items() if (part.diff(dim=dim) != 0).any()}
+        found = {index.side for index in indices}
+        assert found >= needed
+        assert found == needed or not precise
 
 
 def test_rows_one_by_one_are_caught_as_non_local() -> None:

@@ -48,7 +48,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Glyph", "ignore:constrained_layout not applied"),
 ]
 
-TEMPLATES = Path(report.__file__).parent / "templates"
+TEMPLATES = Path(fw.__file__).parent / "files" / "templates"
 
 
 def shown(page: Page, place: str, names: tuple[str, ...]) -> int:

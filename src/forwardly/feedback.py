@@ -47,8 +47,8 @@ def normal(scale: float = 0.05) -> Initialiser:
 def product(scale: float = 0.05) -> Initialiser:
     """F = F₁F₂…F_L, one factor a layer, F_l of (n_{l−1}, n_l) units and uniform.
 
-    The form that weight mirroring needs (Srinivasan et al. 2023). The factors are scaled alike,
-    such that an element of F has the same variance as with ``uniform(scale)``.
+    The form that weight mirroring needs (Srinivasan et al. 2023). The factors are scaled alike, so
+    that an element of F has the same variance as with ``uniform(scale)``.
     """
     _check_scale(scale)
 
@@ -122,17 +122,17 @@ class Mirror:
         response     W_l ξ
         update       F_l ← F_l + η s_l · mean of ξ (W_l ξ)ᵀ − λ F_l
 
-    As E[ξ (W_l ξ)ᵀ] = σ² W_lᵀ, a factor grows towards its layer's transposed weights though nobody
-    reads a weight. s_1 = −1 where errors are added to the input (``sign=+1``), else s_l = +1: so F
-    turns to where PEPITA's own dynamics take it. ``step()`` belongs between training steps.
+    As E[ξ (W_l ξ)ᵀ] = σ² W_lᵀ, a factor grows towards its layer's transposed weights without any
+    weight being read. s_1 = −1 where errors are added to the input (``sign=+1``), else s_l = +1: so
+    F turns as PEPITA's own dynamics turn it. ``step()`` belongs between training steps.
 
     Deviations: the papers' responses pass the layer's nonlinearity; here they are the synapse's
     alone, without bias, for which the expectation above is exact.
 
-    With ``keep_norm`` F keeps the length that it has when the mirror is made: all factors are
-    scaled alike, so that directions only are learned. Without it, F grows as weights do, weights
-    grow as F does, and training may diverge. (It is not enough that each factor keeps its own
-    length: as factors turn towards each other, their product grows.)
+    With ``keep_norm`` F keeps the norm that it has when the mirror is made: all factors are scaled
+    alike, so that only directions are learned. Without it, F grows with the weights and they with
+    F, and training may diverge. (That each factor keeps its own norm is not enough: as factors turn
+    towards each other, their product grows.)
 
     Args:
         rule: one whose F is factored, ``projection=feedback.product()``, on linear layers.
@@ -140,7 +140,7 @@ class Mirror:
         decay: λ, of each step.
         noise: σ, the standard deviation of the noise.
         samples: noise vectors a step.
-        keep_norm: whether F keeps its length.
+        keep_norm: whether F keeps its norm.
         generator: where the noise is drawn from; torch's global generator if None.
 
     Raises:
@@ -183,7 +183,7 @@ class Mirror:
         self._norm: Tensor | None = _length(rule.get_buffer("F")) if keep_norm else None
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The generator, if it has its own, and a kept length; factors are the rule's buffers."""
+        """Its generator's state, if any, and the norm of F; factors are buffers of the rule."""
         state: dict[str, Tensor] = {}
         if self._generator is not None:
             state["generator"] = self._generator.get_state()
@@ -200,7 +200,7 @@ class Mirror:
 
     @torch.no_grad()
     def step(self) -> None:
-        """Noise through every layer, and one update of every factor, and so of F.
+        """Send noise through every layer and update every factor, and so F.
 
         Raises what a step of the rule does, if the model has changed.
         """

@@ -1,4 +1,4 @@
-"""The output error e of torch's loss modules, what a rule broadcasts.
+"""The output error e of torch's loss modules, which a rule broadcasts.
 
 e is the derivative of the loss of one sample with respect to the network's output, without the
 averaging over batch and outputs that the loss module does for reporting:
@@ -29,7 +29,7 @@ _CHANGE_THE_ERROR: dict[type[nn.Module], dict[str, object]] = {
     nn.BCEWithLogitsLoss: {"weight": None, "pos_weight": None},
     nn.MSELoss: {},
 }
-"""The losses above, and options of theirs that must be left as they are."""
+"""The losses above, and their options that must keep their defaults."""
 
 
 def check_loss(loss: nn.Module) -> None:
@@ -68,9 +68,9 @@ def output_error(
 
 
 def mean_loss(loss: nn.Module, output: Tensor, target: Tensor) -> Float[Tensor, ""]:
-    """What the loss module says with ``reduction="mean"``, whichever it has.
+    """The loss with ``reduction="mean"``, whatever the module's own reduction.
 
-    Integers as targets of losses that compare numbers are taken as numbers.
+    Integer targets of losses that compare numbers are taken as numbers.
     """
     if getattr(loss, "reduction", "mean") in ("sum", "none"):
         loss = copy.copy(loss)

@@ -91,7 +91,7 @@ def layer_angles(rule: Rule) -> dict[str, float]:
 def update_alignment(rule: Rule, x: Tensor, target: Tensor) -> dict[str, float]:
     """The cosine between a rule's update and backprop's, for each parameter that both train.
 
-    1 is the gradient's direction, 0 a right angle to it. Both see the same dropout masks. Raises
+    1 is the direction of the gradient, 0 orthogonal to it. Both see the same dropout masks. Raises
     what calling the rule does.
     """
     ours = rule(x, target).updates
@@ -140,7 +140,7 @@ def slowness(accuracy: Sequence[float], *, chance: float = 0.0, epochs: int | No
 def correct(output: Tensor, target: Tensor) -> Tensor | None:
     """How many samples' largest output is their class; a scalar, on the output's device.
 
-    None where that is no question to ask: of numbers as targets, or of a single output a sample.
+    None where there is no such class: targets are numbers, or a sample has a single output.
     """
     if target.is_floating_point() or output.dim() != 2 or output.shape[1] < 2:
         return None
@@ -148,10 +148,10 @@ def correct(output: Tensor, target: Tensor) -> Tensor | None:
 
 
 class Accuracy:
-    """The part of samples whose largest output is their class, 0 to 1, over batches.
+    """The fraction of samples whose largest output is their class, 0 to 1, over batches.
 
     ``update(output, target)`` takes outputs or scores (n, k) and class indices (n,);
-    ``compute()`` is NaN before the first batch; ``reset()`` begins anew.
+    ``compute()`` is NaN before the first batch; ``reset()`` starts over.
     """
 
     def __init__(self) -> None:
@@ -186,7 +186,7 @@ class UpdateAlignment:
     """The mean over batches of ``update_alignment``, for each parameter.
 
     ``update(rule, x, target)`` measures a batch; ``compute()`` gives the means by parameter name;
-    ``reset()`` begins anew. Batches in which an update is zero count for the other parameters only.
+    ``reset()`` starts over. A batch in which an update is zero is left out for that parameter.
     """
 
     def __init__(self) -> None:

@@ -51,7 +51,7 @@ def mlp(
     """Flatten, then linear layers without biases, the hidden ones with what follows them.
 
     Args:
-        inputs: numbers a sample.
+        inputs: numbers per sample.
         hidden: sizes of the hidden layers.
         outputs: k.
         activation: of the hidden layers; one of ``ACTIVATIONS``.
@@ -114,7 +114,7 @@ def conv(
 
 
 def _behind_synapse(activation: str, normalise: str | None, dropout: float) -> list[nn.Module]:
-    """What makes a hidden layer's activity of its pre-activation."""
+    """The modules that follow a hidden synapse."""
     one_of("activation", activation, tuple(ACTIVATIONS))
     modules: list[nn.Module] = [ACTIVATIONS[activation]()]
     if normalise is not None:
@@ -125,6 +125,6 @@ def _behind_synapse(activation: str, normalise: str | None, dropout: float) -> l
 
 
 def _empty(kind: type[Layer], *sizes: int) -> Layer:
-    """A layer without bias, its weights not drawn yet (and no random numbers used)."""
+    """A layer without bias, its weights uninitialised (no random numbers are drawn)."""
     layer = nn.utils.skip_init(kind, *sizes, bias=False)  # pyright: ignore[reportUnknownMemberType]
     return cast(Layer, layer)

@@ -25,7 +25,7 @@ from forwardly.network import Network, Part, Step
 from forwardly.network.alterations import has_backward_hook, is_hooked
 from forwardly.network.reader import reading_of
 from forwardly.network.stage import Apply
-from forwardly.network.step import PLAIN, Kernels
+from forwardly.network.step import NO_KERNELS, Kernels
 
 Result = TypeVar("Result")
 _HALF = (torch.float16, torch.bfloat16)
@@ -63,10 +63,10 @@ class Credit(NamedTuple):
 def undisturbed(
     method: Callable[[Any, Tensor, Tensor], Result],
 ) -> Callable[[Any, Tensor, Tensor], Result]:
-    """A method (self, x, target) that computes as ever in inference mode and under autocast.
+    """Shield a method (self, x, target) from inference mode and autocast.
 
-    What is made in inference mode could not be used outside it, as gradients are; and two passes
-    that autocast rounds apart would differ by their rounding.
+    Tensors made in inference mode cannot serve as gradients outside it, and two passes that
+    autocast rounds differently would differ by their rounding.
     """
 
     @functools.wraps(method)
@@ -134,26 +134,26 @@ class Rule(nn.Module, ABC):
     is refused; or those of the last synapse, and the others are frozen by intent."""
 
     updates_at_once: ClassVar[bool] = False
-    """Whether a layer is done with once its update is known: its weights may change before the next
-    layer's update is, and nothing of it is kept for later. See ``LocalSGD``."""
+    """Whether a layer's update may be applied as soon as it is known, before the next layer's, as
+    nothing of the layer is needed later. See ``LocalSGD``."""
 
     draws: ClassVar[bool] = False
-    """Whether it needs random numbers in every step, beside those of dropout."""
+    """Whether every step needs random numbers besides those of dropout."""
 
     compares_passes: ClassVar[bool] = False
-    """Whether an update is the difference of two passes, which half precision drowns."""
+    """Whether an update is the difference of two passes, too small for half precision."""
 
     projection_scale: ClassVar[float | None] = None
     """The scale with which F, from error to input, is drawn unless ``projection`` says otherwise;
     None where the rule has no such matrix."""
 
     needs_learning_rate: ClassVar[bool] = False
-    """Whether it takes a step of its own within the step, and so has the option ``learning_rate``,
-    which is to be the optimizer's."""
+    """Whether it applies a part of the update within the step, and so has the option
+    ``learning_rate``, which must be the optimizer's."""
 
     output_update: ClassVar[Literal["error", "gradient"]] = "error"
-    """Whether the last synapse learns from the error itself, or from the error taken back through
-    what follows it; the two differ where a model ends in an activation."""
+    """Whether the last synapse learns from the error itself, or from its vector–Jacobian product
+    with what follows the synapse; the two differ where a model ends in an activation."""
 
     output_predicts: ClassVar[bool] = True
     """Whether ``Credit.output`` and ``loss`` are of what ``predict`` gives."""
@@ -223,8 +223,8 @@ class Rule(nn.Module, ABC):
     def accumulate(self, x: Shaped[Tensor, "n ..."], target: Shaped[Tensor, "n ..."]) -> Credit:
         """Add the updates for one batch to ``.grad``, as ``loss.backward()`` would.
 
-        Moves the model's batch-normalisation statistics too, and the dropout masks on to the next
-        step. Raises what ``forward`` raises; then nothing has changed.
+        Also updates the model's batch-normalisation statistics, and advances the dropout seed to
+        the next step. Raises what ``forward`` raises; then nothing has changed.
         """
         credit, buffers = self.run(x, target)
         for name, update in credit.updates.items():
@@ -238,16 +238,16 @@ class Rule(nn.Module, ABC):
 
     @torch.no_grad()
     def run(self, x: Tensor, target: Tensor) -> tuple[Credit, dict[str, Tensor]]:
-        """The credit for one batch, and the buffers that a step moves, as they are after it.
+        """The credit for one batch, and the new values of the buffers that a step changes.
 
-        Pure, as ``forward``, which gives the credit alone. Buffers go by their names in the rule;
-        they are batch normalisation's statistics and the number of the step.
+        Pure, as ``forward``, which gives the credit alone. The buffers, by their names in the rule,
+        are batch normalisation's statistics and the dropout seed.
         """
         self.check_batch(x, target)
         step = self.begin_step()
         return self.assign(x, target, step), self.moved_buffers(step)
 
-    def begin_step(self, kernels: Kernels = PLAIN, apply: Apply | None = None) -> Step:
+    def begin_step(self, kernels: Kernels = NO_KERNELS, apply: Apply | None = None) -> Step:
         """A step through the network with this rule's random numbers; see ``Network.step``."""
         masks = not self.updates_at_once
         return self.network.step(self.noise, kernels=kernels, apply=apply, keep_masks=masks)
@@ -261,7 +261,7 @@ class Rule(nn.Module, ABC):
 
     @torch.no_grad()
     def move_buffers(self, buffers: Mapping[str, Tensor]) -> None:
-        """Give the buffers of those names these values."""
+        """Set the buffers of those names."""
         for name, value in buffers.items():
             self.get_buffer(name).copy_(value)
 
@@ -490,7 +490,7 @@ def _check_alone(model: nn.Module) -> None:
     if distributed.get_world_size() == 1:
         return
     wrapper = torch.nn.parallel.DistributedDataParallel
-    wrapped = (one.module for one in gc.get_objects() if issubclass(type(one), wrapper))
+    wrapped = (found.module for found in gc.get_objects() if issubclass(type(found), wrapper))
     if any(module is model for module in wrapped):
         raise TypeError(
             "the model is wrapped in DistributedDataParallel, which averages gradients in a "

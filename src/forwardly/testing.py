@@ -1,4 +1,4 @@
-"""The laws that hold for every rule, as a kit: ``check_rule(MyRule)`` puts a rule to all of them.
+"""The laws that hold for every rule, as a kit: ``check_rule(MyRule)`` checks all of them.
 
 A law is a function (make, case) that raises AssertionError where it does not hold. ``make`` builds
 the rule, as its class does: make(model, loss, input_shape=…, generator=…). ``CASES`` are small
@@ -14,7 +14,8 @@ import warnings
 from collections.abc import Callable, Collection, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol, cast, runtime_checkable
+from itertools import product
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -25,22 +26,8 @@ from forwardly.network.normalisation import Normalise
 from forwardly.rule import Credit, Rule
 from forwardly.rules.readout_only import ReadoutOnly
 
-
-@runtime_checkable
-class Factory(Protocol):
-    """What builds the rule under test; a rule's class does."""
-
-    def __call__(
-        self,
-        model: nn.Module,
-        loss: nn.Module,
-        *,
-        input_shape: tuple[int, ...] | None,
-        generator: torch.Generator,
-    ) -> Rule:
-        """The rule for ``model`` and ``loss``."""
-        ...
-
+Factory = Callable[..., Rule]
+"""What builds the rule under test: a rule's class, or what is called as one."""
 
 Law = Callable[[Factory, "Case"], None]
 
@@ -85,10 +72,7 @@ CASES: list[Case] = [
     Case(
         "dense",
         lambda: [
-            nn.Linear(7, 5),
-            nn.Tanh(),
-            nn.Linear(5, 4, bias=False),
-            nn.ReLU(),
+            *(nn.Linear(7, 5), nn.Tanh(), nn.Linear(5, 4, bias=False), nn.ReLU()),
             nn.Linear(4, 3),
         ],
         (7,),
@@ -196,7 +180,7 @@ CASES: list[Case] = [
 def check_rule(
     make: Factory, *, exempt: Collection[str] = (), report: Callable[[str], None] | None = None
 ) -> None:
-    """Put a rule to every law on every network.
+    """Check every law on every network.
 
     Args:
         make: the rule's class, or a function that builds it the same way.
@@ -216,20 +200,18 @@ def check_rule(
             f"no law is called {', '.join(sorted(unknown))}; the laws are "
             f"{', '.join(law.__name__ for law in LAWS)}"
         )
-    for law in LAWS:
-        if law.__name__ in exempt:
-            continue
-        for case in cases_for(make):
-            if report is not None:
-                report(f"{law.__name__}, {case}")
-            try:
-                law(make, case)
-            except AssertionError as failure:
-                raise AssertionError(f"{law.__name__}, network {case}: {failure}") from failure
+    laws = [law for law in LAWS if law.__name__ not in exempt]
+    for law, case in product(laws, cases_for(make)):
+        if report is not None:
+            report(f"{law.__name__}, {case}")
+        try:
+            law(make, case)
+        except AssertionError as failure:
+            raise AssertionError(f"{law.__name__}, network {case}: {failure}") from failure
 
 
 def cases_for(make: Factory) -> list[Case]:
-    """The networks that the rule takes: those that classify, if it is taught by labels."""
+    """The networks that the rule accepts: only classifiers if it is taught by labels."""
     if build(make, CASES[0]).teacher == "label":
         return [case for case in CASES if case.loss is nn.CrossEntropyLoss]
     return list(CASES)
@@ -248,7 +230,7 @@ def build(make: Factory, case: Case, seed: int = 0, loss: nn.Module | None = Non
 
 @contextmanager
 def outputs_may_be_activated() -> Generator[None]:
-    """No warning of a network that ends in an activation, as one of the cases does on purpose."""
+    """No warning of models that end in an activation, as one of the cases does on purpose."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "the model ends in")
         yield
@@ -263,7 +245,7 @@ def without_dropout(rule: Rule) -> Rule:
 
 
 def credit_has_the_contracts_form(make: Factory, case: Case) -> None:
-    """Updates for what the rule trains, of the parameters' shapes and dtypes; no graph anywhere."""
+    """Updates of the trained parameters, of their shapes and dtypes; no autograd graph anywhere."""
     rule, (x, target) = build(make, case), case.batch()
     credit = rule(x, target)
     parameters = dict(rule.model.named_parameters())
@@ -317,14 +299,14 @@ def accumulate_adds_to_grad(make: Factory, case: Case) -> None:
             assert_close(parameter.grad, first.updates[name], rtol=0, atol=0)
         else:
             assert parameter.grad is None
-    kept = {name: update.clone() for name, update in first.updates.items()}
+    once = {name: update.clone() for name, update in first.updates.items()}
     second = rule.accumulate(x, target)
-    for name, update in kept.items():
+    for name, update in once.items():
         assert_close(rule.model.get_parameter(name).grad, update + second.updates[name])
 
 
 def no_error_no_update(make: Factory, case: Case) -> None:
-    """Where the error teaches, a network that makes none stays as it is."""
+    """Where the error teaches, a network without error stays as it is."""
     if build(make, case).teacher == "label":
         return
     rule = build(make, case, loss=nn.MSELoss())
@@ -394,7 +376,7 @@ def no_feedback_no_hidden_update(make: Factory, case: Case) -> None:
 
 
 def seeds_can_be_batched(make: Factory, case: Case) -> None:
-    """``torch.vmap`` over stacked states gives what each rule gives alone."""
+    """``torch.vmap`` over stacked states gives the results of each rule alone."""
     rules = [build(make, case, seed) for seed in range(3)]
     x, target = case.batch()
     alone = [rule(x, target) for rule in rules]
@@ -411,7 +393,7 @@ def seeds_can_be_batched(make: Factory, case: Case) -> None:
 
 
 def state_can_be_saved(make: Factory, case: Case) -> None:
-    """A rule that takes over another's state does what the other would."""
+    """A rule that loads another's state computes what the other does."""
     rule, other, (x, target) = build(make, case, 0), build(make, case, 1), case.batch()
     rule.accumulate(x, target)
     other.load_state_dict(rule.state_dict())
@@ -430,7 +412,7 @@ def precision_is_the_models(make: Factory, case: Case) -> None:
 
 
 def local_updates_are_derivatives(make: Factory, case: Case) -> None:
-    """Of ⟨post, synapse(pre)⟩, the mean over the batch, for any post; whatever the padding."""
+    """They are those of ⟨post, synapse(pre)⟩, averaged over the batch, for any post."""
     rule, (x, _) = build(make, case), case.batch()
     step = rule.network.step()
     layers = list(step.activities(step.prepare(x)))

@@ -27,9 +27,9 @@ class AuditReport:
     """What was found.
 
     Attributes:
-        rule: the class of the rule.
+        rule: the name of the rule's class.
         layers: names of the synapses by layer, counted from 1.
-        samples: in the batch.
+        samples: how many the batch has.
         answers: to the four questions, with evidence.
         costs: of one training step on that batch.
         operations: how many the graph has.
@@ -69,13 +69,11 @@ def audit(rule: Rule, x: Tensor, target: Tensor) -> AuditReport:
         TypeError, ValueError: what the rule raises for the batch.
     """
     traced = trace(rule, x, target)
-    flow = follow(traced)
-    operations = sum(node.op == "call_function" for node in traced.graph.nodes)
     return AuditReport(
         type(rule).__name__,
-        dict(traced.names),
+        {l: stage.name for l, stage in enumerate(rule.network.stages, start=1)},
         len(x),
-        answer(flow),
+        answer(follow(traced)),
         costs(rule, x, target, traced.macs),
-        operations,
+        sum(node.op == "call_function" for node in traced.graph.nodes),
     )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import gc
-import weakref
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import accumulate
+from itertools import accumulate, count
 from typing import Any, cast
+from weakref import WeakKeyDictionary, finalize
 
 import torch
 from torch import Tensor, nn
@@ -29,8 +29,8 @@ class Costs:
     Attributes:
         macs: multiply–accumulate operations of matrix products and convolutions.
         forward_macs: of the model's forward pass alone.
-        peak_bytes: most bytes alive at one time that the step made: activities, signals, masks;
-            without the updates that it returns.
+        peak_bytes: peak memory of what the step allocates (activities, signals, masks), without
+            the updates that it returns.
         feedback_parameters: numbers in feedback matrices.
     """
 
@@ -48,19 +48,15 @@ def costs(rule: Rule, x: Tensor, target: Tensor, macs: int) -> Costs:
     """Count one call of ``rule(x, target)``, whose products are ``macs``; it changes nothing."""
     with FlopCounterMode(display=False) as forward, torch.no_grad():
         step = rule.network.step(rule.noise)
-        for _ in step.activities(step.prepare(x)):
-            pass
-    names = {name for name, _ in rule.model.named_buffers(prefix="model")}
-    feedback = sum(
-        buffer.numel()
-        for name, buffer in rule.named_buffers()
-        if name not in names and buffer.is_floating_point() and not _is_factor(name, rule)
-    )
+        list(step.activities(step.prepare(x)))
+    feedback = {name: b for name, b in rule.named_buffers() if not name.startswith("model.")}
+    if "F_1" in feedback:  # F is the product of its factors, which are counted
+        del feedback["F"]
     return Costs(
         macs,
         forward.get_total_flops() // 2,
         peak_bytes(lambda: list(rule(x, target).updates.values())),
-        feedback,
+        sum(b.numel() for b in feedback.values() if b.is_floating_point()),
     )
 
 
@@ -96,16 +92,16 @@ def checkpointed_backprop(rule: Rule, x: Tensor, target: Tensor) -> tuple[int, i
 
 
 def peak_bytes(step: Callable[[], list[Tensor]]) -> int:
-    """The most bytes alive at one time of all storages made by ``step``, but those it returns."""
+    """The peak memory of all storages that ``step`` allocates, but those that it returns."""
     gc.collect()
-    gc.freeze()  # what is there already need not be looked through after every operation
+    gc.freeze()  # so that collecting after every operation does not scan what is there already
     try:
         with _Storages() as storages:
             results = step()
     finally:
         gc.unfreeze()
-    kept = {storages.number(result) for result in results}
-    changes = [size for key, size in storages.events if key not in kept]
+    returned = {storages.numbers.get(result.untyped_storage()) for result in results}
+    changes = [size for number, size in storages.events if number not in returned]
     del results
     return max(accumulate(changes), default=0)
 
@@ -116,51 +112,28 @@ class _Storages(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()  # pyright: ignore[reportUnknownMemberType]
         self.events: list[tuple[int, int]] = []
-        self._made = 0
-        self._living: dict[int, int] = {}  # identity, which the next one may have again, → number
-
-    def number(self, tensor: Tensor) -> int | None:
-        """That of a tensor's storage; None if it was there before."""
-        return self._living.get(id(tensor.untyped_storage()))
+        self.numbers: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
+        self._made = count()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        inputs = tree_leaves((args, kwargs))
-        given = [one.untyped_storage() for one in inputs if isinstance(one, Tensor)]
-        known = {id(storage) for storage in given}
-        del inputs
+        given = _storages((args, kwargs))
         result = func(*args, **(kwargs or {}))
-        gc.collect()  # what only refers to itself is not alive
-        for tensor in tree_leaves(result):
-            if not isinstance(tensor, Tensor):
-                continue
-            storage = tensor.untyped_storage()
-            key = id(storage)  # lives as long as the storage does
-            if key in self._living or key in known:
-                continue
-            self._made += 1
-            self._living[key] = self._made
-            self.events.append((self._made, storage.nbytes()))
-            weakref.finalize(storage, self._free, key, self._made, storage.nbytes())
+        gc.collect()  # frees what is only in reference cycles
+        for storage in _storages(result) - given:
+            if storage not in self.numbers:
+                number = self.numbers[storage] = next(self._made)
+                self.events.append((number, storage.nbytes()))
+                finalize(storage, self.events.append, (number, -storage.nbytes()))
         return result
 
-    def _free(self, key: int, number: int, size: int) -> None:
-        if self._living.get(key) == number:
-            del self._living[key]
-        self.events.append((number, -size))
+
+def _storages(tree: Any) -> set[Any]:
+    return {leaf.untyped_storage() for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)}
 
 
 def _blocks(rule: Rule) -> list[nn.Module]:
     """The model's modules, from one synapse to the next."""
-    blocks: list[list[nn.Module]] = [[]]
-    for module in rule.model.modules():
-        if isinstance(module, nn.Sequential):
-            continue
-        if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d) and blocks[-1]:
-            blocks.append([])
-        blocks[-1].append(module)
-    return [nn.Sequential(*block) for block in blocks]
-
-
-def _is_factor(name: str, rule: Rule) -> bool:
-    """F_1 … F_L are counted as F is not, where F is their product."""
-    return name == "F" and "F_1" in dict(rule.named_buffers())
+    network = rule.network
+    stages = [(stage.part, *stage.elementwise, *stage.reshaping) for stage in network.stages]
+    blocks = [network.preparation, *stages] if network.preparation else stages
+    return [nn.Sequential(*(part.module for part in block)) for block in blocks]

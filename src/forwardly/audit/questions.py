@@ -14,7 +14,8 @@ from typing import Any, Literal
 
 from torch.fx import Node
 
-from forwardly.audit.flow import Flow, Product, factors
+from forwardly.audit import ops
+from forwardly.audit.flow import Flow, Product, ancestors
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,12 @@ class Evidence:
 
 
 @dataclass(frozen=True)
-class Transport:
-    """Weights that carry a signal backward, and the operations that show it."""
+class Finding:
+    """An answer, the layers whose weights are at work, and the operations that show it."""
 
-    answer: Literal["none", "partial", "full"]
-    layers: tuple[int, ...]
-    evidence: tuple[Evidence, ...]
+    answer: Literal["none", "partial", "full", "frozen", "modulated", "no hidden updates"]
+    layers: tuple[int, ...] = ()
+    evidence: tuple[Evidence, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,26 +69,8 @@ class Locality:
 
 
 @dataclass(frozen=True)
-class Frozen:
-    """Whether activities that enter updates descend from the global signal.
-
-    ``answer`` is "modulated" where they do; "frozen" where hidden updates depend on the signal but
-    no activity in them does; "no hidden updates" where hidden layers do not learn.
-    """
-
-    answer: Literal["frozen", "modulated", "no hidden updates"]
-    layers: tuple[int, ...]
-    evidence: tuple[Evidence, ...]
-
-
-@dataclass(frozen=True)
 class Times:
-    """Of one layer, in synaptic steps from the input: activities and update.
-
-    Attributes:
-        activities: when each pass reaches the layer, first the clean one.
-        update: when the update is known; None if the layer is not trained.
-    """
+    """The synaptic steps after which each pass reaches a layer and its update, if any, is known."""
 
     activities: tuple[int, ...]
     update: int | None
@@ -115,14 +98,29 @@ class Locking:
     next_sample: int
     passes: int
 
+    @property
+    def steps(self) -> int:
+        """The last step in which something happens, at least 1."""
+        times = self.layers.values()
+        return max(1, *(t for time in times for t in (*time.activities, time.update or 0)))
+
 
 @dataclass(frozen=True)
 class Answers:
-    """All four."""
+    """All four.
 
-    transport: Transport
+    Attributes:
+        transport: "full" where weights carry a signal backward, "partial" where functions of them
+            do, or "none".
+        locality: what each trained layer's update needs.
+        frozen: "modulated" where activities that enter hidden updates descend from the global
+            signal, "frozen" where the updates do but none of these, or "no hidden updates".
+        locking: when things are known.
+    """
+
+    transport: Finding
     locality: Locality
-    frozen: Frozen
+    frozen: Finding
     locking: Locking
 
     def as_data(self) -> dict[str, Any]:
@@ -135,41 +133,33 @@ def answer(flow: Flow) -> Answers:
     return Answers(_transport(flow), _locality(flow), _frozen(flow), _locking(flow))
 
 
-def _transport(flow: Flow) -> Transport:
-    useful = _ancestors(flow.traced.updates.values())
+def _transport(flow: Flow) -> Finding:
+    useful = ancestors(flow.traced.updates.values())
     found = [p for p in flow.products if p.direction == "backward" and p.node in useful]
-    exact = any(product.exact for product in found)
-    kind: Literal["none", "partial", "full"] = (
-        "none" if not found else "full" if exact else "partial"
-    )
-    layers = tuple(sorted({product.layer for product in found}))
-    return Transport(kind, layers, tuple(_evidence(product) for product in found))
+    if not found:
+        return Finding("none")
+    return Finding("full" if any(p.exact for p in found) else "partial", *_shown(found))
 
 
-def _evidence(product: Product) -> Evidence:
-    index = "input" if product.direction == "forward" else "output"
-    of = "" if product.exact else "a function of "
-    return Evidence(
-        f"a signal times {of}W_{product.layer}, summed over its {index} index",
-        str(product.node.target),
-        str(product.node.meta.get("line", "")),
-    )
+def _shown(products: list[Product]) -> tuple[tuple[int, ...], tuple[Evidence, ...]]:
+    """Their layers, and each as evidence."""
+    evidence: list[Evidence] = []
+    for node, layer, direction, exact in products:
+        index = "input" if direction == "forward" else "output"
+        of = "" if exact else "a function of "
+        what = f"a signal times {of}W_{layer}, summed over its {index} index"
+        evidence.append(Evidence(what, str(node.target), str(node.meta.get("line", ""))))
+    return tuple(sorted({product.layer for product in products})), tuple(evidence)
 
 
 def _updates_of(flow: Flow) -> dict[int, list[Node]]:
-    """The results that are updates of each layer's parameters."""
-    traced = flow.traced
-    return {
-        l: found
-        for l, names in traced.layers.items()
-        if (
-            found := [
-                traced.updates[name.removeprefix("model.")]
-                for name in names
-                if name.removeprefix("model.") in traced.updates
-            ]
-        )
+    """The results that are updates of each trained layer's parameters."""
+    results = {f"model.{name}": node for name, node in flow.traced.updates.items()}
+    found = {
+        l: [results[name] for name in names if name in results]
+        for l, names in flow.traced.layers.items()
     }
+    return {l: nodes for l, nodes in found.items() if nodes}
 
 
 def _locality(flow: Flow) -> Locality:
@@ -181,14 +171,9 @@ def _locality(flow: Flow) -> Locality:
 def _needs(flow: Flow, l: int, updates: list[Node]) -> Needs:
     """Walk back from an update; stop at the broadcast signal."""
     traced = flow.traced
-    owner = {traced.state[names[0]]: m for m, names in traced.layers.items()}
-    owner |= {node: m for node, (m, _) in traced.same_values.items()}
+    owner = {node: m for node, (m, _) in traced.weights.items()}
     # Biases and the parameters of normalisations make a layer's activity, as does its input.
     others = {traced.state[n]: m for m, names in traced.layers.items() for n in names[1:]}
-    forward: dict[Node, set[int]] = {}
-    for product in flow.products:
-        if product.direction == "forward":
-            forward.setdefault(product.node, set()).add(product.layer)
     signals: set[str] = set()
     weights: set[int] = set()
     activities: set[int] = set()
@@ -201,157 +186,105 @@ def _needs(flow: Flow, l: int, updates: list[Node]) -> Needs:
             continue
         seen.add((node, inside))
         reached.add(node)
-        if node in flow.broadcast:
+        value = flow.values[node]
+        if value.broadcast:
             signals.add("target" if _only_target(flow, node) else "error")
-            continue
-        if node in others:
+        elif node in others:
             activities.add(others[node])
-        elif node in owner and owner[node] not in inside:
-            weights.add(owner[node])
-        if node in owner or node in others:
-            continue
-        through = forward.get(node, set())
-        activities |= through
-        for one in node.all_input_nodes:
-            made = flow.made.get(one)
+        elif node in owner:
+            weights |= {owner[node]} - inside
+        else:
+            through = {c.layer for c in value.crossings if c.direction == "forward"}
+            activities |= through
             # Inside a product with W_m the way to W_m itself is the synapse, not one more need.
-            way = (inside | through) & made.layers if made is not None else frozenset[int]()
-            stack.append((one, way))
-    later = frozenset(m for m in traced.layers if m > l)
-    feedback = _mixed_feedback(flow, updates, reached, later)
+            inside |= through
+            stack += [
+                (source, inside & flow.values[source].layers) for source in node.all_input_nodes
+            ]
+    later = {m for m in traced.layers if m > l}
     return Needs(
         tuple(sorted(signals)),
         tuple(sorted(weights & later)),
         tuple(sorted(activities & later)),
-        tuple(sorted(feedback)),
+        tuple(sorted(_mixed_feedback(flow, updates, reached, later))),
         tuple(sorted(m for m in activities if m < l)),
     )
 
 
 def _only_target(flow: Flow, node: Node) -> bool:
     """Whether a broadcast value is made of the target without the network's output."""
-    return flow.traced.x not in _ancestors([node])
+    return flow.traced.x not in ancestors([node])
 
 
 def _mixed_feedback(
-    flow: Flow, updates: list[Node], reached: set[Node], later: frozenset[int]
+    flow: Flow, updates: list[Node], reached: set[Node], later: set[int]
 ) -> set[str]:
     """Feedback state on whose way to the update stands something that depends on later layers."""
-    downstream = {
-        product.node
-        for product in flow.products
-        if product.layer in later and product.node in reached
-    }
-    tainted: set[Node] = set()
-    for node in flow.traced.graph.nodes:
-        below = node in downstream or any(one in tainted for one in node.all_input_nodes)
-        if below and node in reached and node not in flow.broadcast:
-            tainted.add(node)
+    among = {node for node in reached if not flow.values[node].broadcast}
+    downstream = {p.node for p in flow.products if p.layer in later and p.node in among}
+    tainted = flow.descendants(downstream, among)
     mixed: set[str] = set()
-    ends = set(updates)
     for start, names in flow.feedback.items():
-        if start not in reached:
-            continue
-        # Forward from the product to the update, inside what the update needs.
-        way, stack = {start}, [start]
-        while stack:
-            for user in stack.pop().users:
-                if user in reached and user not in way and user not in flow.broadcast:
-                    way.add(user)
-                    stack.append(user)
-        if way & tainted and way & ends:
+        way = flow.descendants({start}, among) if start in reached else set[Node]()
+        if not way.isdisjoint(tainted) and not way.isdisjoint(updates):
             mixed |= names
     return mixed
 
 
-def _frozen(flow: Flow) -> Frozen:
+def _frozen(flow: Flow) -> Finding:
     updates = _updates_of(flow)
     last = max(flow.traced.layers)
     hidden = [node for l, nodes in updates.items() if l < last for node in nodes]
     if not hidden:
-        return Frozen("no hidden updates", (), ())
-    useful = _ancestors(hidden)
-    descended = _descendants(flow)
+        return Finding("no hidden updates")
+    modulated = ancestors(hidden) & flow.descendants(_broadcast(flow))
     found = [
         product
         for product in flow.products
-        if product.direction == "forward"
-        and product.layer < last
-        and product.node in useful
-        and product.node in descended
+        if product.direction == "forward" and product.layer < last and product.node in modulated
     ]
-    layers = tuple(sorted({product.layer for product in found}))
-    kind: Literal["frozen", "modulated"] = "modulated" if found else "frozen"
-    return Frozen(kind, layers, tuple(_evidence(product) for product in found))
+    return Finding("modulated" if found else "frozen", *_shown(found))
 
 
-def _descendants(flow: Flow) -> set[Node]:
-    """All that depends on the broadcast signal."""
-    below: set[Node] = set()
-    for node in flow.traced.graph.nodes:
-        if node in flow.broadcast or any(one in below for one in node.all_input_nodes):
-            below.add(node)
-    return below
+def _broadcast(flow: Flow) -> set[Node]:
+    return {node for node, value in flow.values.items() if value.broadcast}
 
 
 def _locking(flow: Flow) -> Locking:
-    traced = flow.traced
     steps = _steps(flow)
-    forward: dict[int, list[int]] = {l: [] for l in traced.layers}
-    passes: dict[int, set[Node]] = {l: set() for l in traced.layers}
+    passes: dict[int, dict[Node, int]] = {l: {} for l in flow.traced.layers}
     for product in flow.products:
-        if product.direction == "forward" and product.node not in passes[product.layer]:
-            passes[product.layer].add(product.node)
-            forward[product.layer].append(steps[product.node])
+        if product.direction == "forward":
+            passes[product.layer][product.node] = steps[product.node]
     updates = _updates_of(flow)
-    times = {
-        l: Times(
-            tuple(forward[l]),
-            max(steps[node] for node in updates[l]) if l in updates else None,
-        )
-        for l in traced.layers
-    }
-    waits = {l: time.update for l, time in times.items() if time.update is not None}
+    waits = {l: max(steps[node] for node in nodes) for l, nodes in updates.items()}
+    errors = {node for node in _broadcast(flow) if not _only_target(flow, node)}
+    after_output = flow.descendants(errors)
     locked: list[int] = []
     backward: list[int] = []
-    after_output = {
-        product.node: product.layer for product in flow.products if product.node in _after(flow)
-    }
     for l, nodes in updates.items():
-        needed = _ancestors(nodes)
-        if any(
-            p.layer > l and p.direction == "forward" and p.node in needed for p in flow.products
-        ):
+        needed = ancestors(nodes)
+        later = [p for p in flow.products if p.layer > l and p.node in needed]
+        if any(product.direction == "forward" for product in later):
             locked.append(l)
-        later = {m for node, m in after_output.items() if node in needed and m > l}
-        chained = [node for node in flow.feedback if node in needed and not _directly(flow, node)]
-        if later or chained:
+        chained = any(node in needed and not _directly(flow, node) for node in flow.feedback)
+        if chained or any(product.node in after_output for product in later):
             backward.append(l)
-    start = max((wait - l + 1 for l, wait in waits.items()), default=1)
     return Locking(
-        times,
+        {l: Times(tuple(times.values()), waits.get(l)) for l, times in passes.items()},
         max(waits.values(), default=0),
         tuple(locked),
         tuple(backward),
-        max(start, 1),
-        len(passes[min(traced.layers)]),
+        max(1, *(wait - l + 1 for l, wait in waits.items())),
+        len(passes[min(passes)]),
     )
-
-
-def _after(flow: Flow) -> set[Node]:
-    """What is computed from the error, and so after the output."""
-    below: set[Node] = set()
-    for node in flow.traced.graph.nodes:
-        own = node in flow.broadcast and not _only_target(flow, node)
-        if own or any(one in below for one in node.all_input_nodes):
-            below.add(node)
-    return below
 
 
 def _directly(flow: Flow, node: Node) -> bool:
     """Whether a feedback product is with the broadcast signal itself."""
-    signals = [one for one in factors(node) if one in flow.signals]
-    return all(one in flow.broadcast for one in signals)
+    added = node.args[:-2] if ops.packet_of(node.target) in ops.MATRIX_PRODUCTS else ()
+    factors = [flow.values[factor] for factor in node.all_input_nodes if factor not in added]
+    return all(factor.broadcast for factor in factors if factor.signal)
 
 
 def _steps(flow: Flow) -> dict[Node, int]:
@@ -360,27 +293,13 @@ def _steps(flow: Flow) -> dict[Node, int]:
     A step is a signal's way through a layer's weight, forward or backward, or through a feedback
     matrix; but the broadcast of the global signal, its first feedback matrix included, takes none.
     """
-    carrying = {product.node for product in flow.products}
     steps: dict[Node, int] = {}
-    for node in flow.traced.graph.nodes:
-        before = max((steps.get(one, 0) for one in node.all_input_nodes), default=0)
-        relayed = node in flow.feedback and _is_product(node) and not _directly(flow, node)
-        steps[node] = before + (node in carrying or relayed)
+    for node, value in flow.values.items():
+        before = max((steps[source] for source in node.all_input_nodes), default=0)
+        relayed = (
+            node in flow.feedback
+            and ops.packet_of(node.target) in ops.PRODUCTS
+            and not _directly(flow, node)
+        )
+        steps[node] = before + (bool(value.crossings) or relayed)
     return steps
-
-
-def _is_product(node: Node) -> bool:
-    name = str(node.target)
-    return any(part in name for part in ("mm", "mv", "dot", "convolution"))
-
-
-def _ancestors(nodes: Any) -> set[Node]:
-    """The nodes and all that they depend on."""
-    found: set[Node] = set()
-    stack: list[Node] = list(nodes)
-    while stack:
-        node = stack.pop()
-        if node not in found:
-            found.add(node)
-            stack.extend(node.all_input_nodes)
-    return found

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, cast
 
@@ -39,9 +40,8 @@ class Traced:
         error: the result ``Credit.error``.
         layers: parameters and buffers of each stage, by their names in the rule; the first is the
             synapse's weight. Counted from 1.
-        names: of the layers' synapses.
         macs: multiply–accumulate operations of one run.
-        same_values: inputs of state that hold a copy of a layer's weight, or of its transpose:
+        weights: inputs that are a layer's weight, or have the same values as it or its transpose:
             (layer, whether transposed) of each.
     """
 
@@ -52,9 +52,8 @@ class Traced:
     updates: Mapping[str, Node]
     error: Node
     layers: Mapping[int, tuple[str, ...]]
-    names: Mapping[int, str]
     macs: int
-    same_values: Mapping[Node, tuple[int, bool]]
+    weights: Mapping[Node, tuple[int, bool]]
 
 
 def trace(rule: Rule, x: Tensor, target: Tensor) -> Traced:
@@ -87,13 +86,12 @@ def trace(rule: Rule, x: Tensor, target: Tensor) -> Traced:
     *updates, error = cast(list[Node], output.args[0])
     by_name = dict(zip(names, inputs[: len(names)], strict=True))
     layers = _layers(rule)
-    constants = {
+    values = {by_name[name]: value for name, value in state.items()} | {
         node: cast(Tensor, getattr(module, str(node.target)))
         for node in graph.nodes
         if node.op == "get_attr"
     }
-    values = {by_name[name]: value for name, value in state.items()} | constants
-    own = {by_name[parts[0]] for parts in layers.values()}
+    own = {by_name[parts[0]]: (l, False) for l, parts in layers.items()}
     return Traced(
         graph,
         by_name,
@@ -102,31 +100,23 @@ def trace(rule: Rule, x: Tensor, target: Tensor) -> Traced:
         dict(zip(update_names, updates, strict=True)),
         error,
         layers,
-        {l: stage.name for l, stage in enumerate(rule.network.stages, start=1)},
         counter.get_total_flops() // 2,
-        _copies(layers, state, {node: v for node, v in values.items() if node not in own}),
+        _copies({l: state[parts[0]] for l, parts in layers.items()}, values) | own,
     )
 
 
 class _Lines(TorchDispatchMode):
-    """Notes at each new node of the graph the line of Python that it comes from."""
+    """Records for each new node of the graph the line of Python that it comes from."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        graph = _graph()
-        last = next(iter(reversed(graph.nodes)), None)
+        mode: Any = get_proxy_mode()
+        nodes = cast(Graph, mode.tracer.graph).nodes
+        last = next(iter(reversed(nodes)), None)
         result = func(*args, **(kwargs or {}))
         line = _line()
-        for node in reversed(graph.nodes):
-            if node is last:
-                break
+        for node in takewhile(lambda node: node is not last, reversed(nodes)):
             node.meta.setdefault("line", line)
         return result
-
-
-def _graph() -> Graph:
-    """The graph that is being made."""
-    mode: Any = get_proxy_mode()
-    return cast(Graph, mode.tracer.graph)
 
 
 def _line() -> str:
@@ -147,24 +137,20 @@ def _layers(rule: Rule) -> dict[int, tuple[str, ...]]:
     for l, stage in enumerate(rule.network.stages, start=1):
         modules = [part.name for part in (*stage.elementwise, *stage.reshaping)]
         prefixes = tuple(f"model.{name}." for name in (stage.name, *modules))
-        names = [name for name in known if name.startswith(prefixes)]
         weight = f"model.{stage.name}.weight"
-        layers[l] = (weight, *(name for name in names if name != weight))
+        others = (name for name in known if name.startswith(prefixes) and name != weight)
+        layers[l] = (weight, *others)
     return layers
 
 
 def _copies(
-    layers: Mapping[int, tuple[str, ...]],
-    state: Mapping[str, Tensor],
-    others: Mapping[Node, Tensor],
+    weights: Mapping[int, Tensor], values: Mapping[Node, Tensor]
 ) -> dict[Node, tuple[int, bool]]:
+    """Values that equal a layer's weight or its transpose: (layer, whether transposed)."""
     copies: dict[Node, tuple[int, bool]] = {}
-    for node, value in others.items():
-        for l, names in layers.items():
-            weight = state[names[0]]
-            for transposed in (False, True):
-                candidate = weight.transpose(0, 1) if transposed else weight
-                same = value.shape == candidate.shape and bool(torch.equal(value, candidate))
-                if same and bool(weight.any()):
-                    copies.setdefault(node, (l, transposed))
+    for l, weight in weights.items():
+        for transposed, candidate in enumerate((weight, weight.transpose(0, 1))):
+            for node, value in values.items():
+                if value.shape == candidate.shape and value.any() and value.equal(candidate):
+                    copies.setdefault(node, (l, bool(transposed)))
     return copies

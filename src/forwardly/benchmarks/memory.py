@@ -31,11 +31,6 @@ def process_bytes(case: str, subject: str, threads: int) -> int | None:
 
     That is momentum, gradients, activities and what operations and compiled code take, but not the
     weights and data. None where the operating system does not tell.
-
-    Args:
-        case: a name in ``CASES``.
-        subject: of the case.
-        threads: of torch.
     """
     command = [sys.executable, "-m", __name__, case, subject, str(threads)]
     # In a session of its own, so that Ctrl-C is for the benchmark alone.
@@ -46,7 +41,7 @@ def process_bytes(case: str, subject: str, threads: int) -> int | None:
 
 
 def _rise(case: str, subject: str) -> int:
-    (made,) = (one.make() for one in CASES if one.name == case)
+    (made,) = (known.make() for known in CASES if known.name == case)
     before = _resident("VmRSS")
     _CLEAR.write_bytes(b"5")  # the peak begins anew
     for _ in range(3):

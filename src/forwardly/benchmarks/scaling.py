@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from forwardly.benchmarks import steps
 from forwardly.benchmarks.timing import paired
-from forwardly.rules.pepita import PEPITA
 
 AXES: dict[str, tuple[int, ...]] = {
     "width": (256, 512, 1024, 2048, 4096, 8192),
     "depth": (1, 2, 4, 8, 16, 32),
     "batch": (1, 4, 16, 64, 256, 1024, 4096),
 }
-_QUICK = 3  # of the smallest
 
 
 def _in_place(to: tuple[int, ...], left: tuple[int, ...], *_: Any, **__: Any) -> int:
@@ -40,27 +37,24 @@ if hasattr(torch.ops.mkldnn, "_linear_pointwise"):  # not in every build of torc
     _UNCOUNTED[torch.ops.mkldnn._linear_pointwise] = _linear
 
 
-class Point(NamedTuple):
-    """One network: what varied, and for each subject seconds and MACs a sample."""
+def points(quick: bool, on_point: Callable[[], None]) -> Iterator[dict[str, Any]]:
+    """784-1024-10 in batches of 64, with one of the three changed (depth: layers of 512).
 
-    axis: str
-    value: int
-    seconds: dict[str, float]
-    macs: dict[str, float]
-
-
-def points(quick: bool, on_point: Callable[[], None]) -> Iterator[Point]:
-    """784-1024-10 in batches of 64, with one of the three changed (depth: layers of 512)."""
+    Each says what varied, and for each subject seconds and MACs a sample.
+    """
     for axis, values in AXES.items():
-        for value in values[:_QUICK] if quick else values:
-            sizes, batch = (784, 1024, 10), 64
-            if axis == "width":
-                sizes = (784, value, 10)
-            elif axis == "depth":
-                sizes = (784, *(512,) * value, 10)
-            else:
-                batch = value
-            yield _measured(axis, value, sizes, batch)
+        for value in values[:3] if quick else values:
+            hidden = {"width": (value,), "depth": (512,) * value}.get(axis, (1024,))
+            sizes, batch = (784, *hidden, 10), value if axis == "batch" else 64
+            made = steps.dense(sizes, batch)
+            subjects = {"pepita": made["pepita"], "backprop": made["backprop, fused"]}
+            seconds = paired(subjects, rounds=5, burst=0.03)
+            yield {
+                "axis": axis,
+                "value": value,
+                "seconds": {name: float(np.median(s)) / batch for name, s in seconds.items()},
+                "macs": {name: products(step) / batch for name, step in subjects.items()},
+            }
             on_point()
 
 
@@ -76,13 +70,10 @@ def slopes(points: Sequence[dict[str, Any]]) -> dict[str, dict[str, tuple[float,
     for axis in dict.fromkeys(point["axis"] for point in points):
         own = [point for point in points if point["axis"] == axis]
         values = [point["value"] for point in own]
-        found[axis] = {
-            name: (
-                slope(values, [point["seconds"][name] for point in own]),
-                slope(values, [point["macs"][name] for point in own]),
-            )
-            for name in own[0]["seconds"]
-        }
+        found[axis] = {}
+        for name in own[0]["seconds"]:
+            seconds, macs = ([p[kind][name] for p in own] for kind in ("seconds", "macs"))
+            found[axis][name] = slope(values, seconds), slope(values, macs)
     return found
 
 
@@ -91,16 +82,3 @@ def products(step: Callable[[], object]) -> float:
     with FlopCounterMode(display=False, custom_mapping=_UNCOUNTED) as counter:
         step()
     return counter.get_total_flops() / 2
-
-
-def _measured(axis: str, value: int, sizes: tuple[int, ...], batch: int) -> Point:
-    data = steps.batch_of((sizes[0],), sizes[-1], batch)
-    rule = PEPITA(steps.network(sizes), nn.CrossEntropyLoss())
-    subjects = {
-        "pepita": steps.local_step(rule, data),
-        "backprop": steps.backprop_step(steps.network(sizes), data, fused=True),
-    }
-    seconds = paired(subjects, rounds=5, burst=0.03)
-    macs = {name: products(step) / batch for name, step in subjects.items()}
-    each = {name: float(np.median(times)) / batch for name, times in seconds.items()}
-    return Point(axis, value, each, macs)

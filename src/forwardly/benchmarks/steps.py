@@ -5,8 +5,10 @@ Names of alternatives are "GROUP, DETAIL"; the fastest of a group is what ours i
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -28,32 +30,27 @@ Subjects = dict[str, Subject]
 _MOMENTUM, _RATE = 0.9, 1e-4
 
 
+@dataclass(frozen=True)
 class Step:
-    """A training step that can be called again and again.
+    """A training step of a model, which can be taken again and again."""
 
-    Args:
-        model: what it trains.
-        run: the step.
-    """
-
-    def __init__(self, model: nn.Module, run: Callable[[], object]) -> None:
-        self.model = model
-        self._run = run
+    model: nn.Module
+    run: Callable[[], object]
 
     def __call__(self) -> object:
         """Take the step."""
-        return self._run()
+        return self.run()
 
     def updates(self) -> list[Tensor]:
         """Take the step; the gradients that it left behind."""
-        self._run()
+        self.run()
         return [p.grad for p in self.model.parameters() if p.grad is not None]
 
 
 def dense(sizes: tuple[int, ...], batch: int) -> Subjects:
     """A step of PEPITA and of backprop on linear layers with ReLU."""
     data = batch_of((sizes[0],), sizes[-1], batch)
-    subjects = {"pepita": local_step(PEPITA(network(sizes), nn.CrossEntropyLoss()), data)}
+    subjects = {"pepita": _pepita(sizes, batch)}
     for name in ("foreach", "fused"):
         subjects[f"backprop, {name}"] = backprop_step(network(sizes), data, **{name: True})
     return subjects
@@ -67,11 +64,9 @@ def convolutional() -> Subjects:
     rule = PEPITA(conv(shape, 10, channels=32), nn.CrossEntropyLoss(), input_shape=shape)
     subjects = {"pepita": local_step(rule, data)}
     for name in ("foreach", "fused"):
-        subjects[f"backprop, {name}"] = backprop_step(
-            conv(shape, 10, channels=32), data, **{name: True}
-        )
         model: Any = conv(shape, 10, channels=32)
-        model = model.to(memory_format=torch.channels_last)
+        subjects[f"backprop, {name}"] = backprop_step(model, data, **{name: True})
+        model = copy.deepcopy(model).to(memory_format=torch.channels_last)
         subjects[f"backprop, {name}, channels last"] = backprop_step(model, last, **{name: True})
     return subjects
 
@@ -109,34 +104,25 @@ class Published:
 
 def as_published(sizes: tuple[int, int, int], batch: int) -> Subjects:
     """PEPITA's step as its authors compute it, and ours."""
-    data = batch_of((sizes[0],), sizes[-1], batch)
-    ours = local_step(PEPITA(network(sizes), nn.CrossEntropyLoss()), data)
-    return {"as published": Published(sizes, batch), "pepita": ours}
+    return {"as published": Published(sizes, batch), "pepita": _pepita(sizes, batch)}
 
 
 def limit(sizes: tuple[int, int, int], batch: int) -> Subjects:
     """The two large products alone, into memory that is there, beside PEPITA's step."""
     d, h, _ = sizes
-    data = batch_of((d,), sizes[-1], batch)
-    W, delta = torch.randn(h, d), torch.randn(batch, h)
+    x, W, delta = torch.rand(batch, d), torch.randn(h, d), torch.randn(batch, h)
     z, update = torch.empty(batch, h), torch.empty(h, d)
 
     def products() -> None:
-        torch.mm(data[0], W.T, out=z)
-        torch.mm(delta.T, data[0], out=update)
+        torch.mm(x, W.T, out=z)
+        torch.mm(delta.T, x, out=update)
 
-    ours = local_step(PEPITA(network(sizes), nn.CrossEntropyLoss()), data)
-    return {"products": products, "pepita": ours}
+    return {"products": products, "pepita": _pepita(sizes, batch)}
 
 
 def precisions(sizes: tuple[int, ...], batch: int) -> Subjects:
     """PEPITA's step with products in bfloat16 and in float32."""
-    data = batch_of((sizes[0],), sizes[-1], batch)
-    rules = [PEPITA(network(sizes), nn.CrossEntropyLoss()) for _ in range(2)]
-    return {
-        "bf16": local_step(rules[0], data, precision="bf16"),
-        "float32": local_step(rules[1], data),
-    }
+    return {"bf16": _pepita(sizes, batch, "bf16"), "float32": _pepita(sizes, batch)}
 
 
 def teacher_student(dtype: str) -> Subjects:
@@ -213,6 +199,13 @@ def network(sizes: tuple[int, ...]) -> nn.Sequential:
     for before, after in pairwise(sizes):
         layers += [nn.Linear(before, after, bias=False), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
+
+
+def _pepita(
+    sizes: tuple[int, ...], batch: int, precision: Literal["full", "bf16"] = "full"
+) -> Step:
+    rule = PEPITA(network(sizes), nn.CrossEntropyLoss())
+    return local_step(rule, batch_of((sizes[0],), sizes[-1], batch), precision)
 
 
 def local_step(

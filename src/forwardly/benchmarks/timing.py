@@ -15,21 +15,10 @@ from numpy.typing import NDArray
 
 Subject = Callable[[], object]
 
-NARROW = 0.1
-"""The width of an interval, over the median, at which no more rounds are needed."""
-
 
 @dataclass(frozen=True)
 class Ratio:
-    """Of two subjects' times.
-
-    Attributes:
-        median: over rounds.
-        low: lower end of the median's 95 % confidence interval.
-        high: upper end.
-        first_quartile: of the rounds,
-        third_quartile: between which half of them lie.
-    """
+    """Of two subjects' times: quartiles over rounds, the median's 95 % confidence interval."""
 
     median: float
     low: float
@@ -39,8 +28,8 @@ class Ratio:
 
     @property
     def is_narrow(self) -> bool:
-        """Whether the median is known well enough, whatever it is."""
-        return self.high - self.low <= NARROW * self.median
+        """Whether the median is known to a tenth, and no more rounds are needed."""
+        return self.high - self.low <= 0.1 * self.median
 
 
 def paired(
@@ -58,15 +47,11 @@ def paired(
         burst: seconds that one subject runs in a round, at least one call.
         on_round: called after each round.
     """
-    calls = {name: max(1, round(burst / _warm_up(one))) for name, one in subjects.items()}
+    calls = {name: max(1, round(burst / _warm_up(run))) for name, run in subjects.items()}
     seconds = {name: np.empty(rounds) for name in subjects}
     for i in range(rounds):
         for name in list(subjects)[:: 1 if i % 2 == 0 else -1]:
-            one = subjects[name]
-            began = time.perf_counter()
-            for _ in range(calls[name]):
-                one()
-            seconds[name][i] = (time.perf_counter() - began) / calls[name]
+            seconds[name][i] = _seconds_a_call(subjects[name], calls[name])
         on_round()
     return seconds
 
@@ -111,13 +96,16 @@ def verdict(found: Ratio, must: float, hope: float | None, *, lower: bool) -> st
     return "undecided" if reaches(best, must) else "missed"
 
 
-def _warm_up(one: Subject) -> float:
+def _warm_up(run: Subject) -> float:
     """Seconds a call, after some that are not counted."""
-    for _ in range(3):
-        one()
-    began = time.perf_counter()
-    count = 0
-    while count < 1 or time.perf_counter() - began < 0.03:
-        one()
-        count += 1
-    return (time.perf_counter() - began) / count
+    _seconds_a_call(run, 3)
+    return _seconds_a_call(run, 1, at_least=0.03)
+
+
+def _seconds_a_call(run: Subject, calls: int, at_least: float = 0.0) -> float:
+    """The mean of so many calls, and of more until they have taken ``at_least`` seconds."""
+    began, done = time.perf_counter(), 0
+    while done < calls or time.perf_counter() - began < at_least:
+        run()
+        done += 1
+    return (time.perf_counter() - began) / done

@@ -102,8 +102,8 @@ def bench(
             if not cases or _SCALING in cases:
                 total = sum(3 if quick else len(values) for values in scaling.AXES.values())
                 task = progress.add_task(_SCALING, total=total)
-                points = list(scaling.points(quick, lambda: progress.advance(task)))
-                content[_SCALING] = [point._asdict() for point in points]
+                points = scaling.points(quick, lambda: progress.advance(task))
+                content[_SCALING] = list(points)
                 _write(folder, content)
     except KeyboardInterrupt:
         code = INTERRUPTED

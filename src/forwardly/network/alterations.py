@@ -1,9 +1,9 @@
 """Whether a module does what its class says: the question before every closed form and fast path.
 
 A subclass may compute something else, an instance may have a forward method of its own, and hooks
-may change what goes in and comes out. So nobody asks ``isinstance`` and goes on from there:
-``alteration(module)`` says what is not as torch has it. A module with an alteration is called as it
-is, differentiated automatically where a derivative is needed, and kept from every fast path.
+may change inputs and outputs. So ``isinstance`` alone decides nothing: ``alteration(module)`` says
+how a module differs from torch's class. An altered module is called as it is, differentiated
+automatically where a derivative is needed, and takes no fast path.
 """
 
 from __future__ import annotations
@@ -18,17 +18,16 @@ from forwardly.network.kinds import LOSSES, SUPPORTED
 
 _KINDS: tuple[type[nn.Module], ...] = (*SUPPORTED, *LOSSES, nn.Sequential)
 _FORWARDS: dict[type[nn.Module], object] = {kind: cast(Any, kind).forward for kind in _KINDS}
-"""What the classes had when this was imported."""
+"""The classes' forward methods when this was imported."""
 
 _OVERRIDABLE = (
     *("forward", "_conv_forward", "__call__", "__getattr__", "__getattribute__"),
     *("weight", "bias"),
 )
-"""What decides what a module computes."""
-
+"""Attributes that decide what a module computes."""
 
 MODULE_HOOKS = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"
-"""Where torch's modules keep what is called around their forward and backward passes."""
+"""Where torch's modules keep their hooks."""
 
 _HOOKS_OF_ALL: list[dict[int, Any]] = [
     getattr(of_all_modules, f"_global{table}") for table in MODULE_HOOKS
@@ -36,7 +35,7 @@ _HOOKS_OF_ALL: list[dict[int, Any]] = [
 
 
 def alteration(module: nn.Module) -> str:
-    """What about a module is not as torch's class of that name has it; empty if nothing.
+    """How a module differs from torch's class of that name; empty if it does not.
 
     Args:
         module: an instance of a class in ``SUPPORTED``, or an ``nn.Sequential``, or of a subclass.
@@ -50,7 +49,7 @@ def alteration(module: nn.Module) -> str:
 
 
 def overrides(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether what a module computes may differ from ``kind``, a base class of its own."""
+    """Whether a module may compute something else than ``kind``, a base class of its own."""
     own = type(module).__mro__[: type(module).__mro__.index(kind)]
     return (
         any(name in vars(base) for base in own for name in _OVERRIDABLE)
@@ -60,7 +59,7 @@ def overrides(module: nn.Module, kind: type[nn.Module]) -> bool:
 
 
 def has_own_forward(module: nn.Module) -> bool:
-    """Whether the instance, not its class, has what decides what it computes."""
+    """Whether the instance overrides an attribute that decides what it computes."""
     return not vars(module).keys().isdisjoint(_OVERRIDABLE)
 
 

@@ -3,8 +3,8 @@
     derivative of a normalisation's scale, tangents (forward mode) and vector–Jacobian products
 
 Torch's own modules have closed forms (those of activations stand in ``activations``): a handful of
-tensor operations that batch, export and compile wherever the module itself does. What a user has
-made of a module is differentiated automatically; see ``alterations``.
+tensor operations that batch, export and compile wherever the module itself does. Modules that a
+user has altered are differentiated automatically; see ``alterations``.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def jacobian_vector(function: Callable[[Tensor], Tensor], at: Tensor, change: Te
 
 
 def scale_of_norm(module: nn.Module, a: Tensor) -> Tensor:
-    """What a normalisation multiplies each (centred) unit by, to broadcast against ``a``.
+    """The factor of each (centred) unit in a normalisation, to broadcast against ``a``.
 
     Args:
         module: one of torch's batch norms, ``nn.LayerNorm`` or ``Normalise``.
@@ -68,7 +68,7 @@ def scale_of_norm(module: nn.Module, a: Tensor) -> Tensor:
 
 
 def tangent_of_norm(module: nn.Module, a: Tensor, change: Tensor) -> Tensor:
-    """How a normalisation's output changes, to first order, when ``a`` changes by ``change``.
+    """The tangent of a normalisation's output for the tangent ``change`` of ``a``.
 
     Args:
         module: as for ``scale_of_norm``.
@@ -94,7 +94,7 @@ def tangent_of_norm(module: nn.Module, a: Tensor, change: Tensor) -> Tensor:
 
 
 def tangent_of_max_pool(module: nn.Module, a: Tensor, change: Tensor) -> Tensor:
-    """How max pooling's output changes: as each window's largest element does."""
+    """The tangent of max pooling's output: that of each window's largest element."""
     if isinstance(module, nn.AdaptiveMaxPool1d | nn.AdaptiveMaxPool2d):
         flat = isinstance(module, nn.AdaptiveMaxPool1d)
         pool = functional.adaptive_max_pool1d if flat else functional.adaptive_max_pool2d

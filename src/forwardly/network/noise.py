@@ -1,7 +1,7 @@
 """Random numbers as a pure function of (seed, step, which stream, which element).
 
 A learning rule with several forward passes needs the same dropout mask in all of them, and a pure
-rule may not draw from a generator. So numbers are read off a fixed sequence instead of drawn:
+rule may not draw from a generator. So numbers are read from a fixed sequence instead:
 element i of stream m (the m-th dropout, say) in step s is number
 
     (s mod 2²⁴)·2⁴⁰ + m·2³² + i
@@ -10,13 +10,13 @@ of the SplitMix64 sequence (Steele, Lea & Flood, OOPSLA 2014) that starts at
 
     seed + mix(⌊s / 2²⁴⌋)
 
-where mix is what makes the sequence's numbers of a count, a bijection of 64-bit integers with
-mix(0) = 0. A place in the sequence has 64 bits, of which 24 are left for the step; without another
-start for each 2²⁴ steps (days of training a small network), masks would come again after them.
+where mix is SplitMix64's output function, a bijection of 64-bit integers with mix(0) = 0. A
+position in the sequence has 64 bits, of which 24 are left for the step; without a new start every
+2²⁴ steps (days of training a small network), masks would repeat.
 
 The two numbers that this needs, seed and step, are a buffer of the rule: checkpoints hold them,
-batched seeds stack them, exported graphs take them as an input. There are integers only, and floats
-of the type that is asked for, as not every device has float64.
+batched seeds stack them, exported graphs take them as an input. Only integers and floats of the
+dtype asked for are used, as not every device has float64.
 """
 
 from __future__ import annotations
@@ -82,12 +82,12 @@ def mask(
     """
     if p >= 1:
         return torch.zeros(shape, dtype=like.dtype, device=like.device)
-    kept = _integers(noise, which, shape) >= threshold(p)
-    return kept.to(like.dtype) / (1 - p)
+    survives = _integers(noise, which, shape) >= threshold(p)
+    return survives.to(like.dtype) / (1 - p)
 
 
 def threshold(p: float) -> int:
-    """What a number of the sequence, signed, is below with probability ``p`` < 1."""
+    """The bound that a (signed) number of the sequence is below with probability ``p`` < 1."""
     return min(round(p * 2**64) - 2**63, 2**63 - 1)
 
 

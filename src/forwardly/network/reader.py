@@ -1,6 +1,6 @@
-"""Reads an ``nn.Sequential`` (nested ones too) as stages, and knows when it has changed since.
+"""Reads an ``nn.Sequential``, possibly nested, as stages, and detects later changes of it.
 
-What cannot be trained rightly is refused here, by the name of the module.
+What cannot be trained correctly is refused here, by the name of the module.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from forwardly.network.kinds import (
     SYNAPSES,
 )
 from forwardly.network.stage import Activity, Apply, Part, Stage, Synapse
-from forwardly.network.step import PLAIN, Kernels, Step
+from forwardly.network.step import NO_KERNELS, Kernels, Step
 
 
 class Network:
@@ -46,8 +46,8 @@ class Network:
         preparation: what stands before the first synapse.
         stages: the synapses, each with what follows it.
         dropouts: names of the dropouts, in order; a module in two places has two.
-        altered: what about the model is not as torch's classes have it, for the first module of
-            which that is so; empty if nothing. See ``alterations``.
+        altered: how the first altered module differs from torch's class, see ``alterations``;
+            empty if none does.
 
     Raises:
         TypeError: if the model or a module in it is not supported.
@@ -81,7 +81,7 @@ class Network:
         self,
         seed_and_step: Int[Tensor, "2"] | None = None,
         *,
-        kernels: Kernels = PLAIN,
+        kernels: Kernels = NO_KERNELS,
         apply: Apply | None = None,
         keep_masks: bool = True,
     ) -> Step:
@@ -139,15 +139,15 @@ class Network:
 
 
 class Reading(NamedTuple):
-    """What a model is made of, to be compared with what it is made of later.
+    """A snapshot of what a model consists of, to be compared with later ones.
 
     Attributes:
-        hooked: whether there is a hook on all modules there are.
-        modules: of each place of the model what decides what is computed there: its name, the
-            module, its class and forward method, whether the module has one of its own, and hooks.
-        parameters: of each name, identity, whether it requires a gradient, type and device, and
-            hooks; None for what a functional call or a trace has put in place of a parameter, the
-            name alone for one that a module could have and has not, such as a bias.
+        hooked: whether there is a global module hook.
+        modules: for each place in the model what decides what is computed there: name, module,
+            class, forward method, whether the instance overrides it, and hooks.
+        parameters: for each its name, identity, ``requires_grad``, dtype, device and hooks; None
+            for what a functional call or a trace has put in its place; the name alone for one that
+            the module has not, such as a bias.
     """
 
     hooked: bool
@@ -155,19 +155,19 @@ class Reading(NamedTuple):
     parameters: tuple[tuple[object, ...] | str | None, ...]
 
     def agrees(self, other: Reading) -> bool:
-        """Whether both are of the same, as far as a functional call lets it be seen."""
+        """Whether both are the same, as far as can be seen in a functional call."""
         if self == other:
             return True
         pairs = zip(self.parameters, other.parameters, strict=False)
         return (
             self[:2] == other[:2]
             and len(self.parameters) == len(other.parameters)
-            and all(one is None or another is None or one == another for one, another in pairs)
+            and all(mine is None or its is None or mine == its for mine, its in pairs)
         )
 
 
 def reading_of(model: nn.Module) -> Reading:
-    """What the model is made of now. Called in every step: it takes some microseconds."""
+    """The model's present snapshot; called in every step, it takes some microseconds."""
     modules: list[tuple[object, ...]] = []
     parameters: list[tuple[object, ...] | str | None] = []
     left: list[tuple[str, nn.Module]] = [("", model)]
@@ -188,7 +188,7 @@ def reading_of(model: nn.Module) -> Reading:
 
 
 def _named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Every place of the model and the module in it, one that stands in several places again."""
+    """Every place in the model and its module; a module used twice comes twice."""
     return cast(Iterator[tuple[str, nn.Module]], model.named_modules(remove_duplicate=False))
 
 
@@ -288,7 +288,7 @@ def _check_supported(name: str, module: nn.Module) -> None:
 
 
 def _check_no_sharing(parts: list[Part]) -> None:
-    """Refuse weights and running statistics in two places, which one local update cannot serve."""
+    """Refuse weights and running statistics that are shared between places."""
     owner: dict[int, str] = {}
     for part in parts:
         if not isinstance(part.module, (*SYNAPSES, *BATCH_NORMS)):
@@ -310,7 +310,7 @@ def _check_no_sharing(parts: list[Part]) -> None:
 
 
 def _memory(tensor: Tensor) -> int:
-    """What tells tensors that lie in the same memory; views of one storage may lie apart in it."""
+    """Identifies a tensor's memory, as views of one storage need not overlap."""
     try:
         return tensor.data_ptr() or id(tensor)
     except RuntimeError:  # a tensor of a transform has none

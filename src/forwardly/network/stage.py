@@ -28,7 +28,7 @@ class Part(NamedTuple):
         module: the module itself.
         parameters: (its name in the module, its name in the model) of each of its parameters; the
             latter is that of the first place, where a parameter has several.
-        altered: what about it is not as its class has it, see ``alterations``; empty if nothing.
+        altered: how it differs from torch's class, see ``alterations``; empty if it does not.
     """
 
     name: str
@@ -105,16 +105,13 @@ class Stage:
         return updates if mean_first else {name: sum_ / n for name, sum_ in updates.items()}
 
     def send_back(self, post: Tensor, pre: Tensor, weight: Tensor) -> Tensor:
-        """What arrives at the presynaptic side when ``post`` goes back through ``weight``.
-
-        For a linear layer post · weight; the vector–Jacobian product of this synapse alone.
+        """The vector–Jacobian product of this synapse alone: ``post`` through ``weight``ᵀ.
 
         Args:
             post: a signal of z's shape.
             pre: the presynaptic activity, for its shape.
-            weight: of the synapse's weight's shape; its own, or a feedback weight.
+            weight: the synapse's own, or a feedback weight of that shape.
         """
-
         return vector_jacobian(lambda a: self.weigh(a, weight), pre, post)
 
     def unit_dimension(self, z: Tensor) -> int:

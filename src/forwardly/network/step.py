@@ -26,7 +26,7 @@ _STREAMS_OF_DROPOUTS = 128
 
 
 class Kernels(NamedTuple):
-    """What computes parts of a pass in place of torch's modules, to the same result.
+    """What replaces torch's modules in parts of a pass, with the same results.
 
     Attributes:
         linear: a Wᵀ + b from a, W and b, for linear synapses.
@@ -39,23 +39,23 @@ class Kernels(NamedTuple):
     mask: Callable[[Tensor, int, tuple[int, ...], float, Tensor], Tensor] = noise.mask
 
 
-PLAIN = Kernels()
-"""The modules themselves."""
+NO_KERNELS = Kernels()
+"""Torch's modules themselves."""
 
 
 class Step:
     """What all passes of one training step share.
 
-    The first pass through a dropout draws its mask, which later passes use again; the first pass
-    through a batch normalisation gives its new running statistics, found in ``statistics`` by
-    buffer name. Nothing of the model is changed.
+    The first pass through a dropout draws its mask, which later passes reuse; the first pass
+    through a batch normalisation puts its new running statistics into ``statistics``, by buffer
+    name. Nothing of the model is changed.
 
     Args:
         network: what the passes go through.
-        seed_and_step: of its random numbers, see ``noise``; without them dropouts drop nothing.
-        kernels: what computes parts of a pass. Modules that are altered are called all the same.
-        apply: what takes updates as they become known, in place of returning them; see ``update``.
-        keep_masks: whether masks are kept for later passes, or made again from the same numbers.
+        seed_and_step: the dropout seed, see ``noise``; without it dropouts drop nothing.
+        kernels: what replaces modules; those that are altered are called all the same.
+        apply: called with each update as it becomes known, instead of returning it.
+        keep_masks: whether dropout masks are kept for later passes, or drawn again from the seed.
     """
 
     def __init__(
@@ -75,14 +75,14 @@ class Step:
         self.statistics: dict[str, Tensor] = {}
 
     def update(self, stage: Stage, post: Tensor, pre: Tensor) -> dict[str, Tensor]:
-        """``stage.synapse_update(post, pre)``; nothing, where an optimizer applies it by itself."""
+        """``stage.synapse_update(post, pre)``; empty where ``apply`` takes it."""
         if self._apply is None:
             return stage.synapse_update(post, pre)
         self._apply(stage, post, pre)
         return {}
 
     def prepare(self, x: Tensor, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
-        """a₀: the input after what stands before the first synapse."""
+        """a₀: the input after the modules before the first synapse."""
         a_0 = self._through(self._network.preparation, x, parameters)
         self._network.check_prepared(a_0)
         return a_0
@@ -95,14 +95,14 @@ class Step:
         first_z: Tensor | None = None,
         keep_z: bool = True,
     ) -> Iterator[Activity]:
-        """One forward pass from ``a_0``, a stage at a time; what is not kept is freed.
+        """One forward pass from ``a_0``, stage by stage; what the caller drops is freed.
 
         Args:
             a_0: the prepared (perhaps perturbed) input.
             parameters: tensors to use in place of the model's own, by parameter name.
             between: what a stage's activity goes through before it enters the next one.
             first_z: z₁, where it is known already.
-            keep_z: if not, rectifiers may write over z, and what is recorded of it means nothing.
+            keep_z: if False, a ReLU may overwrite z in place, and the recorded z is invalid.
         """
         pre = a_0
         for stage in self._network.stages:
@@ -174,19 +174,19 @@ class Step:
         return noise.below(self._drawing(), _STREAMS_OF_DROPOUTS + which, shape, end)
 
     def after_synapse(self, stage: Stage, z: Tensor) -> Tensor:
-        """a_l from z_l: all that follows the synapse, as in the pass that z is from."""
+        """a_l from z_l: all modules that follow the synapse."""
         h = self._through(stage.elementwise, z, None)
         return self._through(stage.reshaping, h, None)
 
     def through_activation(self, stage: Stage, z: Tensor, signal: Tensor) -> Tensor:
-        """δ_l: a signal at a_l taken back to z_l; a vector–Jacobian product of this stage alone."""
+        """δ_l from a signal at a_l: the vector–Jacobian product of what follows the synapse."""
         return local.vector_jacobian(lambda z: self.after_synapse(stage, z), z, signal)
 
     def through_elementwise(self, stage: Stage, z: Tensor, signal: Tensor) -> Tensor:
-        """A signal at h_l taken back to z_l, of z's shape: signal ⊙ σ′(z_l).
+        """δ_l from a signal at h_l: signal ⊙ σ′(z_l), of z's shape.
 
-        Normalisations count with the statistics that they have, as if these were constants; dropped
-        units let nothing through. Modules that a user has altered are differentiated automatically.
+        The statistics of normalisations count as constants; dropped units pass nothing on. Modules
+        that a user has altered are differentiated automatically.
         """
         inputs: list[Tensor] = []
         for part in stage.elementwise:
@@ -204,11 +204,11 @@ class Step:
         return signal
 
     def slope(self, stage: Stage, z: Tensor) -> Tensor:
-        """σ′(z_l): the derivative of each h_l by its own z_l; see ``through_elementwise``."""
+        """σ′(z_l): the elementwise derivative of h_l; see ``through_elementwise``."""
         return self.through_elementwise(stage, z, torch.ones_like(z))
 
     def tangent(self, stage: Stage, layer: Activity, tangent: Tensor) -> tuple[Tensor, Tensor]:
-        """How h_l and a_l change to first order when a_{l−1} changes by ``tangent``.
+        """The tangents of h_l and a_l for a ``tangent`` of a_{l−1}: a Jacobian–vector product.
 
         Args:
             stage: the stage.
@@ -220,7 +220,7 @@ class Step:
         return h_change, self._tangent_through(stage.reshaping, layer.h, h_change)
 
     def dropout_mask(self, part: Part, shape: tuple[int, ...], like: Tensor) -> Tensor | None:
-        """What a dropout multiplies an activity of ``shape`` by; None where it drops nothing.
+        """The mask of a dropout for an activity of ``shape``; None where it drops nothing.
 
         Args:
             part: a dropout of the network.
@@ -296,7 +296,7 @@ class Step:
         a: Tensor,
         own: Mapping[str, Tensor],
     ) -> Tensor:
-        """The module's forward pass, but with the new running statistics beside, not inside it."""
+        """The module's forward pass, its new running statistics put into ``statistics``."""
         weight, bias = own.get("weight", module.weight), own.get("bias", module.bias)
         mean, variance = module.running_mean, module.running_var
         by_running = not module.training and mean is not None and variance is not None
@@ -338,19 +338,19 @@ def _call(part: Part, a: Tensor, parameters: Mapping[str, Tensor] | None) -> Ten
 
 
 def _own(part: Part, a: Tensor) -> Tensor:
-    """``a``, or a copy if it might be written over, as recorded activities must not be."""
+    """``a``, or a copy if the module might overwrite it: recorded activities must not change."""
     return a.clone() if part.altered or getattr(part.module, "inplace", False) else a
 
 
 def _replaced(part: Part, parameters: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
-    """What stands in for parameters of the module, by their names in it."""
+    """Replacements for parameters of the module, by their names in it."""
     if not parameters:
         return {}
     return {own: parameters[name] for own, name in part.parameters if name in parameters}
 
 
 def _watched(stage: Stage, pre: Tensor, parameters: Mapping[str, Tensor] | None) -> Tensor:
-    """z_l of a synapse with hooks, which may look but not change what local updates are of."""
+    """z_l of a synapse with hooks, which may look at its input and output but not change them."""
     own = _replaced(stage.part, parameters)
     weight, bias = (own.get(name, getattr(stage.synapse, name)) for name in ("weight", "bias"))
     seen: list[tuple[Tensor, Tensor, int]] = []
@@ -373,5 +373,5 @@ def _watched(stage: Stage, pre: Tensor, parameters: Mapping[str, Tensor] | None)
 
 
 def _version(tensor: Tensor) -> int:
-    """How often it was written to."""
+    """How often the tensor was written to in place."""
     return 0 if tensor.is_inference() else tensor._version

@@ -46,7 +46,6 @@ class Backprop(Rule):
 
     def assign(self, x: Tensor, target: Tensor, step: Step) -> Credit:
         """One forward pass, and the vector–Jacobian product of the parameters with e / n."""
-
         if torch.compiler.is_exporting():
             raise NotImplementedError(
                 "torch.export cannot trace a backward pass, so Backprop cannot be exported; rules "
@@ -62,7 +61,7 @@ class Backprop(Rule):
             tuple[Tensor, Callable[[Tensor], tuple[dict[str, Tensor]]], dict[str, Tensor]],
             vjp(forward, parameters, has_aux=True),
         )
-        step.statistics.update(statistics)  # in place of those that the transform has wrapped
+        step.statistics.update(statistics)  # replaces the transform's wrapped tensors
         e = self.error(output, target)
         (updates,) = pull_back((e / x.shape[0]).reshape(output.shape))
         return Credit(updates, output, self.loss_value(output, target), e)

@@ -10,9 +10,9 @@ Shapes
     e (n, k); B_l (n_l, k), n_l the numbers of one sample's z_l: the whole map of a convolution.
 
 Deviations
-    σ′ is the derivative of what follows the synapse directly, normalisations counted with their
-    statistics as constants. Pooling is behind the layer that B_l reaches. B_l ~ U(±√(6 / n_l)), as
-    in public code for DRTP; the paper tunes the scale.
+    σ′ is the derivative of the elementwise modules after the synapse, the statistics of
+    normalisations taken as constants. Pooling comes after the layer that B_l reaches.
+    B_l ~ U(±√(6 / n_l)), as in public code for DRTP; the paper tunes the scale.
 """
 
 from __future__ import annotations

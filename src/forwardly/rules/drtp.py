@@ -1,4 +1,4 @@
-"""Direct random target projection: hidden layers learn from the target, without any waiting.
+"""Direct random target projection: hidden layers learn from the target, without waiting.
 
 Frenkel, Lefebvre & Bol, "Learning Without Feedback: Fixed Random Learning Signals Allow for
 Feedforward Training of Deep Neural Networks", Frontiers in Neuroscience 15, 2021, arXiv 1909.01311.
@@ -12,9 +12,9 @@ Shapes
     t, e (n, k); B_l (n_l, k), n_l the numbers of one sample's z_l: the whole map of a convolution.
 
 Deviations
-    The sign: the error of a class that is right is negative, so −t stands in the place of e. As the
-    signs of B are symmetric this changes nothing in distribution. B_l ~ U(±√(6 / n_l)), as in the
-    authors' code. σ′ as in ``direct_feedback_alignment``.
+    The sign: the error of the right class is negative, so −t stands for e. As B and −B have the
+    same distribution, this changes nothing. B_l ~ U(±√(6 / n_l)), as in the authors'
+    code. σ′ as in ``direct_feedback_alignment``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Forward-Forward: layers learn to be active for true labels and inactive for wrong ones.
+"""Forward-Forward: layers learn to be active for true labels and inactive for wrong labels.
 
 Hinton, "The Forward-Forward Algorithm: Some Preliminary Investigations", 2022, arXiv 2212.13345.
 
@@ -107,7 +107,7 @@ class ForwardForward(Rule):
                 f"ForwardForward needs class indices, (n,); given is {shape_of(target)}"
             )
         n, k = x.shape[0], self.classes
-        # Another label than the true one, all of them as likely.
+        # A label other than the true one, all of them equally likely.
         away = 1 + step.below(0, (n,), k - 1)
         positive = list(self._pass(x, target, step))
         negative = list(self._pass(x, (target + away) % k, step))
@@ -156,7 +156,7 @@ class ForwardForward(Rule):
         return torch.cat([label, flat[:, self.classes :]], dim=1).reshape(x.shape)
 
     def _post(self, step: Step, stage: Stage, layer: Activity, slope: Tensor) -> Tensor:
-        """δ: the derivative of the layer's loss by z, given that by goodness."""
+        """δ: the derivative of the layer's loss with respect to z, from that to its goodness."""
         units = layer.h[0].numel()
         slope = slope.reshape(-1, *(1 for _ in layer.h.shape[1:]))
         return step.through_elementwise(stage, layer.z, slope * (2 / units) * layer.h)

@@ -1,4 +1,4 @@
-"""Hebbian PEPITA: each pass learns on its own, the first against its activity, the second for it.
+"""Hebbian PEPITA: each pass learns on its own, anti-Hebbian in the first, Hebbian in the second.
 
 Srinivasan et al., "Forward Learning with Top-Down Feedback: Empirical and Analytical
 Characterization", ICLR 2024, arXiv 2302.05440.

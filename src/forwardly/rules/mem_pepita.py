@@ -1,4 +1,4 @@
-"""MEMPEPITA: PEPITA's updates without keeping a pass in memory, at the price of a third pass.
+"""MemPEPITA: PEPITA's updates without storing a pass, at the price of a third pass.
 
 Pau & Aymone, "Suitability of Forward-Forward and PEPITA Learning to MLCommons-Tiny benchmarks",
 COINS 2023.
@@ -13,7 +13,7 @@ Shapes
     As for PEPITA: x (n, …) with d numbers a sample; e (n, k); F (d, k).
 
 Deviations
-    None known. Dropout masks are made again in each pass, from the same numbers.
+    None known. Dropout masks are drawn again in each pass, from the same seed.
 """
 
 from __future__ import annotations

@@ -18,10 +18,7 @@ GROUP = "forwardly.rules"
 
 
 def all_rules() -> tuple[dict[str, type[Rule]], list[str]]:
-    """Ours and those of installed packages, by name; and what is wrong with those left out.
-
-    A package cannot take the name of one of our rules, and one that does not load is left out.
-    """
+    """All rules by name, those of installed packages too, and the problems of those left out."""
     rules = dict(RULES)
     problems: list[str] = []
     for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
@@ -30,8 +27,8 @@ def all_rules() -> tuple[dict[str, type[Rule]], list[str]]:
             continue
         try:
             rule = point.load()
-        except Exception as reason:  # whatever a foreign package's import may raise
-            problems.append(f"{point.name} ({point.value}) does not load: {reason!r}")
+        except Exception as failure:  # whatever a foreign package's import may raise
+            problems.append(f"{point.name} ({point.value}) does not load: {failure!r}")
             continue
         if not (isinstance(rule, type) and issubclass(rule, Rule)):
             problems.append(f"{point.name} ({point.value}) is not a subclass of forwardly.Rule")
@@ -71,4 +68,4 @@ _ATTRIBUTES: dict[str, Callable[[object], bool]] = {
     "teacher": lambda value: value in ("error", "target", "label"),
     "trains": lambda value: value in ("all", "synapses", "readout"),
 }
-"""What is read of a rule's class, by commands among others, and whether a value will do."""
+"""The class attributes that commands read, each with a check of its value."""

@@ -1,7 +1,7 @@
 """Readout only: the control. Hidden layers stay as they were drawn; the last synapse learns.
 
 The delta rule of Widrow & Hoff, "Adaptive switching circuits", IRE WESCON Convention Record, 1960,
-on random features. What a hidden layer's learning is worth is the distance to this.
+on random features. What learning in hidden layers is worth is the distance to this.
 
     hidden, l < L    no update
     output           ΔW_L = e a_{L−1}ᵀ

@@ -11,9 +11,9 @@ Shapes
     B_l and R_l have W_l's shape; see ``feedback_alignment``.
 
 Deviations
-    The paper has s = 1 and tames the size of what arrives by batch normalisation or by updates of
-    fixed size. Here s = √(2 / fan-in), the standard deviation of He initialisation, unless
-    ``scale`` gives it.
+    The paper has s = 1 and controls the magnitude of the feedback by batch normalisation or by
+    updates of fixed size. Here s = √(2 / fan-in), the standard deviation of He initialisation,
+    unless ``scale`` gives it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Time-local PEPITA: the first pass has changed the weights before the second one begins.
+"""Time-local PEPITA: the first pass updates the weights before the second one begins.
 
 Srinivasan et al., "Forward Learning with Top-Down Feedback: Empirical and Analytical
 Characterization", ICLR 2024, arXiv 2302.05440.
@@ -15,9 +15,9 @@ Shapes
     As for PEPITA: x (n, …) with d numbers a sample; e, y, t (n, k); F (d, k).
 
 Deviations
-    A rule is pure and leaves the steps to an optimizer, so it carries the first half's step along
-    and returns both halves together: exact for plain SGD with the learning rate η. Both halves are
-    averages over the batch, so a batch is not the mean of its samples.
+    A rule is pure and leaves weights to an optimizer, so the modulated pass runs on a copy W_l′ and
+    both halves are returned together: exact for SGD without momentum at the learning rate η. Both
+    halves are averages over the batch, so a batch is not the mean of its samples.
 """
 
 from __future__ import annotations
