@@ -530,7 +530,8 @@ def _checks(name: str) -> Iterator[Callable[[], None]]:
             yield partial(backprop_is_the_chain_rule, rule, case)
         elif name == "readout-only":
             yield partial(readout_only_is_the_delta_rule, rule, case)
-    options = FACTORIES[name].keywords if isinstance(FACTORIES[name], partial) else {}
+    factory = FACTORIES[name]
+    options = factory.keywords if isinstance(factory, partial) else {}
     make = partial(rule, **options)
     for law in kit.LAWS:
         if law.__name__ not in EXEMPT.get(name, set()):
