@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -19,12 +18,12 @@ from rich.text import Text
 from forwardly.benchmarks import memory, scaling, steps
 from forwardly.benchmarks.cases import CASES, Case
 from forwardly.benchmarks.timing import Ratio, fastest, paired, ratio, verdict
-from forwardly.commands.console import INTERRUPTED, PlainConsole, Several, bars
+from forwardly.commands.console import INTERRUPTED, PlainConsole, bars
+from forwardly.commands.options import set_threads
 from forwardly.errors import UsageError
 from forwardly.experiments.provenance import provenance
-from forwardly.experiments.results import new_folder
+from forwardly.experiments.run_folder import RunFolder
 from forwardly.fast import processors
-from forwardly.files import write
 
 _SCALING = "scaling"
 _BUILDS = 3
@@ -36,7 +35,7 @@ _MOST_BUILDS = 12
 
 def bench(
     *,
-    cases: Several[str] = (),
+    cases: tuple[str, ...] = (),
     quick: bool = False,
     threads: int | None = None,
     out: Path | None = None,
@@ -62,12 +61,9 @@ def bench(
     unknown = [name for name in cases if name not in known]
     if unknown:
         raise UsageError(f"unknown case {unknown[0]!r}; the cases are {', '.join(known)}")
-    if threads is not None and threads < 1:
-        raise UsageError(f"threads must be at least 1; given {threads}")
-    if threads is not None:
-        torch.set_num_threads(threads)
+    set_threads(threads)
     chosen = [case for case in CASES if not cases or case.name in cases]
-    folder = new_folder(out, "bench")
+    folder = RunFolder.new(out, "bench")
     content: dict[str, Any] = {
         "experiment": "bench",
         "quick": quick,
@@ -93,30 +89,30 @@ def bench(
                 found = _measured(case, rounds, burst, most, progress, task)
                 content["cases"][case.name] = found
                 progress.update(task, total=found["rounds"], completed=found["rounds"])
-                _write(folder, content)
+                folder.write_json("bench.json", content)
             if not quick:
                 total = sum(len(case["median_seconds"]) for case in content["cases"].values())
                 task = progress.add_task("memory", total=total)
                 _process_memory(content, lambda: progress.advance(task))
-                _write(folder, content)
+                folder.write_json("bench.json", content)
             if not cases or _SCALING in cases:
                 total = sum(3 if quick else len(values) for values in scaling.AXES.values())
                 task = progress.add_task(_SCALING, total=total)
                 points = list(scaling.points(quick, lambda: progress.advance(task)))
                 content[_SCALING] = [point._asdict() for point in points]
-                _write(folder, content)
+                folder.write_json("bench.json", content)
     except KeyboardInterrupt:
         code = INTERRUPTED
-    _write(folder, content)
+    folder.write_json("bench.json", content)
     _report(content, console)
     if _SCALING in content:
         from forwardly.experiments import (
             figures,  # matplotlib is slow to import, and only needed here
         )
 
-        figures.save(figures.scaling_figure(content[_SCALING]), folder / "scaling.png")
-        console.say(str(folder / "scaling.png"))
-    console.say(str(folder / "bench.json"))
+        figures.save(figures.scaling_figure(content[_SCALING]), folder.path / "scaling.png")
+        console.say(str(folder.path / "scaling.png"))
+    console.say(str(folder.path / "bench.json"))
     return code
 
 
@@ -221,7 +217,3 @@ def _costs(cases: dict[str, Any]) -> Table:
 
 def _megabytes(number: int | None) -> str:
     return "" if number is None else f"{number / 1e6:.3g} MB"
-
-
-def _write(folder: Path, content: dict[str, Any]) -> None:
-    write(folder / "bench.json", json.dumps(content, indent=2) + "\n")

@@ -24,6 +24,7 @@ from forwardly.checks import values_readable
 from forwardly.data import npz
 from forwardly.data.download import download
 from forwardly.data.sources import SOURCES
+from forwardly.data.teacher_student import TaskSettings, draw
 from forwardly.errors import UsageError
 
 NAMES = (*SOURCES, "digits", "mnist1d", "teacher-student")
@@ -284,12 +285,10 @@ def _mnist1d(validation: int | None, seed: int) -> Dataset:
 
 def _teacher_student(validation: int | None, seed: int) -> Dataset:
     """The blog post's task, and as many test as validation samples of the same teacher."""
-    from forwardly.experiments.teacher_student import TeacherStudent, draw
-
     count = 500 if validation is None else validation
     if count < 1:
         raise UsageError(f"validation must be at least 1; given {count}")
-    task = draw(TeacherStudent(validation_samples=2 * count), np.random.default_rng(seed))
+    task = draw(TaskSettings(validation_samples=2 * count), np.random.default_rng(seed))
     arrays = (task.x_train, task.y_train, task.x_val, task.y_val)
     x_train, y_train, x, y = (torch.as_tensor(array, device="cpu") for array in arrays)
     train = Split(x_train, y_train)

@@ -28,7 +28,14 @@ from forwardly.experiments.published.dellaferrera2022_tutorial import (
 )
 from forwardly.experiments.records import Record
 from forwardly.experiments.results import Summary
-from forwardly.experiments.statistics import Difference, Distance, difference, distance, mean_text
+from forwardly.experiments.statistics import (
+    Difference,
+    Distance,
+    difference,
+    distance,
+    mean_text,
+    sd_text,
+)
 from forwardly.files import page
 from forwardly.metrics import slowness
 
@@ -64,9 +71,7 @@ class Line:
     def published(self) -> str:
         """As in the paper."""
         p = self.cell.published
-        if p is None:
-            return "–"
-        return f"{p.mean:.2f}" + ("" if p.sd is None else f" ± {p.sd:.2f}")
+        return sd_text(p and (p.mean, p.sd))
 
     @property
     def distance(self) -> Distance | None:
@@ -210,7 +215,7 @@ def render(roots: Sequence[Path]) -> str:
         others=_others(found),
         runs=len(found),
         mean_text=mean_text,
-        error_text=error_text,
+        sd_text=sd_text,
         signed=_signed,
         plain=_plain,
         tutorial=TUTORIAL.name,
@@ -334,14 +339,6 @@ def _environments(found: Sequence[Record]) -> list[tuple[str, int]]:
 
 def _signed(value: float, digits: int = 2) -> str:
     return f"{value:+.{digits}f}"
-
-
-def error_text(error: tuple[float, float | None] | None, digits: int = 4) -> str:
-    """A mean absolute error with its standard deviation; a dash of none."""
-    if error is None:
-        return "–"
-    mean, sd = error
-    return f"{mean:.{digits}f}" + ("" if sd is None else f" ± {sd:.{digits}f}")
 
 
 def _plain(value: Any) -> str:
