@@ -14,14 +14,7 @@ from forwardly.commands.console import INTERRUPTED, PlainConsole
 from forwardly.commands.encoding import show_stand_ins
 from forwardly.errors import UsageError
 
-app = cyclopts.App(
-    name="forwardly",
-    help="Train networks with forward passes only: PEPITA and the rules it is compared with.",
-    version=__version__,
-    default_parameter=cyclopts.Parameter(consume_multiple=True, negative_iterable=""),
-)
-# A command is imported when it is called, so the list of all of them has its summaries from here.
-for _function, _summary in {
+COMMANDS = {
     "teacher_student:teacher_student": (
         "Learn a small teacher network's outputs: the experiment of the blog post."
     ),
@@ -41,7 +34,16 @@ for _function, _summary in {
         "List the rules, those of other installed packages too, and what each of them needs."
     ),
     "rules:cite": "Print the BibTeX entries of rules' papers.",
-}.items():
+}
+"""Where each is and its summary, for the list of all: a command is imported when it is called."""
+
+app = cyclopts.App(
+    name="forwardly",
+    help="Train networks with forward passes only: PEPITA and the rules it is compared with.",
+    version=__version__,
+    default_parameter=cyclopts.Parameter(consume_multiple=True, negative_iterable=""),
+)
+for _function, _summary in COMMANDS.items():
     app.command(f"forwardly.commands.{_function}", help=_summary)
 
 
