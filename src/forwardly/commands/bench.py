@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -74,8 +73,7 @@ def bench(
     }
     console = PlainConsole()
     versions = ", ".join(f"{name} {version}" for name, version in content["versions"].items())
-    machine = f"{content['processor']}, {content['threads']} threads; {versions}"
-    console.say(machine)
+    console.say(f"{content['processor']}, {content['threads']} threads; {versions}")
     rounds, burst = (2, 0.05) if quick else (8, 0.2)
     code = 0
     try:
@@ -85,15 +83,19 @@ def bench(
                     console.say(f"{case.name} left out: {why_not}")
                     continue
                 task = progress.add_task(case.name, total=rounds * _BUILDS)
-                most = _BUILDS if quick else _MOST_BUILDS
-                found = _measured(case, rounds, burst, most, progress, task)
+                builds = _BUILDS if quick else _MOST_BUILDS
+                found = _measured(case, rounds, burst, builds, progress, task)
                 content["cases"][case.name] = found
                 progress.update(task, total=found["rounds"], completed=found["rounds"])
                 folder.write_json("bench.json", content)
             if not quick:
                 total = sum(len(case["median_seconds"]) for case in content["cases"].values())
                 task = progress.add_task("memory", total=total)
-                _process_memory(content, lambda: progress.advance(task))
+                for name, case in content["cases"].items():
+                    for subject in case["median_seconds"]:
+                        used = memory.process_bytes(name, subject, content["threads"])
+                        case["process_bytes"][subject] = used
+                        progress.advance(task)
                 folder.write_json("bench.json", content)
             if not cases or _SCALING in cases:
                 total = sum(3 if quick else len(values) for values in scaling.AXES.values())
@@ -117,13 +119,13 @@ def bench(
 
 
 def _measured(
-    case: Case, rounds: int, burst: float, most: int, progress: Progress, task: TaskID
+    case: Case, rounds: int, burst: float, most_builds: int, progress: Progress, task: TaskID
 ) -> dict[str, Any]:
     subjects = case.make()
     used = {
-        name: memory.activation_bytes(one)
-        for name, one in subjects.items()
-        if isinstance(one, steps.Step)
+        name: memory.activation_bytes(subject)
+        for name, subject in subjects.items()
+        if isinstance(subject, steps.Step)
     }
     seconds: dict[str, NDArray[np.float64]] = {}
     over, under, builds = case.over, case.under, 0
@@ -132,7 +134,7 @@ def _measured(
     else:
         # When to stop hangs on how well the median is known, never on what it is.
         found: Ratio | None = None
-        while found is None or builds < _BUILDS or (builds < most and not found.is_narrow):
+        while found is None or builds < _BUILDS or (builds < most_builds and not found.is_narrow):
             if builds:
                 subjects = case.make()
             gc.collect()
@@ -154,20 +156,11 @@ def _measured(
         "hope": case.hope,
         "lower": case.lower,
         "verdict": verdict(found, case.must, case.hope, lower=case.lower),
-        "median_seconds": {name: float(np.median(one)) for name, one in seconds.items()},
+        "median_seconds": {name: float(np.median(times)) for name, times in seconds.items()},
         "rounds": rounds * builds,
         "activation_bytes": used,
         "process_bytes": {},
     }
-
-
-def _process_memory(content: dict[str, Any], on_subject: Callable[[], None]) -> None:
-    """Enter the memory of processes that do nothing but one subject."""
-    for name, case in content["cases"].items():
-        for subject in case["median_seconds"]:
-            found = memory.process_bytes(name, subject, content["threads"])
-            case["process_bytes"][subject] = found
-            on_subject()
 
 
 def _report(content: dict[str, Any], console: PlainConsole) -> None:
@@ -195,8 +188,8 @@ def _report(content: dict[str, Any], console: PlainConsole) -> None:
             "it again on an idle machine.",
             style="yellow",
         )
-    for axis, one in scaling.slopes(content.get(_SCALING, [])).items():
-        parts = ", ".join(f"{name} {a:.2f} (products {b:.2f})" for name, (a, b) in one.items())
+    for axis, slopes in scaling.slopes(content.get(_SCALING, [])).items():
+        parts = ", ".join(f"{name} {a:.2f} (products {b:.2f})" for name, (a, b) in slopes.items())
         console.say(f"Exponent of a sample's time over {axis}: {parts}")
 
 

@@ -179,17 +179,11 @@ def _short(row: Row) -> str:
 def _report(trained: Fit, tested: Row, console: PlainConsole) -> None:
     last = trained.rows[-1]
     table = Table("", "loss", "accuracy (%)")
-    for name, prefix, row in (
-        ("training", "", last),
-        ("validation", "validation_", last),
-        ("test", "", tested),
-    ):
+    parts = ("training", "", last), ("validation", "validation_", last), ("test", "", tested)
+    for name, prefix, row in parts:
         accuracy = row.get(f"{prefix}accuracy")
-        table.add_row(
-            name,
-            f"{row[f'{prefix}loss']:.4f}",
-            "–" if accuracy is None else f"{100 * accuracy:.2f}",
-        )
+        shown = "–" if accuracy is None else f"{100 * accuracy:.2f}"
+        table.add_row(name, f"{row[f'{prefix}loss']:.4f}", shown)
     console.table(table)
     rate = last["samples_per_second"]
     console.say(f"{trained.seconds:.1f} s, {rate:,.0f} samples a second")

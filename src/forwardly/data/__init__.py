@@ -10,6 +10,7 @@ the end. Samples are taken by index, a whole batch at once.
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -235,8 +236,8 @@ def _put_aside(train: Split, count: int, seed: int) -> tuple[Split, Split]:
             f"samples; given {count}"
         )
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed), device="cpu")
-    kept, aside = order[:-count], order[-count:]
-    return Split(train.x[kept], train.target[kept]), Split(train.x[aside], train.target[aside])
+    rest, aside = order[:-count], order[-count:]
+    return Split(train.x[rest], train.target[rest]), Split(train.x[aside], train.target[aside])
 
 
 def _digits(validation: int | None, seed: int) -> Dataset:
@@ -262,16 +263,14 @@ def _mnist1d(validation: int | None, seed: int) -> Dataset:
         raise UsageError(
             "the data set mnist1d needs the package of that name: pip install 'forwardly[mnist1d]'"
         ) from None
-    before = np.random.get_state(), torch.get_rng_state()  # the package seeds the global ones
-    import random
-
-    plain = random.getstate()
+    # The package seeds the global generators.
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:
         arrays = cast(dict[str, NDArray[np.float64]], make_dataset(get_dataset_args()))
     finally:
-        np.random.set_state(before[0])
-        torch.set_rng_state(before[1])
-        random.setstate(plain)
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
 
     def split(x: str, y: str) -> Split:
         samples = torch.as_tensor(arrays[x], dtype=torch.float32, device="cpu")

@@ -222,22 +222,20 @@ def _rule(
 
 
 def _optimizer(recipe: Recipe, rule: Rule) -> Optimizer:
-    convolutions = {
-        id(stage.synapse.weight)
-        for stage in rule.network.stages
-        if not isinstance(stage.synapse, nn.Linear)
-    }
-    linear = [p for p in rule.model.parameters() if id(p) not in convolutions]
-    others = [p for p in rule.model.parameters() if id(p) in convolutions]
-    groups: list[dict[str, Any]] = [{"params": linear}]
-    if others:
-        groups.append({"params": others, "lr": recipe.learning_rate * recipe.conv_rate})
+    synapses = [stage.synapse for stage in rule.network.stages]
+    convolutions = [s.weight for s in synapses if not isinstance(s, nn.Linear)]
+    theirs = set(map(id, convolutions))
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in rule.model.parameters() if id(p) not in theirs]}
+    ]
+    if convolutions:
+        groups.append({"params": convolutions, "lr": recipe.learning_rate * recipe.conv_rate})
     options: dict[str, Any] = {
         "lr": recipe.learning_rate,
         "momentum": recipe.momentum,
         "weight_decay": recipe.weight_decay,
     }
-    if rule.uses_autograd and others and recipe.dtype != "bf16":
+    if rule.uses_autograd and convolutions and recipe.dtype != "bf16":
         return torch.optim.SGD(groups, **options)
     # The same descent, in less time; it says which rules cannot have bf16.
     precision = "bf16" if recipe.dtype == "bf16" else "full"

@@ -111,8 +111,8 @@ def _rows(path: Path, epochs: int) -> list[Row]:
             {name: float(cell) for name, cell in zip(names, line, strict=False) if cell}
             for line in lines[1:]
         ]
-    except (ValueError, csv.Error) as reason:
-        files.refuse(path, f"is no table of numbers ({reason})")
+    except (ValueError, csv.Error) as problem:
+        files.refuse(path, f"is no table of numbers ({problem})")
     if len(set(names)) < len(names) or any(len(line) != len(names) for line in lines):
         files.refuse(path, "must have a number, or nothing, under each name, and each name once")
     whole = text.endswith("\n")  # or else it may have been cut short within a number

@@ -133,7 +133,9 @@ def columns(experiment: Experiment, found: Sequence[Record]) -> list[Column]:
 
 
 def _lines(rows: Sequence[tuple[str, Cell, dict[int, Record]]]) -> list[Line]:
-    control = _accuracies(next((runs for row, _, runs in rows if row == CONTROL), {}))
+    control = _accuracies(
+        next((runs for row, _, runs in rows if row == CONTROL), dict[int, Record]())
+    )
     lines: list[Line] = []
     for row, cell, runs in rows:
         accuracies = _accuracies(runs)
