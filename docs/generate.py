@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
 import sys
@@ -28,6 +29,7 @@ README = ROOT / "README.md"
 COMPARISON = ROOT / "docs" / "comparison.md"
 RESULTS = ROOT / "docs" / "results.md"
 BENCHMARK = ROOT / "docs" / "benchmark.md"
+API = ROOT / "docs" / "api.md"
 ALL_RECORDS = ROOT / "records"
 RECORDS = ROOT / "records" / "teacher-student"
 DIGITS = ROOT / "records" / "compare"
@@ -71,6 +73,8 @@ def parts(document: Path) -> dict[str, str]:
         }
     if document == RESULTS:
         return {"results": results()}
+    if document == API:
+        return {"names": names()}
     if document == BENCHMARK:
         return {"costs": costs(), "growth": growth()}
     return {name: comparison(name) for name in ("digits", "digits-16")}
@@ -300,6 +304,17 @@ def rules() -> str:
     return "\n".join(table(("rule", "class", "paper", "autograd"), rows)) + "\n"
 
 
+def names() -> str:
+    """The public names, and the first line that each says of itself."""
+    rows: list[tuple[str, ...]] = []
+    for name in fw.__all__:
+        said = "The rules, by the names that commands take." if name == "RULES" else None
+        said = said or inspect.getdoc(getattr(fw, name)) or ""
+        first = Markdown(re.sub(r"``", "`", said.partition("\n\n")[0].replace("\n", " ")))
+        rows.append((Markdown(f"`fw.{name}`"), first))
+    return "\n".join(table(("name", "what it is"), rows)) + "\n"
+
+
 def comparison(record: str) -> str:
     """The table of ``forwardly compare``."""
     content = Fields.read(DIGITS / record / "summary.json")
@@ -342,7 +357,7 @@ def _summary(folder: Path) -> teacher_student_results.Summary:
 
 if __name__ == "__main__":
     try:
-        for document in (README, COMPARISON, RESULTS, BENCHMARK):
+        for document in (README, COMPARISON, RESULTS, BENCHMARK, API):
             document.write_text(generated(document), "utf-8", newline="\n")
     except UsageError as mistake:
         sys.exit(f"error: {mistake}")

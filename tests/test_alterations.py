@@ -321,6 +321,43 @@ def test_hooks_on_all_modules_are_refused_but_torchs_own() -> None:
     rule(X, Y)
 
 
+class Opposed(fw.PEPITA):  # pyright: ignore[reportGeneralTypeIssues]
+    def error(self, output: Tensor, target: Tensor) -> Tensor:
+        return -super().error(output, target)
+
+
+def test_what_is_made_of_a_rule() -> None:
+    """A subclass is obeyed; of hooks and methods of an instance not every path would know."""
+    rule = Opposed(net(), nn.CrossEntropyLoss(), generator=_generator())
+    expected = rule(X, Y).updates
+    other = fw.PEPITA(net(), nn.CrossEntropyLoss(), generator=_generator())
+    assert_close(expected["2.bias"], -other(X, Y).updates["2.bias"])
+    before = copy.deepcopy(rule.model)
+    fw.LocalSGD(rule, 1.0).step(X, Y)
+    for name, parameter in before.named_parameters():
+        assert_close(parameter - rule.model.get_parameter(name), expected[name])
+    other.error = rule.error
+    for step in (other, other.accumulate, fw.LocalSGD(other, 0.1).step):
+        with pytest.raises(ValueError, match=r"method error was replaced.*pass error="):
+            step(X, Y)
+
+
+def test_hooks_on_a_rule_are_refused() -> None:
+    """Only one of the ways to call it would call them."""
+    rule = fw.PEPITA(net(), nn.CrossEntropyLoss())
+    for register in (
+        lambda: rule.register_forward_hook(lambda *_: None),
+        lambda: rule.register_forward_pre_hook(lambda *_: None),
+        lambda: rule.register_full_backward_hook(lambda *_: None),
+    ):
+        handle = register()
+        for step in (rule, rule.accumulate, fw.LocalSGD(rule, 0.1).step):
+            with pytest.raises(ValueError, match="the rule has a hook, which accumulate"):
+                step(X, Y)
+        handle.remove()
+    rule(X, Y)
+
+
 def test_compiled_epochs_are_for_unaltered_networks() -> None:
     with pytest.raises(TypeError, match=r"no compiled training.*module '1' has a hook"):
         fw.CompiledTraining(fw.PEPITA(net(_hooked(nn.ReLU(), lesion)), nn.CrossEntropyLoss()))

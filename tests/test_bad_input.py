@@ -82,6 +82,9 @@ def test_nan_in_a_real_target() -> None:
             {"error": lambda y, t: (y - t).mean()},
             r"one error an output, \(5, 2\); it returned \(\)",
         ),
+        ({"error": lambda *_: None}, r"an output, \(5, 2\); it returned None"),
+        ({"error": "mse"}, "error= must be a function .* given 'mse'"),
+        ({"generator": 0}, r"must be a torch\.Generator; given 0"),
     ],
 )
 def test_bad_options(options: dict[str, object], message: str) -> None:
@@ -116,6 +119,31 @@ def test_inputs_of_another_size_than_that_of_F() -> None:
     rule = fw.PEPITA(model, nn.CrossEntropyLoss(), input_shape=(1, 8))
     with pytest.raises(ValueError, match=r"F is \(8, 2\), for inputs of 8 .* is \(5, 1, 9\)"):
         rule(torch.ones(5, 1, 9), T)
+
+
+@pytest.mark.parametrize("rule", fw.RULES)
+def test_inputs_that_wait_for_a_gradient(rule: str) -> None:
+    """As features of a backbone that is trained too: it would stand still without a word."""
+    made = fw.RULES[rule](_model(), nn.CrossEntropyLoss())
+    features = nn.Linear(4, 4)(X)
+    for step in (made, made.accumulate, fw.LocalSGD(made, 0.1).step):
+        with pytest.raises(ValueError, match=r"x requires a gradient.*pass it \.detach\(\)ed"):
+            step(features, T)
+        step(features.detach(), T)
+    soft = torch.rand(5, 2).requires_grad_()
+    with pytest.raises(ValueError, match="the target requires a gradient"):
+        fw.PEPITA(_model(), nn.MSELoss())(X, soft)
+
+
+def test_an_error_that_writes_over_the_output_or_is_of_another_type() -> None:
+    expected = fw.PEPITA(_model(), nn.MSELoss(), generator=torch.Generator())
+    own = fw.PEPITA(
+        expected.model,
+        nn.MSELoss(),
+        error=lambda y, t: y.sub_(t).double(),
+        generator=torch.Generator(),
+    )
+    torch.testing.assert_close(own(X, torch.ones(5, 2)), expected(X, torch.ones(5, 2)))
 
 
 def test_another_loss_with_its_error() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.utils import parametrizations, prune
 from torch.testing import assert_close
 
@@ -121,6 +122,10 @@ def test_thawed_parameters_learn_again() -> None:
             r"\(4, 9\) now: build the rule anew",
         ),
         (lambda m: m.pop(2), "build the rule anew"),
+        (
+            lambda m: setattr(m[4].weight, "data", torch.rand(4, 9, dtype=torch.float64)),
+            r"\(4, 9\) now: build the rule anew",
+        ),
         (lambda m: m.__setitem__(1, nn.Softmax(1)), "'1', Softmax.*not supported"),
         (lambda m: m.__setitem__(2, m[0]), "'0' and '2' share one weight"),
         (lambda m: setattr(m[2], "bias", m[0].bias), "'0' and '2' share one weight or bias"),
@@ -294,6 +299,19 @@ def test_one_parameter_of_several_modules_counts_every_time() -> None:
     assert_close(updates, {name: p.grad for name, p in model.named_parameters()})
 
 
+def test_a_synapses_parameter_in_another_module_is_one_that_cannot_be_trained() -> None:
+    model = nn.Sequential(nn.Linear(6, 9), nn.LayerNorm(9), nn.Linear(9, 3)).double()
+    model[1].weight.requires_grad_(False)
+    model[1].bias = model[0].bias
+    for name, kind in fw.RULES.items():
+        if kind.trains == "synapses":
+            with pytest.raises(ValueError, match=r"other parameters: 1\.bias\."):
+                make(name, model)
+    updates = make("backprop", model)(X, Y).updates
+    nn.functional.cross_entropy(model(X), Y).backward()
+    assert_close(updates["0.bias"], model[0].bias.grad)
+
+
 def test_dropout_in_two_places_drops_other_units() -> None:
     drop = nn.Dropout(0.5)
     model = nn.Sequential(nn.Linear(6, 9), drop, nn.Linear(9, 9), drop, nn.Linear(9, 3)).double()
@@ -321,3 +339,24 @@ def test_what_cannot_be_in_two_places_is_refused() -> None:
         share()
         with pytest.raises(ValueError, match="synapses '0' and '1' share one weight or bias"):
             make("backprop", tied)
+
+
+def test_a_copy_is_of_its_own_model() -> None:
+    """Its first step may be a functional call, in which a frozen parameter cannot be told."""
+    rule = make("pepita", net())
+    copied = copy.deepcopy(rule)
+    values = {name: value.detach() for name, value in copied.state_dict().items()}
+    updates = functional_call(copied, values, (X, Y)).updates
+    assert_close(updates, rule(X, Y).updates)
+
+
+def test_a_change_that_a_functional_call_cannot_see_is_refused() -> None:
+    rule = make("pepita", net())
+    rule.model[0].weight.requires_grad_(False)
+    values = {name: value.detach() for name, value in rule.state_dict().items()}
+    expected = functional_call(rule, values, (X, Y)).updates
+    _replace_head(rule.model)
+    with pytest.raises(ValueError, match=r"cannot be seen in a functional call.* rule\.look\(\)"):
+        functional_call(rule, values, (X, Y))
+    rule.look()
+    assert functional_call(rule, values, (X, Y)).updates.keys() < expected.keys()

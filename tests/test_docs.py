@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 import forwardly as fw
+from forwardly.cli import app
 from forwardly.experiments.comparison import LEARNING_RATES, Digits
 from forwardly.experiments.teacher_student import TeacherStudent
 from forwardly.models import mlp
@@ -33,7 +34,7 @@ def _generator() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("document", ["README", "COMPARISON", "RESULTS", "BENCHMARK"])
+@pytest.mark.parametrize("document", ["README", "COMPARISON", "RESULTS", "BENCHMARK", "API"])
 def test_figures_are_as_generated(document: str) -> None:
     generator = _generator()
     path = getattr(generator, document)
@@ -83,16 +84,69 @@ def test_readme_example_runs_and_learns() -> None:
     assert rule(*batches[0]).loss < torch.tensor(10.0).log() - 0.5
 
 
+def _anchors(document: Path) -> set[str]:
+    """Of its headings, as GitHub makes them."""
+    heads = re.findall(r"^#+ (.+)$", document.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
 def test_links_lead_somewhere() -> None:
     documents = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
-    assert len(documents) >= 5
-    links = 0
+    assert len(documents) >= 11
+    links, anchors = 0, 0
     for document in documents:
-        for target in re.findall(r"\]\(([^)#]+)\)", document.read_text("utf-8")):
-            if not target.startswith("http"):
-                assert (document.parent / target).exists(), f"{document.name}: {target}"
-                links += 1
-    assert links >= 6
+        for link in re.findall(r"\]\(([^)]+)\)", document.read_text("utf-8")):
+            if link.startswith("http"):
+                continue
+            target, _, anchor = link.partition("#")
+            path = document.parent / target if target else document
+            assert path.exists(), f"{document.name}: {link}"
+            assert not anchor or anchor in _anchors(path), f"{document.name}: {link}"
+            links += 1
+            anchors += bool(anchor)
+    assert links >= 30
+    assert anchors >= 6
+
+
+def test_decisions_are_dated_and_one_is_for_each_kind_of_fault() -> None:
+    text = (ROOT / "docs" / "decisions.md").read_text("utf-8")
+    decisions, users = text.split("\n## What a user's code may do\n")
+    starts = [part for part in decisions.split("\n\n") if part.startswith("**")]
+    assert len(starts) > 50
+    for start in starts:
+        assert re.search(r"20\d\d-\d\d-\d\d", start), start
+    assert re.search(r"20\d\d-\d\d-\d\d", users)
+    assert re.findall(r"^\*\*\((\w)\) ", users, re.MULTILINE) == list("abcdefghij")
+    tests = re.findall(r"(test_\w+)\.py", users)
+    assert len(tests) >= 12
+    for name in tests:
+        assert (ROOT / "tests" / f"{name}.py").exists(), name
+
+
+def test_commands_and_names_in_the_documents_exist() -> None:
+    """Of each line ``forwardly …`` the command and its options; of ``fw.…`` the names."""
+    commands, names = 0, 0
+    for document in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
+        if document.name == "CHANGELOG.md":
+            continue
+        text = document.read_text("utf-8")
+        for line in re.findall(r"(?:^    |`)(forwardly [a-z-]+[^`#\n]*)", text, re.MULTILINE):
+            if line == "forwardly --help":
+                continue
+            _, command, *rest = line.split()
+            options = {part for part in rest if part.startswith("--")}
+            known = {
+                name for one in app[command].assemble_argument_collection() for name in one.names
+            }
+            assert options <= known, line
+            commands += 1
+        for name in re.findall(r"\bfw((?:\.[A-Za-z_]\w*)+)", text):
+            found: Any = fw
+            for part in name[1:].split("."):
+                found = getattr(found, part)
+            names += 1
+    assert commands >= 10
+    assert names >= 30
 
 
 @pytest.mark.parametrize(("record", "seeds"), [("default", 1), ("ten-seeds", 10)])

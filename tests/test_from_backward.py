@@ -88,6 +88,21 @@ def test_inference_mode_changes_nothing(name: str) -> None:
     assert not any(value.is_inference() for value in rule.state_dict().values())
 
 
+@pytest.mark.parametrize("name", fw.RULES)
+def test_what_is_built_in_inference_mode(name: str) -> None:
+    """A rule trains all the same; a model computes, and torch says that nothing may write to it."""
+    model = net()
+    with torch.inference_mode():
+        kind: Any = fw.RULES[name]
+        rule = kind(model, nn.CrossEntropyLoss())
+        frozen = make(name)
+    rule.accumulate(X, Y)
+    fw.LocalSGD(rule, 0.1, 0.9).step(X, Y)
+    frozen(X, Y)
+    with pytest.raises(RuntimeError, match="inference tensor outside InferenceMode"):
+        fw.LocalSGD(frozen, 0.1, 0.9).step(X, Y)
+
+
 def test_a_grad_scaler_says_that_it_is_not_needed() -> None:
     """It would divide what it never multiplied."""
     rule, scaler = make("pepita"), torch.amp.GradScaler("cpu")
@@ -209,7 +224,11 @@ def test_the_page_runs() -> None:
     namespace: dict[str, Any] = {}
     for code in snippets():
         exec(code, namespace)
-    assert len(snippets()) == 6
+    assert len(snippets()) == 8
+    total, model = namespace["total"], namespace["model"]
+    assert total > namespace["credit"].loss
+    assert total.requires_grad
+    assert all(parameter.grad is not None for parameter in model.parameters())
     output = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
     target = torch.tensor([0, 2, 1, 1, 0])
     p = output.softmax(1).gather(1, target[:, None])
@@ -222,6 +241,16 @@ def test_modules_that_wrap_a_model_are_refused() -> None:
     for wrap in wrappers:
         with pytest.raises(TypeError, match=r"the model must be an nn\.Sequential; given"):
             fw.PEPITA(wrap(net()), nn.CrossEntropyLoss())
+
+
+def test_penalties_are_differentiated_beside_it() -> None:
+    rule, theirs = make("backprop").eval(), make("backprop").eval().model
+    loss = rule.accumulate(X, Y).loss + sum(p.square().sum() for p in rule.model.parameters())
+    loss.backward()
+    penalty = sum(p.square().sum() for p in theirs.parameters())
+    (nn.functional.cross_entropy(theirs(X), Y) + penalty).backward()
+    for ours, usual in zip(rule.model.parameters(), theirs.parameters(), strict=True):
+        assert_close(ours.grad, usual.grad)
 
 
 def test_accumulation_over_batches_is_a_sum() -> None:

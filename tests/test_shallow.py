@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import forwardly as fw
 from forwardly.fast.cpu_step import descent, shallow_kernel
-from forwardly.fast.cpu_step.threads import pool
+from forwardly.fast.threads import pool
 
 pytestmark = pytest.mark.skipif(
     pool() is None or not shallow_kernel.suits_processor(),
@@ -313,7 +313,7 @@ def test_steps_can_be_compiled_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(descent, "prepare", lambda: compiled.append("descent"))
     monkeypatch.setattr(shallow_kernel, "prepare", lambda: compiled.append("step"))
     for model, options, expected in (
-        (network(), {"momentum": 0.9}, ["descent", "step"]),
+        (network(), {"momentum": 0.9}, ["step", "descent"]),
         (network(), {"momentum": 0.9, "fast": False}, []),
         (network(), {"momentum": 0.0}, []),
         (network(D, 16), {"momentum": 0.9}, []),

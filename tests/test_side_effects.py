@@ -97,6 +97,15 @@ def test_a_steps_credit_is_of_its_own_memory(name: str) -> None:
     assert_close(credit, kept, rtol=0, atol=0)
 
 
+def test_samples_are_not_written_over() -> None:
+    """Whatever the first module does; by a slice, which is no copy of them."""
+    rule = make("pepita", nn.Sequential(nn.Flatten(), nn.ReLU(inplace=True), *net()))
+    fw.evaluate(rule, DATA.test)
+    rule.predict(X)
+    fw.fit(rule, DATA, fw.LocalSGD(rule, 0.1), epochs=1, measures=tuple(MEASURES.values()))
+    assert_close(X, torch.randn(24, 6, generator=torch.Generator().manual_seed(0)))
+
+
 def states() -> tuple[Any, ...]:
     return torch.get_rng_state().tolist(), str(np.random.get_state()), random.getstate()
 

@@ -13,8 +13,8 @@ import torch, forwardly as fw
 from torch import nn
 from forwardly.fast.cpu_step.descent import descend
 from forwardly.fast.algebra.products import InFloat32
-from forwardly.fast.cpu_step.threads import pool
-from forwardly.fast.sgd import Descent, Outer
+from forwardly.fast.threads import pool
+from forwardly.fast.sgd import Descent, Outer, Weight
 
 torch.set_num_threads(3)
 
@@ -28,7 +28,7 @@ torch.testing.assert_close(z, a @ weight.T, rtol=1e-4, atol=1e-3)
 if pool() is not None:
     W, M = torch.zeros(64, 48), torch.zeros(64, 48)
     update = Outer(torch.ones(1, 64), torch.ones(1, 48), 1.0)
-    assert descend(W, M, update, Descent(0.0, 0.0, 1.0, False), pool())
+    assert descend(Weight(W, M, Descent(0.0, 0.0, 1.0, False)), update, pool())
     assert (W == -1).all(), W.sum(1)
 
 # All units of PEPITA's step.

@@ -316,6 +316,16 @@ def test_damaged_checkpoints_are_refused(tmp_path: Path) -> None:
     torch.save({"version": 99}, path)
     with pytest.raises(UsageError, match="of this version"):
         one_epoch(path, resume=True)
+    torch.save({"version": 1}, path)
+    with pytest.raises(UsageError, match=r"c\.pt is damaged.*KeyError: 'settings'"):
+        one_epoch(path, resume=True)
+    path.write_bytes(whole)
+    state = torch.load(path, weights_only=True)
+    for name in ("version", "settings", "rule", "optimizer", "order", "global_random_state"):
+        for wrong in (None, 3, "x", [{}], torch.ones(2)):
+            torch.save({**state, name: wrong}, path)
+            with pytest.raises(UsageError, match=r"c\.pt is "):
+                one_epoch(path, resume=True)
     with pytest.raises(UsageError, match="there is no checkpoint"):
         checkpoint.load(tmp_path / "none.pt")
 
@@ -406,6 +416,13 @@ NAN = torch.full((20, 64), math.nan)
             r"fit takes a Dataset; given is a DataLoader. Make one of tensors",
         ),
         ({"dataset": (X.numpy(), Y.numpy())}, "fit takes a Dataset; given is a tuple"),
+        ({"optimizer": torch.optim.SGD}, "of class Optimizer; given is the class SGD"),
+        ({"scheduler": MultiStepLR}, "of class LRScheduler; given is the class MultiStepLR"),
+        ({"mirror": 3}, "mirror must be of class Mirror; given is int"),
+        ({"settings": ["a"]}, "settings must be of class Mapping; given is list"),
+        ({"measures": ["norms"]}, r"measures must be functions; given \['norms'\]"),
+        ({"on_epoch": 1}, "on_batch and on_epoch must be functions"),
+        ({"resume": True}, "resume needs checkpoint"),
         ({"optimizer": of_other()}, "holds no parameter that the rule trains"),
         ({"optimizer": fw.LocalSGD(rule(), 0.1)}, "trains another rule's model"),
         ({"optimizer": torch.optim.LBFGS(rule().model.parameters())}, "LBFGS needs a closure"),
@@ -437,6 +454,20 @@ def test_what_cannot_be_trained_is_refused_before_the_first_epoch(
     if "checkpoint" not in changes:
         assert torch.equal(torch.get_rng_state(), before) or "rule" not in changes
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.unchecked
+def test_what_is_no_rule_or_split_is_refused() -> None:
+    optimizer = torch.optim.SGD(rule().model.parameters(), 0.1)
+    with pytest.raises(TypeError, match="rule must be of class Rule; given is Sequential"):
+        fit(rule().model, small(), optimizer, epochs=1)
+    with pytest.raises(TypeError, match="rule must be of class Rule; given is the class PEPITA"):
+        fit(fw.PEPITA, small(), optimizer, epochs=1)
+    for part in (small(), (X, Y)):
+        with pytest.raises(TypeError, match="split must be of class Split; given is"):
+            evaluate(rule(), part)
+    with pytest.raises(TypeError, match="rule must be of class Rule; given is Sequential"):
+        evaluate(rule().model, small().test)
 
 
 @pytest.mark.parametrize(

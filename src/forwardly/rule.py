@@ -22,6 +22,7 @@ from forwardly.checks import all_finite, shape_of, values_readable
 from forwardly.loss_value import LossValue
 from forwardly.losses import OutputError, check_loss, mean_loss, output_error
 from forwardly.network import Network, Part, Step
+from forwardly.network.alterations import has_backward_hook, is_hooked
 from forwardly.network.reader import reading_of
 from forwardly.network.stage import Apply
 from forwardly.network.step import PLAIN, Kernels
@@ -174,6 +175,13 @@ class Rule(nn.Module, ABC):
             raise TypeError(
                 f"the loss must be a module such as nn.CrossEntropyLoss(); given {loss!r}"
             )
+        if not (error is None or callable(error)):
+            raise TypeError(f"error= must be a function (output, target) -> e; given {error!r}")
+        if not isinstance(generator, torch.Generator | None):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(
+                f"generator must be a torch.Generator; given {generator!r}. Make one with "
+                "torch.Generator().manual_seed(...)"
+            )
         self.model = model
         self.loss = loss
         self.input_shape = input_shape
@@ -260,7 +268,8 @@ class Rule(nn.Module, ABC):
     @torch.no_grad()
     def predict(self, x: Shaped[Tensor, "n ..."]) -> Tensor:
         """The model's output, (n, k). For evaluation, after ``rule.eval()``."""
-        return self.model(x)
+        own = any(getattr(module, "inplace", False) for module in self.model.modules())
+        return self.model(x.clone() if own else x)  # the first module might write over it
 
     def error(self, output: Tensor, target: Tensor) -> Float[Tensor, "n k"]:
         """e, the error of each sample's outputs."""
@@ -272,13 +281,13 @@ class Rule(nn.Module, ABC):
         if self.own_error is None:
             e = output_error(self.loss, output, target)
         else:
-            e = self.own_error(output, target)
-        if e.shape != output.shape:
+            e = self.own_error(output.clone(), target)  # which it may write over
+        if not isinstance(e, Tensor) or e.shape != output.shape:  # pyright: ignore[reportUnnecessaryIsInstance]
+            given = shape_of(e) if isinstance(e, Tensor) else repr(e)  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ValueError(
-                f"error= must return one error an output, {shape_of(output)}; "
-                f"it returned {shape_of(e)}"
+                f"error= must return one error an output, {shape_of(output)}; it returned {given}"
             )
-        return e.reshape(e.shape[0], -1)
+        return e.to(output.dtype).reshape(e.shape[0], -1)
 
     def loss_value(self, output: Tensor, target: Tensor) -> Float[Tensor, ""]:
         """The mean over the batch of what the loss module says, whatever its reduction."""
@@ -303,6 +312,11 @@ class Rule(nn.Module, ABC):
                     f"{name} is on {values.device}, the model on {self._weight.device}: move one, "
                     f"e.g. by .to({str(self._weight.device)!r})"
                 )
+            if values.requires_grad:
+                raise ValueError(
+                    f"{name} requires a gradient, which it would never get, as there is no "
+                    f"backward pass to what it was computed from: pass it .detach()ed"
+                )
             if values.is_floating_point() and values_readable(values) and not all_finite(values):
                 bad = ~values.isfinite().reshape(len(values), -1).all(1)
                 raise ValueError(
@@ -322,10 +336,27 @@ class Rule(nn.Module, ABC):
             return  # compiled for the model as it was
         if self.own_error is None:
             check_loss(self.loss)
-        if not self.network.reading.agrees(reading_of(self.model)):
+        reading = reading_of(self.model)
+        if not self.network.reading.agrees(reading):
+            if None in reading.parameters:
+                raise ValueError(
+                    "the model has changed, and whether its parameters are frozen cannot be seen "
+                    "in a functional call or a trace: call rule.look() before it"
+                )
             self._read()
+        if is_hooked(self) or has_backward_hook(self):
+            raise ValueError(
+                "the rule has a hook, which accumulate and LocalSGD would not call: register it on "
+                "a module of the model, or look at the Credit"
+            )
+        if own := vars(self).keys() & {"assign", "error", "loss_value"}:
+            raise ValueError(
+                f"this rule's method {own.pop()} was replaced, which not every path would notice: "
+                "pass error=, or write a rule of your own"
+            )
         if type(self._weight) is not nn.Parameter:
             return  # of a functional call
+        self._check_sizes(self.network)
         if not self._seen_alone:
             _check_alone(self.model)
             self._seen_alone = True
@@ -342,31 +373,41 @@ class Rule(nn.Module, ABC):
         if self._is_news:
             self._warn(stacklevel=6)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Be a copy, of another model of the same form."""
+        super().__setstate__(state)  # pyright: ignore[reportUnknownMemberType]
+        self._read()
+
     def _read(self) -> None:
         """Read the model, for the first time or anew; nothing is changed if it is refused."""
         network = Network(self.model)
         before: Network | None = getattr(self, "network", None)
-        sizes = [tuple(stage.synapse.weight.shape) for stage in network.stages]
-        if before is not None and sizes != self._sizes:
-            raise ValueError(
-                "the model has changed since the rule was built, which is for weights of "
-                f"{_listed(self._sizes)}; they are {_listed(sizes)} now: build the rule anew"
-            )
+        if before is not None:
+            self._check_sizes(network)
         trained = self._trained_parameters(network)
         _check_place(self.model)
         _check_alone(self.model)
         self.network = network
         self.trained = trained
-        self._sizes = sizes
+        self._sizes = _sizes(network)
         self._is_news = True
         if before is not None:
             self._begin_noise()
+
+    def _check_sizes(self, network: Network) -> None:
+        """Refuse weights of other sizes than those that the rule was built for."""
+        if (sizes := _sizes(network)) != self._sizes:
+            raise ValueError(
+                "the model has changed since the rule was built, which is for weights of "
+                f"{_listed(self._sizes)}; they are {_listed(sizes)} now: build the rule anew"
+            )
 
     def _begin_noise(self) -> None:
         """Have random numbers, where the network has come to need some."""
         if self.noise is None and (self.network.dropouts or self.draws):
             device = self._weight.device
-            self.noise = torch.tensor([self._seed, 0], dtype=torch.int64, device=device)
+            with torch.inference_mode(False):  # it is written to in every step
+                self.noise = torch.tensor([self._seed, 0], dtype=torch.int64, device=device)
 
     def _warn(self, stacklevel: int) -> None:
         """Say, once, what computes something else than a user may think."""
@@ -397,12 +438,12 @@ class Rule(nn.Module, ABC):
 
     def _trained_parameters(self, network: Network) -> frozenset[str]:
         """Names of the parameters that get updates; see ``trains``."""
-        required = {name for name, p in self.model.named_parameters() if p.requires_grad}
         if self.trains == "all":
-            return frozenset(required)
+            return frozenset(n for n, p in self.model.named_parameters() if p.requires_grad)
         stages = network.stages[-1:] if self.trains == "readout" else network.stages
         trained = {f"{stage.name}.{p}" for stage in stages for p in stage.trained}
-        others = sorted(required - trained)
+        places = self.model.named_parameters(remove_duplicate=False)  # a norm's may be a synapse's
+        others = sorted({name for name, p in places if p.requires_grad} - trained)
         if others and self.trains == "synapses":
             raise ValueError(
                 f"{type(self).__name__} trains the weights and biases of synapses only, and this "
@@ -421,12 +462,16 @@ def _is_identity(part: Part) -> bool:
     return isinstance(part.module, nn.Identity) and not part.altered
 
 
+def _sizes(network: Network) -> list[tuple[int, ...]]:
+    return [stage.synapse.weight.shape for stage in network.stages]
+
+
 def _listed(shapes: list[tuple[int, ...]]) -> str:
-    return ", ".join(map(str, shapes))
+    return ", ".join(str(tuple(shape)) for shape in shapes)
 
 
 def _check_place(model: nn.Module) -> None:
-    """Refuse a model in several types or places, or one that cannot be trained."""
+    """Refuse a model in several types or places."""
     first, *others = model.named_parameters()
     for name, parameter in others:
         if (parameter.dtype, parameter.device) != (first[1].dtype, first[1].device):

@@ -2,6 +2,8 @@
 
 ``audit(rule, x, target)`` answers the four questions with which the PEPITA paper opens, for any
 rule, from the graph of operations that one call of it is; see ``docs/audit.md``.
+
+May import ``training`` and what is below it.
 """
 
 from __future__ import annotations

@@ -1,1 +1,4 @@
-"""The commands, one a file; ``forwardly.cli`` puts them together."""
+"""The commands, one a file; ``forwardly.cli`` puts them together.
+
+May import ``benchmarks`` and what is below it.
+"""

@@ -5,6 +5,8 @@
 
 Part of the training set is put aside for validation, by a seed; the test set is for one look, at
 the end. Samples are taken by index, a whole batch at once.
+
+May import ``files`` and what is below it.
 """
 
 from __future__ import annotations

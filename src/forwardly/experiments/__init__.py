@@ -1,4 +1,4 @@
 """What is run and recorded: settings, jobs, records, statistics, figures and reports.
 
-May import all but ``commands``, ``benchmarks`` and ``cli``.
+May import ``audit`` and what is below it.
 """

@@ -31,9 +31,10 @@ from forwardly.data.teacher_student import Array, Task, TaskSettings
 from forwardly.errors import UsageError, check_rules
 from forwardly.experiments.history import History
 from forwardly.experiments.settings import LAYERS, POSITIVE, at_least, check, require
+from forwardly.fast.engine import Batch
 from forwardly.rule import Rule
 from forwardly.rules import PEPITA, RULES
-from forwardly.training.full_batch import Batch, FullBatchTraining
+from forwardly.training.full_batch import FullBatchTraining
 
 if TYPE_CHECKING:
     from forwardly.fast.cpu_epochs.full_batch import CompiledFullBatchTraining

@@ -42,8 +42,8 @@ def no_numba() -> str:
 
 @cache
 def _sources() -> str:
-    """A digest of this folder and those within: numba asks only whether the file of the function itself has changed,
-    not those of what it calls.
+    """A digest of this folder: of a function numba asks only whether its own file has changed, not
+    those of what it calls.
     """
     files = sorted(Path(__file__).parent.rglob("*.py"))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]

@@ -1,8 +1,18 @@
-"""What a step of gradient descent on one weight matrix is made of."""
+"""A step of stochastic gradient descent, as torch's SGD takes it: the definition, and in place.
+
+    update           U, what a rule assigns to a weight W
+    gradient         g = ±U + λW                       minus, where a descent maximises
+    momentum         M ← μM + (1 − τ)g                 τ, the dampening; M ← g in the first step
+    weight           W ← W − ηM, with Nesterov's W ← W − η(g + μM); without momentum W ← W − ηg
+
+``descend`` is the definition. ``Trained.add`` is the same in place, for an update that can be added
+to the momentum by the operation that computes it.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,12 +33,14 @@ class Outer(NamedTuple):
 
 
 class Descent(NamedTuple):
-    """Settings of stochastic gradient descent, as torch's; nesterov is whether to look ahead."""
+    """Settings, by torch's names: μ, λ, η, whether to look ahead, the sign of U, and τ."""
 
     momentum: float
     weight_decay: float
     lr: float
     nesterov: bool
+    maximize: bool = False
+    dampening: float = 0.0
 
 
 class Weight(NamedTuple):
@@ -37,6 +49,108 @@ class Weight(NamedTuple):
     weight: Tensor
     momentum: Tensor
     settings: Descent
+
+
+def descend(
+    weight: Tensor, momentum: Tensor | None, update: Tensor, descent: Descent
+) -> tuple[Tensor, Tensor | None]:
+    """The weight and its momentum after a step; see the module docstring.
+
+    Args:
+        weight: W.
+        momentum: M; None before the first step.
+        update: U, of W's shape.
+        descent: the settings.
+    """
+    keep, decay, rate, nesterov, maximize, dampening = descent
+    g = -update if maximize else update
+    if decay:
+        g = g + decay * weight
+    if keep == 0:
+        return weight - rate * g, None
+    momentum = g if momentum is None else keep * momentum + (1 - dampening) * g
+    return weight - rate * (g + keep * momentum if nesterov else momentum), momentum
+
+
+Into = Callable[[Tensor, float, float], object]
+"""(to, keep, times): to ← keep · to + times · U, in place."""
+
+
+def whole(update: Tensor) -> Into:
+    """An update that is there already, as ``Into``."""
+    return lambda to, keep, times: to.mul_(keep).add_(update, alpha=times)
+
+
+class Trained:
+    """The parameters that an optimizer trains, each with its settings and momentum.
+
+    Args:
+        descents: the settings of each.
+        state: the optimizer's; momenta are found there, and put there where there is none yet.
+    """
+
+    def __init__(
+        self, descents: Mapping[Tensor, Descent], state: Mapping[Tensor, dict[str, Any]]
+    ) -> None:
+        self.descents = descents
+        self._state = state
+
+    def is_compilable(self, parameter: Tensor) -> bool:
+        """Whether compiled steps know how the parameter is trained."""
+        descent = self.descents.get(parameter)
+        if descent is None:
+            return False
+        return descent.momentum > 0 and not (descent.maximize or descent.dampening)
+
+    def weight(self, parameter: Tensor) -> Weight:
+        """What a compiled step needs of a parameter that it knows how to train."""
+        return Weight(parameter, self.momentum(parameter), self.descents[parameter])
+
+    def replace(self, parameter: Tensor, update: Tensor) -> None:
+        """Take the step of ``descend``."""
+        descent = self.descents.get(parameter)
+        if descent is None:  # not this optimizer's
+            return
+        before = None if self._is_new(parameter) else self.momentum(parameter)
+        after, momentum = descend(parameter, before, update, descent)
+        parameter.copy_(after)
+        if momentum is not None:
+            self.momentum(parameter).copy_(momentum)
+
+    def add(self, parameter: Tensor, update: Into) -> None:
+        """Take the same step in place."""
+        descent = self.descents.get(parameter)
+        if descent is None:
+            return
+        keep, decay, rate, nesterov, maximize, dampening = descent
+        sign = -1.0 if maximize else 1.0
+        if keep == 0:
+            update(parameter, 1 - rate * decay, -sign * rate)
+            return
+        part = 1.0 if self._is_new(parameter) else 1 - dampening
+        momentum = self.momentum(parameter)
+        if nesterov:
+            # W − η(g + μM), where g = M − μM_before: needs the old momentum once more.
+            parameter.add_(momentum, alpha=rate * keep)
+            if decay:  # of the weights before that
+                momentum.mul_(1 - rate * decay)
+        update(momentum, keep, sign * part)
+        if decay:
+            momentum.add_(parameter, alpha=decay * part)
+        parameter.add_(momentum, alpha=-rate * (1 + keep) if nesterov else -rate)
+
+    def momentum(self, parameter: Tensor) -> Tensor:
+        """M, of the parameter's dtype and on its device; zero where there is none yet."""
+        state = self._state[parameter]
+        momentum: Tensor | None = state.get("momentum_buffer")
+        if momentum is None:  # torch's SGD saves None where it had no momentum
+            momentum = state["momentum_buffer"] = torch.zeros_like(parameter)
+        elif (momentum.dtype, momentum.device) != (parameter.dtype, parameter.device):
+            momentum = state["momentum_buffer"] = momentum.to(parameter)  # the rule was moved
+        return momentum
+
+    def _is_new(self, parameter: Tensor) -> bool:
+        return self._state[parameter].get("momentum_buffer") is None
 
 
 SMALLEST = 1 << 16
@@ -50,3 +164,9 @@ def plain(tensor: Tensor) -> bool:
     """Whether compiled steps can read it: float32 on the processor, its rows one after another."""
     on_processor = tensor.dtype == torch.float32 and tensor.device.type == "cpu"
     return on_processor and tensor.is_contiguous()
+
+
+def is_large(weight: Tensor) -> bool:
+    """Whether a compiled step of a weight like this is quicker, where there is one."""
+    of_layer = weight.dtype == torch.float32 and weight.device.type == "cpu" and weight.dim() == 2
+    return of_layer and weight.numel() >= SMALLEST

@@ -1,4 +1,7 @@
-"""Files that appear whole or not at all, and files that somebody else may have written."""
+"""Files that appear whole or not at all, and files that somebody else may have written.
+
+May import ``errors`` and nothing else.
+"""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@
 What stands before the first synapse prepares the input. Rules see stages in order, and the
 activities that a pass records; only ``reader`` knows that a model is an ``nn.Sequential``.
 
-This room imports nothing of forwardly's but ``checks`` and array types.
+May import ``checks`` and the types of arrays in ``_typing``.
 """
 
 from __future__ import annotations

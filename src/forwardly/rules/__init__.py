@@ -1,4 +1,7 @@
-"""The rules: one file, one rule, one paper."""
+"""The rules: one file, one rule, one paper.
+
+May import ``feedback`` and what is below it.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Training: the pure step, the loop over epochs, SGD for local rules, checkpoints, measures.
 
-May import ``fast``, ``rules``, ``data`` and what these may; never ``experiments``.
+May import ``fast`` and what is below it.
 """
 
 from forwardly.training.local_sgd import LocalSGD

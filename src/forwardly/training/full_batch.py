@@ -7,7 +7,7 @@ graph. An epoch is plain gradient descent: W ← W − rate · update.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -15,23 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
-from forwardly.rule import Credit, Rule
+from forwardly.fast.engine import Batch, Errors
+from forwardly.fast.sgd import Descent
+from forwardly.rule import Rule
+from forwardly.training.functional import State, step_of
 from forwardly.training.tracing import flat
-
-
-class Batch(NamedTuple):
-    """The whole data of all seeds: x (seeds, n, d) and target (seeds, n, k)."""
-
-    x: Tensor
-    target: Tensor
-
-
-class Errors(NamedTuple):
-    """Mean absolute errors after ``epoch``: on the training and validation set, (seeds,) each."""
-
-    epoch: int
-    train: NDArray[np.float64]
-    validation: NDArray[np.float64]
 
 
 class FullBatchTraining:
@@ -57,30 +45,37 @@ class FullBatchTraining:
         self._train, self._validation = train, validation
         rule = rules[0]
         parameters, buffers = stack_module_state(cast(list[nn.Module], rules))
-        names = [name.removeprefix("model.") for name in parameters]
-        self._weights: tuple[Tensor, ...] = tuple(w.detach() for w in parameters.values())
+        self._parameters, self._moved = tuple(parameters), tuple(_moved(rule, train))
+        self._state: tuple[Tensor, ...] = (
+            *(weight.detach() for weight in parameters.values()),
+            *(buffers[name] for name in self._moved),
+        )
+        names = *self._parameters, *self._moved
+        descent = Descent(momentum=0.0, weight_decay=0.0, lr=learning_rate, nesterov=False)
+        step = step_of(rule, dict.fromkeys(parameters, descent))
 
-        def updates(state: dict[str, Tensor], x: Tensor, target: Tensor) -> dict[str, Tensor]:
-            return cast(Credit, functional_call(rule, state, (x, target))).updates
+        def moved(values: dict[str, Tensor], x: Tensor, target: Tensor) -> dict[str, Tensor]:
+            return step(State(values, {}), x, target)[0].values
 
-        def predict(state: dict[str, Tensor], x: Tensor) -> Tensor:
-            return functional_call(rule.model, state, (x,))
+        def predict(values: dict[str, Tensor], x: Tensor) -> Tensor:
+            return functional_call(rule.model, values, (x,))
 
-        def epoch(x: Tensor, target: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
-            state = dict(zip(parameters, weights, strict=True))
-            changes = vmap(updates)({**state, **buffers}, x, target)
-            return tuple(
-                weight - learning_rate * changes[name] if name in changes else weight
-                for name, weight in zip(names, weights, strict=True)
-            )
+        def epoch(x: Tensor, target: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+            values = {**buffers, **dict(zip(names, state, strict=True))}
+            after = vmap(moved)(values, x, target)
+            return tuple(after[name] for name in names)
 
-        def mae(x: Tensor, target: Tensor, *weights: Tensor) -> tuple[Tensor]:
-            state = dict(zip(names, weights, strict=True))
-            return ((vmap(predict)(state, x) - target).abs().mean((1, 2)),)
+        def mae(x: Tensor, target: Tensor, *state: Tensor) -> tuple[Tensor]:
+            values = {
+                name.removeprefix("model."): value
+                for name, value in zip(names, state, strict=True)
+                if name.startswith("model.")
+            }
+            return ((vmap(predict)(values, x) - target).abs().mean((1, 2)),)
 
-        self._step = flat(epoch, *train, *self._weights)
-        self._train_mae = flat(mae, *train, *self._weights)
-        self._validation_mae = flat(mae, *validation, *self._weights)
+        self._step = flat(epoch, *train, *self._state)
+        self._train_mae = flat(mae, *train, *self._state)
+        self._validation_mae = flat(mae, *validation, *self._state)
 
     def prepare(self) -> None:
         """Nothing to prepare: an epoch was traced in the beginning."""
@@ -95,29 +90,37 @@ class FullBatchTraining:
         rows: list[Errors] = []
         for _ in range(times):
             self._run(every)
-            (train,) = self._train_mae(*self._train, *self._weights)
-            (validation,) = self._validation_mae(*self._validation, *self._weights)
+            (train,) = self._train_mae(*self._train, *self._state)
+            (validation,) = self._validation_mae(*self._validation, *self._state)
             rows.append(Errors(self.epoch, train.double().numpy(), validation.double().numpy()))
         return rows
 
     def weights(self, seed: int) -> list[NDArray[np.float64]]:
         """The weights of one seed's network (counted from 0), (n_l, n_{l−1}) each."""
-        return [weight[seed].double().numpy() for weight in self._weights]
+        weights = self._state[: len(self._parameters)]
+        return [weight[seed].double().numpy() for weight in weights]
 
     def _run(self, epochs: int) -> None:
-        before, first = self._weights, self.epoch
+        before, first = self._state, self.epoch
         for _ in range(epochs):
-            self._weights = self._step(*self._train, *self._weights)
+            self._state = self._step(*self._train, *self._state)
             self.epoch += 1
         if self._broken() - self.diverged.keys():
             # An epoch is a pure function: run them again to find the one at fault.
-            after, self._weights = self._weights, before
+            after, self._state = self._state, before
             for epoch in range(first + 1, self.epoch + 1):
-                self._weights = self._step(*self._train, *self._weights)
+                self._state = self._step(*self._train, *self._state)
                 for seed in self._broken():
                     self.diverged.setdefault(seed, epoch)
-            self._weights = after
+            self._state = after
 
     def _broken(self) -> set[int]:
-        finite = torch.stack([w.isfinite().flatten(1).all(1) for w in self._weights]).all(0)
-        return {seed for seed in range(len(finite)) if not finite[seed]}
+        finite = [value.isfinite().reshape(len(value), -1).all(1) for value in self._state]
+        alive = torch.stack(finite).all(0)
+        return {seed for seed in range(len(alive)) if not alive[seed]}
+
+
+def _moved(rule: Rule, train: Batch) -> list[str]:
+    """The buffers that a step moves."""
+    with torch.no_grad():
+        return list(rule.run(train.x[0], train.target[0])[1])

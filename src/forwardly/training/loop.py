@@ -130,6 +130,16 @@ def fit(
         for name, value in (("epochs", epochs), ("batch", batch), ("mirror_every", mirror_every))
     )
     path = None if checkpoint is None else Path(checkpoint)
+    _kind("rule", rule, Rule)
+    _kind("optimizer", optimizer, Optimizer)
+    _kind("scheduler", scheduler, LRScheduler, ReduceLROnPlateau, type(None))
+    _kind("mirror", mirror, Mirror, type(None))
+    _kind("settings", settings, Mapping, type(None))
+    for name, calls in (("measures", measures), ("on_batch and on_epoch", (on_batch, on_epoch))):
+        if not all(call is None or callable(call) for call in calls):
+            raise TypeError(f"{name} must be functions; given {calls!r}")
+    if resume and path is None:
+        raise UsageError("resume needs checkpoint, the file to continue from")
     run = _Run(rule, optimizer, scheduler, mirror, seed, batch, drop_last, dict(settings or {}))
     if not (rule.training and rule.model.training):
         rule.train()
@@ -164,6 +174,8 @@ def evaluate(rule: Rule, split: Split) -> Row:
     Raises:
         ValueError: if there is no sample, or targets do not fit the loss.
     """
+    _kind("rule", rule, Rule)
+    _kind("split", split, Split)
     if len(split) == 0:
         raise ValueError("there is no sample to evaluate: the split is empty")
     total, right = 0.0, 0
@@ -195,6 +207,13 @@ def evaluating(rule: Rule) -> Generator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+def _kind(name: str, given: object, *kinds: type) -> None:
+    """Refuse an argument of another kind."""
+    if not isinstance(given, kinds):
+        what = f"the class {given.__name__}" if isinstance(given, type) else type(given).__name__
+        raise TypeError(f"{name} must be of class {kinds[0].__name__}; given is {what}")
 
 
 def _whole(name: str, value: Any, least: int | None = None) -> int:
@@ -321,6 +340,16 @@ class _Run:
         Raises:
             UsageError: if it is damaged, or of a run with other settings.
         """
+        try:
+            self._load(path)
+        except UsageError:
+            raise
+        except Exception as reason:  # whatever comes of values of other kinds
+            raise UsageError(
+                f"{path} is damaged, or no checkpoint of fit: {type(reason).__name__}: {reason}"
+            ) from None
+
+    def _load(self, path: Path) -> None:
         state = checkpoints.load(path)
         theirs, ours = _flat(state["settings"]), _flat(self.settings)
         other = [

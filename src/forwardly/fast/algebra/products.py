@@ -3,9 +3,8 @@
 ``InFloat32`` takes oneDNN for the former, torch's other library for products beside MKL. For a
 batch of 64 on an AMD processor it needs three quarters of MKL's time, and two thirds where the
 batch is no multiple of 16. Small products stay with MKL, since oneDNN takes some 10 µs to begin.
-Updates are added to weights and momentum by one compiled pass (``descent``) where there is one,
-else by as many products as there are threads, so that a row of a weight and of its momentum stays
-with one processor. See docs/decisions.md.
+Updates are added to weights and momentum by as many products as there are threads, so that a row of
+a weight and of its momentum stays with one processor. See docs/decisions.md.
 
 ``InBFloat16`` rounds what goes through linear weights to bfloat16, 8 bits of precision. Updates,
 weights, momentum and what lies between products stay in float32: in bfloat16 a weight would swallow
@@ -21,10 +20,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from forwardly.checks import values_readable
-from forwardly.fast.compiling import no_numba
-from forwardly.fast.cpu_step.threads import all_threads_come, pool
-from forwardly.fast.sgd import MOST, SMALLEST, Outer, Weight
+from forwardly.fast.sgd import SMALLEST
+from forwardly.fast.threads import all_threads_come
 
 
 class InFloat32:
@@ -70,25 +67,6 @@ class InFloat32:
         pres = pre.expand(parts, *pre.shape)
         to.view(parts, rows, -1).baddbmm_(posts, pres, beta=keep, alpha=times)
 
-    def descend(self, trained: Weight, update: Outer) -> bool:
-        """A step of gradient descent compiled as a whole, where there is one.
-
-        Args:
-            trained: the weight, (units, inputs).
-            update: the gradient.
-
-        Returns:
-            Whether it was taken; if not, nothing has changed.
-        """
-        openmp, (weight, momentum, settings) = pool(), trained
-        if openmp is None or weight.numel() < SMALLEST or len(update.post) > MOST:
-            return False
-        if no_numba() or not values_readable(weight):
-            return False  # who counts or traces operations is shown torch's own
-        from forwardly.fast.cpu_step.descent import descend  # loads numba
-
-        return descend(weight, momentum, update, settings, openmp)
-
 
 class InBFloat16(InFloat32):
     """Of activities and weights rounded to bfloat16; for one step, as it keeps rounded weights.
@@ -111,12 +89,6 @@ class InBFloat16(InFloat32):
             rounded = self._rounded[weight] = weight.detach().bfloat16()
         z = functional.linear(a.bfloat16(), rounded).float()
         return z if bias is None else z.add_(bias)
-
-
-def can_descend(weight: Tensor) -> bool:
-    """Whether there is a compiled step for a weight like this."""
-    plain = weight.dtype == torch.float32 and weight.device.type == "cpu" and weight.dim() == 2
-    return plain and weight.numel() >= SMALLEST and pool() is not None and not no_numba()
 
 
 def has_bfloat16() -> bool:

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from forwardly.fast import processors
 from forwardly.fast.cpu_epochs.compiled import CompiledTraining, one_thread_a_product
+from forwardly.fast.engine import Batch, Errors
 from forwardly.rule import Rule
-from forwardly.training.full_batch import Batch, Errors
 
 Array = NDArray[np.float64]
 

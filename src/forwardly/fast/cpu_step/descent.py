@@ -28,12 +28,11 @@ import torch
 from numba import cfunc, njit, types
 from numba.extending import intrinsic
 from numba.np.numpy_support import carray, from_dtype
-from torch import Tensor
 
 from forwardly.fast.compiling import kept
-from forwardly.fast.cpu_step.threads import Pool
 from forwardly.fast.cpu_step.tiles import Shape, descending_tile, shape_of_tile
-from forwardly.fast.sgd import Descent, Outer, plain
+from forwardly.fast.sgd import Descent, Outer, Weight, plain
+from forwardly.fast.threads import Pool
 
 _ROWS, _VECTORS, _LANES = shape_of_tile(32)
 _COLUMNS = _VECTORS * _LANES
@@ -53,21 +52,19 @@ _TASK = np.dtype(
 )
 
 
-def descend(
-    weight: Tensor, momentum: Tensor, update: Outer, settings: Descent, openmp: Pool
-) -> bool:
+def descend(trained: Weight, update: Outer, openmp: Pool) -> bool:
     """Take the step of the module docstring, in place, if these tensors allow it.
 
     Args:
-        weight: W, (units, inputs), of float32 on the processor, contiguous.
-        momentum: M, likewise.
+        trained: W, (units, inputs), of float32 on the processor, contiguous; M likewise; μ, λ, η,
+            and whether with Nesterov.
         update: U.
-        settings: μ, λ, η, and whether with Nesterov.
         openmp: torch's threads.
 
     Returns:
         Whether it was taken; if not, nothing has changed.
     """
+    weight, momentum, settings = trained
     post, pre = update.post.contiguous(), update.pre.contiguous()
     tensors = weight, momentum, post, pre
     if not all(plain(one) and one.dim() == 2 for one in tensors):
@@ -92,7 +89,7 @@ def prepare() -> None:
 
 def factors(settings: Descent) -> tuple[float, float, float, float]:
     """Keep, decay, rate, ahead: g = U + decay W; M ← keep M + g; W ← W − rate M − ahead g."""
-    keep, decay, rate, nesterov = settings
+    keep, decay, rate, nesterov, *_ = settings
     # W − η(g + μM) is W − (ημ)M − ηg.
     return keep, decay, rate * keep if nesterov else rate, rate if nesterov else 0.0
 

@@ -35,9 +35,9 @@ from torch import Tensor
 
 from forwardly.fast.compiling import kept
 from forwardly.fast.cpu_step.descent import INTEGERS, NUMBERS, call, descend_rows, factors, own_rows
-from forwardly.fast.cpu_step.threads import Pool
 from forwardly.fast.cpu_step.tiles import Shape, adding_tile, floats_at, has_avx512, integers_at
 from forwardly.fast.sgd import Weight
+from forwardly.fast.threads import Pool
 
 _ROWS, _VECTORS, _LANES = 5, 5, 16  # registers of AVX-512
 COLUMNS = _VECTORS * _LANES

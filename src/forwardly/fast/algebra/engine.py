@@ -1,0 +1,93 @@
+"""Any rule's step with quicker products, each update added to its momentum by its own product."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from torch import Tensor, nn
+
+from forwardly.fast.algebra import ASSIGN
+from forwardly.fast.algebra.pooling import max_pool
+from forwardly.fast.algebra.products import InBFloat16, InFloat32
+from forwardly.fast.engine import Engine
+from forwardly.fast.sgd import Outer, Trained, whole
+from forwardly.network import Stage
+from forwardly.network.step import Kernels
+from forwardly.rule import Credit, Rule
+
+
+class Algebra(Engine):
+    """See the module docstring.
+
+    Args:
+        rule: what trains.
+        precision: of products of activities and weights, see ``products``.
+
+    Raises:
+        ValueError: if the precision is bfloat16, which the processor does not have.
+    """
+
+    name = "algebra"
+
+    def __init__(self, rule: Rule, precision: Literal["full", "bf16"]) -> None:
+        super().__init__(rule)
+        self._products = InBFloat16 if precision == "bf16" else InFloat32
+        self._products()  # says now if it cannot
+
+    def why_not(self, x: Tensor, target: Tensor, trained: Trained) -> str:  # noqa: ARG002
+        """What the model has of its own is called as it is."""
+        return self.rule.network.altered
+
+    def step(self, x: Tensor, target: Tensor, trained: Trained) -> Credit:
+        """Each layer's update is applied as soon as the rule allows."""
+        rule, products = self.rule, self._products()
+        waiting: list[_Update] = []
+
+        def apply(stage: Stage, post: Tensor, pre: Tensor) -> None:
+            update = _Update(stage, post, pre)
+            if rule.updates_at_once:
+                self._apply(update, trained, products)
+            else:
+                waiting.append(update)
+
+        step = rule.begin_step(self._kernels(products), apply)
+        quicker = ASSIGN.get(type(rule))
+        if quicker is None:
+            credit = rule.assign(x, target, step)
+        else:
+            credit = quicker.function(rule, x, target, step)
+        for update in waiting:
+            self._apply(update, trained, products)
+        rule.move_buffers(rule.moved_buffers(step))
+        return credit
+
+    def _kernels(self, products: InFloat32) -> Kernels:
+        return Kernels(products.linear, max_pool)
+
+    def _descend(self, weight: Tensor, update: Outer, trained: Trained) -> bool:  # noqa: ARG002
+        """The whole step of a weight at once, if there is a way."""
+        return False
+
+    def _apply(self, update: _Update, trained: Trained, products: InFloat32) -> None:
+        stage, post, pre = update
+        synapse, n = stage.synapse, len(update.post)
+        if not (isinstance(synapse, nn.Linear) and "weight" in stage.trained):
+            for name, value in stage.synapse_update(post, pre).items():
+                trained.add(self.rule.model.get_parameter(name), whole(value))
+            return
+        if post.dim() > 2:
+            post, pre = post.flatten(0, -2), pre.flatten(0, -2)
+
+        def update_weight(to: Tensor, keep: float, times: float) -> None:
+            products.add_outer(to, post, pre, keep, times / n)
+
+        if not self._descend(synapse.weight, Outer(post, pre, 1 / n), trained):
+            trained.add(synapse.weight, update_weight)
+        if "bias" in stage.trained:
+            trained.add(synapse.bias, whole(post.sum(0) / n))
+
+
+class _Update(NamedTuple):
+    stage: Stage
+    post: Tensor
+    pre: Tensor
