@@ -19,8 +19,8 @@ from forwardly.experiments import records
 from forwardly.experiments import results as teacher_student_results
 from forwardly.experiments.comparison import Row
 from forwardly.experiments.published import EXPERIMENTS
-from forwardly.experiments.report import Column, Line, columns, error_text
-from forwardly.experiments.statistics import Difference
+from forwardly.experiments.report import Column, Line, columns
+from forwardly.experiments.statistics import Difference, sd_text
 from forwardly.files.fields import Fields
 from forwardly.files.text import visible
 
@@ -109,9 +109,9 @@ def teacher_student() -> str:
     rows = (
         (
             name,
-            error_text(one.rules[name].train),
-            error_text(one.rules[name].validation),
-            error_text(rule.validation, 3),
+            sd_text(one.rules[name].train, 4),
+            sd_text(one.rules[name].validation, 4),
+            sd_text(rule.validation, 3),
             f"{median(rule.seeds):.3f}" if rule.seeds else "–",
             f"{max(rule.seeds):.3f}" if rule.seeds else "–",
             f"{rule.diverged} of {many.seeds}",

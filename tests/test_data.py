@@ -21,6 +21,7 @@ import torch
 from forwardly import data
 from forwardly.data import npz
 from forwardly.data.sources import SOURCES
+from forwardly.data.teacher_student import TaskSettings, draw
 from forwardly.errors import UsageError
 from real_data import real_data
 
@@ -363,9 +364,7 @@ def test_losses_fit_the_targets() -> None:
 
 
 def test_teacher_student_is_the_blogs_task() -> None:
-    from forwardly.experiments.teacher_student import TeacherStudent, draw
-
-    task = draw(TeacherStudent(), np.random.default_rng(5))
+    task = draw(TaskSettings(), np.random.default_rng(5))
     loaded = data.load("teacher-student", seed=5)
     np.testing.assert_array_equal(loaded.train.x.numpy(), task.x_train)
     np.testing.assert_array_equal(loaded.train.target.numpy(), task.y_train)

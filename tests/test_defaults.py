@@ -6,7 +6,6 @@ that hangs on them (where results go, above all), stay what they are.
 
 from __future__ import annotations
 
-import functools
 import json
 import sys
 from dataclasses import replace
@@ -24,7 +23,7 @@ from forwardly.data import npz
 from forwardly.experiments import comparison, published, report
 from forwardly.experiments.experiment import Cell, Experiment
 from forwardly.experiments.recipe import Recipe
-from forwardly.experiments.teacher_student import TeacherStudent
+from forwardly.experiments.teacher_student import Run, TeacherStudent
 from forwardly.rules import RULES
 
 TESTED = {
@@ -67,11 +66,11 @@ def test_no_command_is_forgotten() -> None:
 def test_teacher_student(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a hundredth of the epochs."""
 
-    def fewer(**settings: Any) -> TeacherStudent:
-        assert settings["epochs"] == 100_000
-        return TeacherStudent(**{**settings, "epochs": 1000})
+    def fewer(settings: TeacherStudent, *given: Any) -> Run:
+        assert settings == TeacherStudent()
+        return Run(replace(settings, epochs=1000), *given)
 
-    monkeypatch.setattr(teacher_student, "TeacherStudent", fewer)
+    monkeypatch.setattr(teacher_student, "Run", fewer)
     assert call("teacher-student") == 0
     assert names_in(only_run("teacher-student")) == {
         *("config.json", "arrays.npz", "metrics.csv", "summary.json", "mae.png", "mae.svg"),
@@ -125,7 +124,11 @@ def test_report_of_nothing(call: Any, capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_reproduce_teacher_student(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The blog post's, with few epochs."""
-    quick = functools.partial(teacher_student.teacher_student, epochs=20, log_every=10)
+
+    def quick(*, settings: TeacherStudent, out: Path) -> int:
+        few = replace(settings, epochs=20, log_every=10)
+        return teacher_student.teacher_student(settings=few, out=out)
+
     monkeypatch.setattr(reproduce, "teacher_student", quick)
     assert call("reproduce", "teacher-student") == 0
     assert names_in(Path("records/teacher-student")) == {"default", "ten-seeds"}

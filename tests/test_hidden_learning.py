@@ -13,9 +13,10 @@ import pytest
 from scipy import stats
 
 import forwardly as fw
+from forwardly.data.teacher_student import draw
 from forwardly.experiments.comparison import Digits, train
 from forwardly.experiments.statistics import difference
-from forwardly.experiments.teacher_student import Run, TeacherStudent, draw
+from forwardly.experiments.teacher_student import Run, TeacherStudent
 
 # Activation and learning rate, found on validation images; epochs and seeds, which are enough: of
 # eight seeds any six (of twelve any ten, for DRTP) pass, and the gain without the two points that

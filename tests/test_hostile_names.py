@@ -35,6 +35,7 @@ from forwardly.experiments.experiment import Cell, Experiment
 from forwardly.experiments.history import History
 from forwardly.experiments.jobs import Job, State
 from forwardly.experiments.recipe import Recipe
+from forwardly.experiments.run_folder import RunFolder
 from forwardly.experiments.teacher_student import TeacherStudent
 from forwardly.files.text import visible
 from forwardly.models import mlp
@@ -245,7 +246,7 @@ def test_figures(kind: str, tmp_path: Path) -> None:
     all_names = NAMES if kind == "none" else NAMES[:8]
     with rc_context({"svg.fonttype": kind}):
         for names in (all_names[::2], all_names[1::2]):
-            results._write_figures(tmp_path, hostile_run(names))
+            results.write_figures(RunFolder(tmp_path), hostile_run(names))
             spread = spread_figure(dict.fromkeys(names, ((1.0, 2.0, 3.0),)), "label")
             figures.save(spread, tmp_path / "spread.svg")
             for file in ("mae.svg", "network.svg", "spread.svg"):
@@ -278,7 +279,7 @@ def test_tables(tmp_path: Path) -> None:
     names, values = cells_of(records.table(rows))
     assert len(names) == len(set(names)) == 1 + len(NAMES)
     assert values == ["1", *["-1.5"] * len(NAMES)]
-    results.write_metrics(tmp_path, hostile_run(NAMES))
+    results.write_metrics(RunFolder(tmp_path), hostile_run(NAMES))
     metrics = cells_of((tmp_path / "metrics.csv").read_text("utf-8"))
     assert len(metrics) == 1 + len(NAMES) * (3 + 1)
     assert [row[0] for row in metrics[1::4]] == [
@@ -572,7 +573,7 @@ def test_in_a_browser(tmp_path: Path, profile: Path, monkeypatch: pytest.MonkeyP
     escaping had let through.
     """
     (tmp_path / "records").mkdir()
-    results._write_figures(tmp_path, hostile_run(NAMES[:8]))
+    results.write_figures(RunFolder(tmp_path), hostile_run(NAMES[:8]))
     audit = hostile_audit()
     pages = {
         "report.html": hostile_report(tmp_path / "records", monkeypatch, NAMES[:8]),

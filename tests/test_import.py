@@ -1,11 +1,20 @@
-"""Importing the library takes torch and numpy; the command, nothing that only figures need."""
+"""Importing the library takes torch and numpy; the command's help, what prints it."""
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 
+import pytest
+
+from forwardly.cli import COMMANDS
+
 HEAVY = ("rich", "cyclopts", "matplotlib", "scipy", "jaxtyping", "beartype", "pandas", "numba")
+NOT_FOR_HELP = (
+    *("matplotlib", "scipy", "numba", "sklearn", "jinja2", "pandas", "pooch", "requests"),
+    *("filelock", "forwardly.experiments", "forwardly.benchmarks", "forwardly.audit.page"),
+)
 
 PROGRAM = f"""
 import sys
@@ -14,11 +23,26 @@ before = set(sys.modules)
 import forwardly
 print([name for name in {HEAVY} if name in set(sys.modules) - before])
 import forwardly.cli
-print([name for name in ("matplotlib", "scipy.stats", "sklearn") if name in sys.modules])
+sys.argv = ["forwardly", "--help"]
+try:
+    forwardly.cli.main()
+finally:
+    print()
+    print([name for name in {NOT_FOR_HELP} if name in set(sys.modules) - before])
 """
 
 
 def test_imports_take_no_more_than_they_need() -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ["[]", "[]"]
+    library, *shown, command = done.stdout.splitlines()
+    assert (library, command) == ("[]", "[]")
+    assert "teacher-student" in "".join(shown)
+
+
+@pytest.mark.parametrize(("place", "summary"), COMMANDS.items())
+def test_summaries_are_the_docstrings(place: str, summary: str) -> None:
+    """They stand in the list of commands too, which imports none of them."""
+    module, _, function = place.partition(":")
+    command = getattr(importlib.import_module(f"forwardly.commands.{module}"), function)
+    assert summary == " ".join(command.__doc__.split("\n\n")[0].split())

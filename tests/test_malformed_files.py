@@ -19,10 +19,12 @@ import pytest
 
 from forwardly.cli import main
 from forwardly.data import npz
+from forwardly.data import teacher_student as arrays
 from forwardly.errors import UsageError
-from forwardly.experiments import arrays, published, records, report, results
+from forwardly.experiments import published, records, report, results
 from forwardly.experiments.experiment import Experiment
 from forwardly.experiments.jobs import jobs_of, run
+from forwardly.experiments.statistics import sd_text
 from test_docs import _generator as generator
 from test_report import Page, fill, toy  # noqa: F401
 from test_reproduction import jobs, never, nothing
@@ -311,8 +313,8 @@ def test_values_of_a_teacher_student_record(name: str, least: int, teacher_stude
         summary = results.read(teacher_student)
         if summary is not None:  # config.json may be of something else
             for rule in summary.rules.values():
-                assert report.error_text(rule.train)
-                assert report.error_text(rule.validation)
+                assert sd_text(rule.train)
+                assert sd_text(rule.validation)
 
     found = refused(read, path, damaged(path))
     for way in {

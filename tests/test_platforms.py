@@ -13,7 +13,8 @@ import pytest
 from forwardly.benchmarks import cases
 from forwardly.cli import app, main
 from forwardly.errors import UsageError
-from forwardly.experiments import results
+from forwardly.experiments import run_folder
+from forwardly.experiments.run_folder import RunFolder
 from forwardly.fast import processors
 from forwardly.fast.cpu_epochs.full_batch import CompiledFullBatchTraining
 
@@ -90,11 +91,11 @@ def test_it_is_a_module_too(tmp_path: Path) -> None:
 def test_a_new_folder_is_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It has been written to, to see whether it can be; nobody has to clear up."""
     monkeypatch.chdir(tmp_path)
-    folders = [results.new_folder(None, "x") for _ in range(2)]
-    folders.append(results.new_folder(tmp_path / "a" / "b", "x"))
-    assert len(set(folders)) == 3
-    assert not [path for folder in folders for path in folder.iterdir()]
-    assert not set(":\\?*") & set("".join(folder.name for folder in folders))
+    folders = [RunFolder.new(None, "x") for _ in range(2)]
+    folders.append(RunFolder.new(tmp_path / "a" / "b", "x"))
+    assert len({folder.path for folder in folders}) == 3
+    assert not [path for folder in folders for path in folder.path.iterdir()]
+    assert not set(":\\?*") & set("".join(folder.path.name for folder in folders))
 
 
 def test_a_folder_that_cannot_be_written_to(
@@ -106,7 +107,7 @@ def test_a_folder_that_cannot_be_written_to(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(results.tempfile, "TemporaryFile", full)
+    monkeypatch.setattr(run_folder.tempfile, "TemporaryFile", full)
     for out in (Path("here"), None):
         with pytest.raises(UsageError, match=r"cannot write to .*: No space left on device; name"):
-            results.new_folder(out, "x")
+            RunFolder.new(out, "x")

@@ -13,17 +13,12 @@ import numpy as np
 import pytest
 
 import forwardly as fw
+from forwardly.data import teacher_student as arrays
+from forwardly.data.teacher_student import Task, draw, output
 from forwardly.errors import UsageError
-from forwardly.experiments import arrays, results
-from forwardly.experiments.teacher_student import (
-    MOST_AT_ONCE,
-    Run,
-    Task,
-    TeacherStudent,
-    draw,
-    output,
-    training,
-)
+from forwardly.experiments import results
+from forwardly.experiments.run_folder import RunFolder
+from forwardly.experiments.teacher_student import MOST_AT_ONCE, Run, TeacherStudent, training
 from reference.blog import teacher_student
 
 BLOG = TeacherStudent()
@@ -202,6 +197,7 @@ def test_a_diverging_seed_does_not_stop_the_others() -> None:
     assert history.mean_and_sd("train")[1] is None
 
 
+@pytest.mark.unchecked
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -300,19 +296,19 @@ def test_files_that_are_no_arrays(tmp_path: Path) -> None:
 
 def test_the_folder(tmp_path: Path) -> None:
     settings = replace(SHORT, seeds=2, seed=7)
-    folder = results.new_folder(tmp_path / "a" / "b", "teacher-student")
+    folder = RunFolder.new(tmp_path / "a" / "b", "teacher-student")
     given = tasks(settings)
     results.write_start(folder, settings, given[0], None)
     run = finished(settings, given)
     results.write_results(folder, run, "finished")
 
-    assert sorted(path.name for path in folder.iterdir()) == sorted(
+    assert sorted(path.name for path in folder.path.iterdir()) == sorted(
         [
             *("config.json", "arrays.npz", "metrics.csv", "summary.json"),
             *("mae.png", "mae.svg", "network.svg"),
         ]
     )
-    with (folder / "metrics.csv").open() as file:
+    with (folder.path / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["rule", "seed", "epoch", "train_mae", "val_mae"]
     assert len(rows) == 3 * 2 * 4
@@ -320,11 +316,11 @@ def test_the_folder(tmp_path: Path) -> None:
     assert [row["epoch"] for row in pepita] == ["5", "10", "15", "20"]
     assert float(pepita[-1]["val_mae"]) == run.histories["pepita"].validation[-1][1]
 
-    config = json.loads((folder / "config.json").read_text())
+    config = json.loads((folder.path / "config.json").read_text())
     assert config["settings"]["seed"] == 7
     assert config["versions"].keys() == {"python", "forwardly", "torch", "numpy"}
 
-    summary = json.loads((folder / "summary.json").read_text())
+    summary = json.loads((folder.path / "summary.json").read_text())
     assert summary["status"] == "finished"
     assert summary["rules"].keys() == set(settings.rules)
     final = summary["rules"]["pepita"]["final"]
@@ -336,7 +332,7 @@ def test_the_folder(tmp_path: Path) -> None:
     assert summary["rules"]["pepita"]["seconds"] > 0
 
     # the first seed's arrays start the same run again
-    again = finished(replace(settings, seeds=1), [arrays.load(folder / "arrays.npz")])
+    again = finished(replace(settings, seeds=1), [arrays.load(folder.path / "arrays.npz")])
     assert again.histories["pepita"].train[-1][0] == pytest.approx(
         run.histories["pepita"].train[-1][0], rel=1e-12
     )

@@ -10,34 +10,41 @@ from types import FrameType
 import cyclopts
 
 from forwardly import __version__
-from forwardly.commands import (
-    audit,
-    bench,
-    compare,
-    report,
-    reproduce,
-    rules,
-    teacher_student,
-    train,
-)
 from forwardly.commands.console import INTERRUPTED, PlainConsole
 from forwardly.commands.encoding import show_stand_ins
 from forwardly.errors import UsageError
+
+COMMANDS = {
+    "teacher_student:teacher_student": (
+        "Learn a small teacher network's outputs: the experiment of the blog post."
+    ),
+    "train:train": "Train a model by a rule; the test images are looked at once, at the end.",
+    "reproduce:reproduce": "Run a published experiment, as far as it is not recorded yet.",
+    "report:report": (
+        "Make one self-contained page of records: published beside ours, curves, settings, gaps."
+    ),
+    "compare:compare": (
+        "Train rules on the same network, data and seeds, and compare their test accuracy."
+    ),
+    "audit:audit": (
+        "Measure the four ways in which backprop is implausible in the brain, for each rule."
+    ),
+    "bench:bench": "Time training steps against the fastest alternative, in turn, as ratios.",
+    "rules:rules": (
+        "List the rules, those of other installed packages too, and what each of them needs."
+    ),
+    "rules:cite": "Print the BibTeX entries of rules' papers.",
+}
+"""Where each is and its summary, for the list of all: a command is imported when it is called."""
 
 app = cyclopts.App(
     name="forwardly",
     help="Train networks with forward passes only: PEPITA and the rules it is compared with.",
     version=__version__,
+    default_parameter=cyclopts.Parameter(consume_multiple=True, negative_iterable=""),
 )
-app.command(teacher_student.teacher_student)
-app.command(train.train)
-app.command(reproduce.reproduce)
-app.command(report.report)
-app.command(compare.compare)
-app.command(audit.audit)
-app.command(bench.bench)
-app.command(rules.list_rules, name="rules")
-app.command(rules.cite)
+for _function, _summary in COMMANDS.items():
+    app.command(f"forwardly.commands.{_function}", help=_summary)
 
 
 def main() -> None:
@@ -49,17 +56,20 @@ def main() -> None:
     show_stand_ins()
     with suppress(ValueError):  # not in the main thread
         signal.signal(signal.SIGTERM, stop)
+    given = sys.argv[1:]
     try:
-        app(sys.argv[1:], exit_on_error=False, print_error=False)
+        if given and given[0] in app and not given[0].startswith("-"):
+            app[given[0]].help = None  # its docstring then, which says more than the summary
+        app(given, exit_on_error=False, print_error=False)
     except (UsageError, cyclopts.CycloptsError) as mistake:
         message = f"error: {mistake}"
         if isinstance(mistake, cyclopts.UnknownOptionError):
-            options = (argument.name for argument in mistake.argument_collection)
+            options = (a.name for a in mistake.argument_collection if a.show)
             message += f" The options are {', '.join(options)}."
         elif isinstance(mistake, cyclopts.UnknownCommandError):
-            (given, *_) = mistake.unused_tokens or [""]
+            (wrong, *_) = mistake.unused_tokens or [""]
             commands = (name for name in app if not name.startswith("-"))
-            message = f'error: unknown command "{given}"; the commands are {", ".join(commands)}.'
+            message = f'error: unknown command "{wrong}"; the commands are {", ".join(commands)}.'
         PlainConsole(stderr=True).say(message, style="red")
         sys.exit(2)
     except KeyboardInterrupt:

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from forwardly.benchmarks.timing import Subject
-from forwardly.experiments.teacher_student import Run, TeacherStudent, draw
+from forwardly.data.teacher_student import draw
+from forwardly.experiments.teacher_student import Run, TeacherStudent
 from forwardly.fast.cpu_epochs.compiled import CompiledTraining
 from forwardly.feedback import uniform
 from forwardly.models import conv
@@ -125,7 +126,7 @@ def precisions(sizes: tuple[int, ...], batch: int) -> Subjects:
     return {"bf16": _pepita(sizes, batch, "bf16"), "float32": _pepita(sizes, batch)}
 
 
-def teacher_student(dtype: str) -> Subjects:
+def teacher_student(dtype: Literal["float64", "float32"]) -> Subjects:
     """100 epochs of the blog's loop in NumPy, and of ours; MAE of both sets after each."""
     settings = TeacherStudent(rules=("pepita",), dtype=dtype, log_every=1, epochs=10**9)
     task = draw(settings, np.random.default_rng(settings.seed))

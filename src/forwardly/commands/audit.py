@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, cast
@@ -11,14 +10,15 @@ import torch
 from rich.table import Table
 from torch import nn
 
-from forwardly import files, models
+from forwardly import models
 from forwardly.audit import AuditReport, checkpointed_backprop
 from forwardly.audit import audit as measure
 from forwardly.audit.page import render
-from forwardly.commands.console import PlainConsole, Several, bars
-from forwardly.errors import UsageError, check_rules
-from forwardly.experiments import results
+from forwardly.commands.console import PlainConsole, bars
+from forwardly.errors import check_rules
 from forwardly.experiments.provenance import provenance
+from forwardly.experiments.run_folder import RunFolder
+from forwardly.experiments.settings import LAYERS, Must, at_least, require
 from forwardly.rule import Rule
 from forwardly.rules import Backprop
 from forwardly.rules.plugins import all_rules
@@ -29,9 +29,9 @@ _IMAGE = (1, 12, 12)
 
 def audit(
     *,
-    rules: Several[str] = (),
+    rules: tuple[str, ...] = (),
     model: Literal["mlp", "conv"] = "mlp",
-    hidden: Several[int] = (32, 32, 32),
+    hidden: tuple[int, ...] = (32, 32, 32),
     batch: int = 16,
     out: Path | None = None,
 ) -> int:
@@ -56,11 +56,9 @@ def audit(
     known, _ = all_rules()
     chosen = rules or tuple(known)
     check_rules(chosen, known)
-    if batch < 1:
-        raise UsageError(f"batch must be at least 1; given {batch}")
-    if not hidden or min(hidden) < 1:
-        raise UsageError(f"hidden must be one or more sizes of at least 1; given {list(hidden)}")
-    folder = results.new_folder(out, "audit")
+    require(at_least(1), batch=batch)
+    require(Must("one or more sizes of at least 1", LAYERS.holds), hidden=hidden)
+    folder = RunFolder.new(out, "audit")
     generator = torch.Generator().manual_seed(0)
     shape = (64,) if model == "mlp" else _IMAGE
     x = torch.rand(batch, *shape, generator=generator)
@@ -87,12 +85,12 @@ def audit(
         "checkpointed_backprop": {"peak_bytes": checkpointed[0], "macs": checkpointed[1]},
         **provenance(),
     }
-    files.write(folder / "audit.json", json.dumps(content, indent=2) + "\n")
+    folder.write_json("audit.json", content)
     page = render(reports, f"{words}, a batch of {batch} samples", checkpointed)
-    files.write(folder / "audit.html", page)
+    folder.write("audit.html", page)
     _show(reports, console)
     for name in ("audit.json", "audit.html"):
-        console.say(str(folder / name))
+        console.say(str(folder.path / name))
     return 0
 
 

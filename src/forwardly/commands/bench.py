@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
-from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -19,12 +17,12 @@ from rich.text import Text
 from forwardly.benchmarks import memory, scaling, steps
 from forwardly.benchmarks.cases import CASES, Case
 from forwardly.benchmarks.timing import Ratio, fastest, paired, ratio, verdict
-from forwardly.commands.console import INTERRUPTED, PlainConsole, Several, bars
+from forwardly.commands.console import INTERRUPTED, PlainConsole, bars
+from forwardly.commands.options import set_threads
 from forwardly.errors import UsageError
 from forwardly.experiments.provenance import provenance
-from forwardly.experiments.results import new_folder
+from forwardly.experiments.run_folder import RunFolder
 from forwardly.fast import processors
-from forwardly.files import write
 
 _SCALING = "scaling"
 _BUILDS = 3
@@ -36,7 +34,7 @@ _MOST_BUILDS = 12
 
 def bench(
     *,
-    cases: Several[str] = (),
+    cases: tuple[str, ...] = (),
     quick: bool = False,
     threads: int | None = None,
     out: Path | None = None,
@@ -62,12 +60,9 @@ def bench(
     unknown = [name for name in cases if name not in known]
     if unknown:
         raise UsageError(f"unknown case {unknown[0]!r}; the cases are {', '.join(known)}")
-    if threads is not None and threads < 1:
-        raise UsageError(f"threads must be at least 1; given {threads}")
-    if threads is not None:
-        torch.set_num_threads(threads)
+    set_threads(threads)
     chosen = [case for case in CASES if not cases or case.name in cases]
-    folder = new_folder(out, "bench")
+    folder = RunFolder.new(out, "bench")
     content: dict[str, Any] = {
         "experiment": "bench",
         "quick": quick,
@@ -78,8 +73,7 @@ def bench(
     }
     console = PlainConsole()
     versions = ", ".join(f"{name} {version}" for name, version in content["versions"].items())
-    machine = f"{content['processor']}, {content['threads']} threads; {versions}"
-    console.say(machine)
+    console.say(f"{content['processor']}, {content['threads']} threads; {versions}")
     rounds, burst = (2, 0.05) if quick else (8, 0.2)
     code = 0
     try:
@@ -89,45 +83,49 @@ def bench(
                     console.say(f"{case.name} left out: {why_not}")
                     continue
                 task = progress.add_task(case.name, total=rounds * _BUILDS)
-                most = _BUILDS if quick else _MOST_BUILDS
-                found = _measured(case, rounds, burst, most, progress, task)
+                builds = _BUILDS if quick else _MOST_BUILDS
+                found = _measured(case, rounds, burst, builds, progress, task)
                 content["cases"][case.name] = found
                 progress.update(task, total=found["rounds"], completed=found["rounds"])
-                _write(folder, content)
+                folder.write_json("bench.json", content)
             if not quick:
                 total = sum(len(case["median_seconds"]) for case in content["cases"].values())
                 task = progress.add_task("memory", total=total)
-                _process_memory(content, lambda: progress.advance(task))
-                _write(folder, content)
+                for name, case in content["cases"].items():
+                    for subject in case["median_seconds"]:
+                        used = memory.process_bytes(name, subject, content["threads"])
+                        case["process_bytes"][subject] = used
+                        progress.advance(task)
+                folder.write_json("bench.json", content)
             if not cases or _SCALING in cases:
                 total = sum(3 if quick else len(values) for values in scaling.AXES.values())
                 task = progress.add_task(_SCALING, total=total)
                 points = scaling.points(quick, lambda: progress.advance(task))
                 content[_SCALING] = list(points)
-                _write(folder, content)
+                folder.write_json("bench.json", content)
     except KeyboardInterrupt:
         code = INTERRUPTED
-    _write(folder, content)
+    folder.write_json("bench.json", content)
     _report(content, console)
     if _SCALING in content:
         from forwardly.experiments import (
             figures,  # matplotlib is slow to import, and only needed here
         )
 
-        figures.save(figures.scaling_figure(content[_SCALING]), folder / "scaling.png")
-        console.say(str(folder / "scaling.png"))
-    console.say(str(folder / "bench.json"))
+        figures.save(figures.scaling_figure(content[_SCALING]), folder.path / "scaling.png")
+        console.say(str(folder.path / "scaling.png"))
+    console.say(str(folder.path / "bench.json"))
     return code
 
 
 def _measured(
-    case: Case, rounds: int, burst: float, most: int, progress: Progress, task: TaskID
+    case: Case, rounds: int, burst: float, most_builds: int, progress: Progress, task: TaskID
 ) -> dict[str, Any]:
     subjects = case.make()
     used = {
-        name: memory.activation_bytes(one)
-        for name, one in subjects.items()
-        if isinstance(one, steps.Step)
+        name: memory.activation_bytes(subject)
+        for name, subject in subjects.items()
+        if isinstance(subject, steps.Step)
     }
     seconds: dict[str, NDArray[np.float64]] = {}
     over, under, builds = case.over, case.under, 0
@@ -136,7 +134,7 @@ def _measured(
     else:
         # When to stop hangs on how well the median is known, never on what it is.
         found: Ratio | None = None
-        while found is None or builds < _BUILDS or (builds < most and not found.is_narrow):
+        while found is None or builds < _BUILDS or (builds < most_builds and not found.is_narrow):
             if builds:
                 subjects = case.make()
             gc.collect()
@@ -158,20 +156,11 @@ def _measured(
         "hope": case.hope,
         "lower": case.lower,
         "verdict": verdict(found, case.must, case.hope, lower=case.lower),
-        "median_seconds": {name: float(np.median(one)) for name, one in seconds.items()},
+        "median_seconds": {name: float(np.median(times)) for name, times in seconds.items()},
         "rounds": rounds * builds,
         "activation_bytes": used,
         "process_bytes": {},
     }
-
-
-def _process_memory(content: dict[str, Any], on_subject: Callable[[], None]) -> None:
-    """Enter the memory of processes that do nothing but one subject."""
-    for name, case in content["cases"].items():
-        for subject in case["median_seconds"]:
-            found = memory.process_bytes(name, subject, content["threads"])
-            case["process_bytes"][subject] = found
-            on_subject()
 
 
 def _report(content: dict[str, Any], console: PlainConsole) -> None:
@@ -199,8 +188,8 @@ def _report(content: dict[str, Any], console: PlainConsole) -> None:
             "it again on an idle machine.",
             style="yellow",
         )
-    for axis, one in scaling.slopes(content.get(_SCALING, [])).items():
-        parts = ", ".join(f"{name} {a:.2f} (products {b:.2f})" for name, (a, b) in one.items())
+    for axis, slopes in scaling.slopes(content.get(_SCALING, [])).items():
+        parts = ", ".join(f"{name} {a:.2f} (products {b:.2f})" for name, (a, b) in slopes.items())
         console.say(f"Exponent of a sample's time over {axis}: {parts}")
 
 
@@ -221,7 +210,3 @@ def _costs(cases: dict[str, Any]) -> Table:
 
 def _megabytes(number: int | None) -> str:
     return "" if number is None else f"{number / 1e6:.3g} MB"
-
-
-def _write(folder: Path, content: dict[str, Any]) -> None:
-    write(folder / "bench.json", json.dumps(content, indent=2) + "\n")

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Any, TypeVar
+from typing import Any
 
-from cyclopts import Parameter
 from rich.console import (
     Console,  # noqa: TID251, the one place
     ConsoleOptions,
@@ -30,10 +29,6 @@ INTERRUPTED = 130
 
 _ANY_WIDTH = 1000
 """Characters, of more than any table has."""
-
-Item = TypeVar("Item")
-Several = Annotated[tuple[Item, ...], Parameter(consume_multiple=True, negative="")]
-"""An option that takes several values, separated by spaces."""
 
 
 class PlainConsole(Console):

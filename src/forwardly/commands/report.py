@@ -30,7 +30,7 @@ def report(*records: Path, out: Path = Path("report.html")) -> int:
         page = render(records or (Path("records"),))
     try:
         files.write(out, page)
-    except OSError as reason:
-        raise UsageError(f"cannot write to {out}: {reason.strerror}; name another --out") from None
+    except OSError as problem:
+        raise UsageError(f"cannot write to {out}: {problem.strerror}; name another --out") from None
     console.say(str(out))
     return 0

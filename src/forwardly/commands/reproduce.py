@@ -9,20 +9,21 @@ from pathlib import Path
 
 from rich.progress import TaskID
 
-from forwardly.commands.console import INTERRUPTED, PlainConsole, Several, bars
+from forwardly.commands.console import INTERRUPTED, PlainConsole, bars
 from forwardly.commands.teacher_student import teacher_student
 from forwardly.data import load
-from forwardly.errors import UsageError
-from forwardly.experiments import records as record_files
 from forwardly.experiments.jobs import Job, Outcome, State, jobs_of, run_all
 from forwardly.experiments.published import experiment
+from forwardly.experiments.records import read
+from forwardly.experiments.settings import at_least, require
+from forwardly.experiments.teacher_student import TeacherStudent
 from forwardly.fast import processors
 
 
 def reproduce(
     name: str,
     *,
-    cells: Several[str] = (),
+    cells: tuple[str, ...] = (),
     seeds: int = 3,
     seed: int = 0,
     jobs: int = 2,
@@ -56,11 +57,8 @@ def reproduce(
     work
         The folder of the checkpoints.
     """
-    for option, value in (("seeds", seeds), ("jobs", jobs)):
-        if value < 1:
-            raise UsageError(f"{option} must be at least 1; given {value}")
-    if seed < 0:
-        raise UsageError(f"seed must be at least 0; given {seed}")
+    require(at_least(1), seeds=seeds, jobs=jobs)
+    require(at_least(0), seed=seed)
     if name.replace("-", "_") == "teacher_student":
         return _teacher_student(records, work)
     chosen = experiment(name)
@@ -96,7 +94,7 @@ def _teacher_student(records: Path, work: Path) -> int:
         scratch = work / "teacher-student"
         scratch.mkdir(parents=True, exist_ok=True)
         out = Path(tempfile.mkdtemp(prefix=f"{part}-", dir=scratch))
-        code = teacher_student(seeds=seeds, out=out)
+        code = teacher_student(settings=TeacherStudent(seeds=seeds), out=out)
         if code == INTERRUPTED:
             return code
         shutil.move(out, place)  # a seed that diverged is a result
@@ -142,7 +140,6 @@ def _run_jobs(todo: Sequence[Job], processes: int, console: PlainConsole) -> int
 def _say_how_it_ended(job: Job, outcome: Outcome, console: PlainConsole) -> None:
     message = {"taken": "another process runs it", "stopped": "stopped"}.get(outcome)
     if message is None:
-        place = record_files.folder(job.records, job.experiment, job.cell, job.seed)
-        accuracy = record_files.read(place).result["test_accuracy"]
+        accuracy = read(job.record).result["test_accuracy"]
         message = "diverged" if accuracy is None else f"test accuracy {100 * accuracy:.2f} %"
     console.say(f"{job.name}: {message}")

@@ -12,7 +12,7 @@ from forwardly.files.text import visible
 from forwardly.rules.plugins import all_rules
 
 
-def list_rules() -> int:
+def rules() -> int:
     """List the rules, those of other installed packages too, and what each of them needs."""
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
     for heading in (
@@ -25,8 +25,8 @@ def list_rules() -> int:
         "hidden\nlayers see",
     ):
         table.add_column(heading)
-    rules, problems = all_rules()
-    for name, rule in rules.items():
+    known, problems = all_rules()
+    for name, rule in known.items():
         people = [author.split()[-1] for author in rule.paper.authors]
         table.add_row(
             name,
@@ -51,9 +51,9 @@ def cite(*names: str) -> int:
     names
         Rules, as ``forwardly rules`` lists them.
     """
-    rules, _ = all_rules()
-    check_rules(names, rules)
-    for entry in dict.fromkeys(rules[name].paper.bibtex for name in names):
+    known, _ = all_rules()
+    check_rules(names, known)
+    for entry in dict.fromkeys(known[name].paper.bibtex for name in names):
         # Not wrapped, for a file or a pipe.
         sys.stdout.write(visible(entry, keep="\n\t") + "\n")
     return 0

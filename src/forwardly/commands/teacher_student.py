@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated
 
 import numpy as np
 import torch
 from rich.table import Table
 
-from forwardly.commands.console import INTERRUPTED, PlainConsole, Several, bars
+from forwardly.commands.console import INTERRUPTED, PlainConsole, bars
+from forwardly.commands.options import fields_but
+from forwardly.data.teacher_student import TaskSettings, draw, load
 from forwardly.errors import UsageError
-from forwardly.experiments import arrays as task_arrays
 from forwardly.experiments import results
 from forwardly.experiments.history import History
-from forwardly.experiments.teacher_student import Run, TeacherStudent, draw
+from forwardly.experiments.run_folder import RunFolder
+from forwardly.experiments.settings import at_least, require
+from forwardly.experiments.statistics import sd_text
+from forwardly.experiments.teacher_student import Run, TeacherStudent
 
 _DEFAULTS = TeacherStudent()
 _SECONDS_BETWEEN_SAVES = 3
@@ -25,15 +30,10 @@ _SEEDS_WORTH_THREADS = 4  # below that, threads cost more than they bring
 
 def teacher_student(
     *,
-    rules: Several[str] = (_DEFAULTS.rules),
-    seeds: int = _DEFAULTS.seeds,
-    epochs: int = _DEFAULTS.epochs,
-    seed: int = _DEFAULTS.seed,
-    hidden: Several[int] | None = None,
-    learning_rate: float = _DEFAULTS.learning_rate,
-    dtype: Literal["float64", "float32"] = "float64",
-    log_every: int = _DEFAULTS.log_every,
-    engine: Literal["compiled", "readable"] = "compiled",
+    settings: Annotated[
+        TeacherStudent, fields_but(*(field.name for field in fields(TaskSettings)))
+    ] = _DEFAULTS,
+    hidden: tuple[int, ...] | None = None,
     out: Path | None = None,
     arrays: Path | None = None,
     threads: int | None = None,
@@ -45,25 +45,8 @@ def teacher_student(
 
     Parameters
     ----------
-    rules
-        Rules to compare, separated by spaces; ``forwardly rules`` lists them.
-    seeds
-        How many seeds to run at once; figure and table then show mean and standard deviation.
-    epochs
-        Full-batch updates.
-    seed
-        The first seed, of teacher, data, student and feedback matrix.
     hidden
         Sizes of the student's hidden layers, separated by spaces (default: 8).
-    learning_rate
-        On updates summed over the batch.
-    dtype
-        Precision of the training.
-    log_every
-        Epochs between two measurements of the MAE.
-    engine
-        How the epochs run: compiled, for the rules that have it, or the readable rules as they
-        are written. Both come to the same errors.
     out
         Folder to write to; it must not hold anything yet (default: runs/teacher-student/TIME).
     arrays
@@ -72,31 +55,22 @@ def teacher_student(
     threads
         Processor threads (default: all; one seed needs no more than one).
     """
-    if threads is not None and threads < 1:
-        raise UsageError(f"threads must be at least 1; given {threads}")
+    require(at_least(1), threads=threads)
+    seeds = settings.seeds
     given = None
     if arrays is not None:
         if seeds > 1 or hidden is not None:
             option = "--seeds" if seeds > 1 else "--hidden"
             raise UsageError(f"--arrays fixes data and weights, so {option} cannot go with it")
-        given = task_arrays.load(arrays)
+        given = load(arrays)
         hidden = tuple(w.shape[1] for w in given.weights[:-1])
-    settings = TeacherStudent(
-        rules=rules,
-        seeds=seeds,
-        seed=seed,
-        epochs=epochs,
-        hidden=_DEFAULTS.hidden if hidden is None else hidden,
-        learning_rate=learning_rate,
-        dtype=dtype,
-        log_every=log_every,
-        engine=engine,
-    )
+    if hidden is not None:
+        settings = replace(settings, hidden=hidden)
     if given is None:
-        tasks = [draw(settings, np.random.default_rng(seed + i)) for i in range(seeds)]
+        tasks = [draw(settings, np.random.default_rng(settings.seed + i)) for i in range(seeds)]
     else:
         tasks = [given]
-    folder = results.new_folder(out, "teacher-student")
+    folder = RunFolder.new(out, "teacher-student")
     results.write_start(folder, settings, tasks[0], arrays)
     if threads is not None or seeds < _SEEDS_WORTH_THREADS:
         torch.set_num_threads(threads or 1)
@@ -111,10 +85,10 @@ def teacher_student(
     except KeyboardInterrupt:
         status = "interrupted"
     figures = results.write_results(folder, run, status)
-    return _report(run, status, [*figures, folder / "metrics.csv"], console)
+    return _report(run, status, [*figures, folder.path / "metrics.csv"], console)
 
 
-def _train(run: Run, folder: Path, console: PlainConsole) -> None:
+def _train(run: Run, folder: RunFolder, console: PlainConsole) -> None:
     """Train to the end under a progress bar a rule, saving the metrics now and then."""
     with bars(console, "MAE {task.fields[mae]}") as progress:
         tasks = {
@@ -124,10 +98,10 @@ def _train(run: Run, folder: Path, console: PlainConsole) -> None:
         saved = time.monotonic()
         for name in run.advance():
             history = run.histories[name]
-            state = "diverged" if not history.alive else "…"
+            state = "…" if history.alive else "diverged"
             if history.alive and history.epochs:
-                train, validation = history.mean_and_sd("train"), history.mean_and_sd("validation")
-                state = f"train {train[0]:.4f}, validation {validation[0]:.4f}"
+                errors = (history.mean_and_sd(which)[0] for which in ("train", "validation"))
+                state = "train {:.4f}, validation {:.4f}".format(*errors)
             progress.update(tasks[name], completed=run.trainings[name].epoch, mae=state)
             if time.monotonic() - saved > _SECONDS_BETWEEN_SAVES:
                 results.write_metrics(folder, run)
@@ -140,11 +114,10 @@ def _report(run: Run, status: str, paths: Sequence[Path], console: PlainConsole)
     for heading in ("rule", "train MAE", "validation MAE", "seconds"):
         table.add_column(heading, justify="left" if heading == "rule" else "right")
     for name, history in run.histories.items():
-        errors = ("–", "–")
-        if history.epochs:
-            errors = tuple(
-                _with_sd(*history.mean_and_sd(which)) for which in ("train", "validation")
-            )
+        errors = (
+            sd_text(history.mean_and_sd(which) if history.epochs else None, 4)
+            for which in ("train", "validation")
+        )
         table.add_row(name, *errors, f"{history.seconds:.1f}")
     console.table(table)
     for path in paths:
@@ -168,7 +141,3 @@ def _warn_of_divergence(history: History, settings: TeacherStudent, console: Pla
         f"{seeds}{rest}. Try a smaller --learning-rate.",
         style="red",
     )
-
-
-def _with_sd(mean: float, sd: float | None) -> str:
-    return f"{mean:.4f}" if sd is None else f"{mean:.4f} ± {sd:.4f}"

@@ -12,6 +12,7 @@ May import ``files`` and what is below it.
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from forwardly.checks import values_readable
 from forwardly.data import npz
 from forwardly.data.download import download
 from forwardly.data.sources import SOURCES
+from forwardly.data.teacher_student import TaskSettings, draw
 from forwardly.errors import UsageError
 
 NAMES = (*SOURCES, "digits", "mnist1d", "teacher-student")
@@ -236,8 +238,8 @@ def _put_aside(train: Split, count: int, seed: int) -> tuple[Split, Split]:
             f"samples; given {count}"
         )
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed), device="cpu")
-    kept, aside = order[:-count], order[-count:]
-    return Split(train.x[kept], train.target[kept]), Split(train.x[aside], train.target[aside])
+    rest, aside = order[:-count], order[-count:]
+    return Split(train.x[rest], train.target[rest]), Split(train.x[aside], train.target[aside])
 
 
 def _digits(validation: int | None, seed: int) -> Dataset:
@@ -263,16 +265,14 @@ def _mnist1d(validation: int | None, seed: int) -> Dataset:
         raise UsageError(
             "the data set mnist1d needs the package of that name: pip install 'forwardly[mnist1d]'"
         ) from None
-    before = np.random.get_state(), torch.get_rng_state()  # the package seeds the global ones
-    import random
-
-    plain = random.getstate()
+    # The package seeds the global generators.
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:
         arrays = cast(dict[str, NDArray[np.float64]], make_dataset(get_dataset_args()))
     finally:
-        np.random.set_state(before[0])
-        torch.set_rng_state(before[1])
-        random.setstate(plain)
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
 
     def split(x: str, y: str) -> Split:
         samples = torch.as_tensor(arrays[x], dtype=torch.float32, device="cpu")
@@ -286,12 +286,10 @@ def _mnist1d(validation: int | None, seed: int) -> Dataset:
 
 def _teacher_student(validation: int | None, seed: int) -> Dataset:
     """The blog post's task, and as many test as validation samples of the same teacher."""
-    from forwardly.experiments.teacher_student import TeacherStudent, draw
-
     count = 500 if validation is None else validation
     if count < 1:
         raise UsageError(f"validation must be at least 1; given {count}")
-    task = draw(TeacherStudent(validation_samples=2 * count), np.random.default_rng(seed))
+    task = draw(TaskSettings(validation_samples=2 * count), np.random.default_rng(seed))
     arrays = (task.x_train, task.y_train, task.x_val, task.y_val)
     x_train, y_train, x, y = (torch.as_tensor(array, device="cpu") for array in arrays)
     train = Split(x_train, y_train)

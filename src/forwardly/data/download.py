@@ -25,9 +25,9 @@ def download(name: str, path: Path, progress: bool = False) -> None:
     originals = path.parent / "originals" / name
     try:
         originals.mkdir(parents=True, exist_ok=True)
-    except OSError as reason:
+    except OSError as problem:
         raise UsageError(
-            f"cannot write to {originals}: {reason.strerror}; name another data folder"
+            f"cannot write to {originals}: {problem.strerror}; name another data folder"
         ) from None
     files = [originals / file for file in source.files]
     fetched = [file for file in files if not file.exists()]
@@ -61,12 +61,12 @@ def _fetch(name: str, file: Path, checksum: str, path: Path, progress: bool) -> 
                     path=file.parent,
                     downloader=downloader,
                 )
-            except RequestException as reason:
-                problems.append(f"{mirror}{file.name}: {type(reason).__name__}")
+            except RequestException as problem:
+                problems.append(f"{mirror}{file.name}: {type(problem).__name__}")
             except ValueError:  # pooch's, of a wrong checksum
                 problems.append(f"{mirror}{file.name}: not the file expected (wrong checksum)")
-            except OSError as reason:
-                problems.append(f"{mirror}{file.name}: {reason.strerror or reason}")
+            except OSError as problem:
+                problems.append(f"{mirror}{file.name}: {problem.strerror or problem}")
             else:
                 return
     raise UsageError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.lib.npyio import NpzFile
@@ -17,6 +17,22 @@ Arrays = dict[str, NDArray[Any]]
 KEYS = ("x_train", "y_train", "x_test", "y_test")
 
 
+def load(path: Path) -> Arrays:
+    """All arrays of an ``.npz`` file, none of them pickled.
+
+    Raises:
+        ValueError: if the file is missing, damaged, or of another kind.
+    """
+    try:
+        with path.open("rb") as opened:
+            content = np.load(opened, allow_pickle=False)
+            if not isinstance(content, NpzFile):
+                raise ValueError("it holds one array without a name")
+            return {visible(name): content[name] for name in content.files}
+    except Exception as problem:  # of a damaged file zlib, zipfile and numpy raise anything
+        raise ValueError(visible(str(problem))) from None
+
+
 def read(path: Path) -> Arrays:
     """The four arrays, checked; images (n, h, w) or (n, h, w, c), labels (n,).
 
@@ -24,13 +40,12 @@ def read(path: Path) -> Arrays:
         UsageError: if the file is not such a file.
     """
     try:
-        with path.open("rb") as opened, cast(NpzFile, np.load(opened, allow_pickle=False)) as file:
-            missing = [key for key in KEYS if key not in file.files]
-            arrays = {key: file[key] for key in KEYS if key in file.files}
-    except Exception as reason:  # of a damaged file zlib, zipfile and numpy raise anything
+        arrays = load(path)
+    except ValueError as problem:
         raise UsageError(
-            f"{path} cannot be read ({visible(str(reason))}): delete it to download it anew"
+            f"{path} cannot be read ({problem}): delete it to download it anew"
         ) from None
+    missing = [key for key in KEYS if key not in arrays]
     if missing:
         raise UsageError(
             f"{path} has no array {', '.join(missing)}; needed are {', '.join(KEYS)}, as in "
@@ -45,11 +60,11 @@ def read(path: Path) -> Arrays:
                 f"n integers; they are {x.dtype} {x.shape} and {y.dtype} {y.shape}"
             )
         arrays[f"y_{part}"] = y.reshape(-1)
-    return arrays
+    return {key: arrays[key] for key in KEYS}
 
 
 def write(path: Path, arrays: Arrays) -> None:
-    """Write the four arrays; the file appears whole or not at all."""
+    """Write arrays; the file appears whole or not at all."""
     with replacing(path) as part, part.open("wb") as file:
         # Without allow_pickle=, of which NumPy before 2.1 would make one more array.
-        np.savez(file, **{key: arrays[key] for key in KEYS})  # pyright: ignore[reportArgumentType]
+        np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]

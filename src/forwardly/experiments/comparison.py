@@ -13,14 +13,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
-from forwardly.errors import UsageError, check_rules
+from forwardly.errors import check_rules
 from forwardly.experiments.recipe import Recipe, prepare
+from forwardly.experiments.settings import LAYERS, at_least, check
 from forwardly.experiments.statistics import Difference, difference, mean_text
-from forwardly.models import ACTIVATIONS
 from forwardly.rules import RULES
-from forwardly.training import evaluate, fit
+from forwardly.training import evaluate
 
 LEARNING_RATES = {
     "adaptive-feedback-alignment": 0.3,
@@ -45,36 +45,35 @@ LEARNING_RATES = {
 class Digits:
     """The settings.
 
+    Attributes:
+        rules: which are compared.
+        hidden: Sizes of the hidden layers, separated by spaces.
+        activation: Of the hidden layers.
+        seeds: How many seeds.
+        seed: The first of them.
+        epochs: Passes over the training images.
+        batch: samples a step.
+        momentum: of stochastic gradient descent.
+        validation_samples: images that are put aside.
+
     Raises:
         UsageError: if one makes no sense, naming it.
     """
 
     rules: tuple[str, ...] = tuple(LEARNING_RATES)
-    hidden: tuple[int, ...] = (128,)
-    activation: str = "relu"
-    seeds: int = 5
-    seed: int = 0
-    epochs: int = 30
-    batch: int = 32
+    hidden: Annotated[tuple[int, ...], LAYERS] = (128,)
+    activation: Literal["relu", "tanh", "sigmoid"] = "relu"
+    seeds: Annotated[int, at_least(1)] = 5
+    seed: Annotated[int, at_least(0)] = 0
+    epochs: Annotated[int, at_least(1)] = 30
+    batch: Annotated[int, at_least(1)] = 32
     momentum: float = 0.9
     validation_samples: int = 200
 
     def __post_init__(self) -> None:
         """Refuse settings that make no sense."""
         check_rules(self.rules, RULES)
-        for name in ("seeds", "epochs", "batch"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} must be at least 1; given {getattr(self, name)}")
-        if self.activation not in ACTIVATIONS:
-            raise UsageError(
-                f"activation must be one of {', '.join(ACTIVATIONS)}; given {self.activation!r}"
-            )
-        if self.seed < 0:
-            raise UsageError(f"seed must be at least 0; given {self.seed}")
-        if not self.hidden or min(self.hidden) < 1:
-            raise UsageError(
-                f"hidden must be one or more layer sizes of at least 1; given {list(self.hidden)}"
-            )
+        check(self)
 
 
 def recipe(name: str, settings: Digits, learning_rate: float | None = None) -> Recipe:
@@ -82,15 +81,12 @@ def recipe(name: str, settings: Digits, learning_rate: float | None = None) -> R
     return Recipe(
         name,
         "digits",
-        {},
         hidden=settings.hidden,
         activation=settings.activation,
-        dropout=0.0,
         learning_rate=LEARNING_RATES[name] if learning_rate is None else learning_rate,
         momentum=settings.momentum,
         batch=settings.batch,
         epochs=settings.epochs,
-        milestones=(),
         validation=settings.validation_samples,
     )
 
@@ -100,14 +96,7 @@ def train(
 ) -> tuple[float, float]:
     """Train one rule from one seed; its validation and test accuracy, 0 to 1 (NaN: diverged)."""
     prepared = prepare(recipe(name, settings, learning_rate), seed)
-    trained = fit(
-        prepared.rule,
-        prepared.dataset,
-        prepared.optimizer,
-        epochs=settings.epochs,
-        batch=settings.batch,
-        seed=prepared.order_seed,
-    )
+    trained = prepared.fit()
     if trained.diverged is not None:
         return math.nan, math.nan
     tested = evaluate(prepared.rule, prepared.dataset.test)

@@ -15,12 +15,10 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import NDArray
 
 from forwardly.experiments.figures import LARGEST, as_label, colours_of, rule_colour
+from forwardly.experiments.statistics import Array, mean_and_sd_over_seeds
 from forwardly.files.text import visible
-
-Array = NDArray[np.float64]
 
 _INK = "#123456"
 """Stands for the page's text colour; see ``inline_svg``."""
@@ -73,7 +71,8 @@ def spread_figure(
         axes.patch.set_alpha(0)
         colours = colours or colours_of(list(series))
         for name, curves in series.items():
-            epochs, mean, sd = _mean_and_sd(curves)
+            mean, sd = mean_and_sd_over_seeds(_table(curves))
+            epochs = np.arange(1, len(mean) + 1)
             axes.plot(epochs, mean, color=colours[name], linewidth=1.4, label=as_label(name))
             axes.fill_between(
                 epochs, mean - sd, mean + sd, color=colours[name], alpha=0.25, linewidth=0
@@ -122,18 +121,13 @@ def inline_svg(figure: Figure, description: str, number: int) -> Markup:
     return Markup(ElementTree.tostring(root, encoding="unicode"))  # noqa: S704, which escapes
 
 
-def _mean_and_sd(curves: Sequence[Sequence[float]]) -> tuple[Array, Array, Array]:
-    """Epochs, mean and sample standard deviation (0 of one seed) over the curves that go so far."""
-    length = max(map(len, curves))
-    table = np.full((len(curves), length), np.nan)
+def _table(curves: Sequence[Sequence[float]]) -> Array:
+    """Curves that may differ in length, (seeds, epochs); NaN where there is nothing to draw."""
+    table = np.full((len(curves), max(map(len, curves))), np.nan)
     for row, curve in zip(table, curves, strict=True):
         row[: len(curve)] = curve
-    table[~(np.abs(table) < LARGEST)] = np.nan  # what cannot be drawn
-    count = np.isfinite(table).sum(0)
-    mean = np.where(count > 0, np.nansum(table, 0) / np.maximum(count, 1), np.nan)
-    squares = np.nansum((table - mean) ** 2, 0)
-    sd = np.sqrt(squares / np.maximum(count - 1, 1))
-    return np.arange(1.0, length + 1), mean, sd
+    table[~(np.abs(table) < LARGEST)] = np.nan
+    return table
 
 
 def _dress(axes: Axes, label: str) -> None:

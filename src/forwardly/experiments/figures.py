@@ -21,13 +21,12 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, StrMethodFormatter
 from numpy.typing import NDArray
 
+from forwardly.experiments.statistics import Array, mean_and_sd_over_seeds
 from forwardly.files import write
 from forwardly.files.text import visible
-
-Array = NDArray[np.float64]
 
 # Okabe & Ito's colours, which colour-blind readers can tell apart.
 _RULE_COLOURS = {"pepita": "#D55E00", "readout-only": "#999999", "backprop": "#0072B2"}
@@ -100,15 +99,14 @@ def mae_figure(curves: Sequence[Curve], *, title: str = "") -> Figure:
     axes = figure.subplots()
     colours = colours_of([curve.rule for curve in curves])
     for curve in curves:
-        _draw_errors(axes, curve, curve.train, "-", colours[curve.rule])
-        _draw_errors(axes, curve, curve.validation, _DASHES, colours[curve.rule])
-        _draw_spread(axes, curve, colours[curve.rule])
+        _draw_errors(axes, curve, "-", colours[curve.rule])
+        _draw_errors(axes, curve, _DASHES, colours[curve.rule])
     _scale_errors(axes, curves)
     axes.set_xlabel("Epoch (full-batch updates)")
     axes.set_ylabel("Mean absolute error")
     axes.set_title(as_label(title))
     axes.xaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
-    axes.xaxis.set_major_formatter(FuncFormatter(_thousands))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.grid(color="#E6E6E6", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     _add_legend(figure, curves, colours)
@@ -145,10 +143,6 @@ def network_figure(drawings: Sequence[Drawing], *, title: str = "") -> Figure:
     return figure
 
 
-def _whole(value: float, _position: int | None) -> str:
-    return f"{value:,.0f}"
-
-
 def scaling_figure(points: Sequence[Mapping[str, Any]]) -> Figure:
     """Time a sample over width, depth and batch, both axes logarithmic; dotted, the arithmetic's.
 
@@ -165,12 +159,12 @@ def scaling_figure(points: Sequence[Mapping[str, Any]]) -> Figure:
             colour = _RULE_COLOURS[subject]
             micros = [1e6 * point["seconds"][subject] for point in own]
             macs = [point["macs"][subject] for point in own]
-            scaled = [micros[-1] * one / macs[-1] for one in macs]
+            scaled = [micros[-1] * count / macs[-1] for count in macs]
             panel.loglog(values, micros, "o-", color=colour, label=as_label(subject), markersize=4)
             panel.loglog(values, scaled, ":", color=colour)
         panel.set_xticks(values, [f"{value:,}" for value in values], rotation=45)
         panel.xaxis.set_minor_formatter(NullFormatter())
-        panel.yaxis.set_major_formatter(FuncFormatter(_whole))
+        panel.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         panel.yaxis.set_minor_formatter(NullFormatter())
         panel.set_xlabel(as_label(name))
         panel.grid(alpha=0.3)
@@ -200,16 +194,16 @@ def _drawable(values: Array) -> NDArray[np.bool_]:
 
 
 def _draw_errors(
-    axes: Axes,
-    curve: Curve,
-    values: Array,
-    style: Literal["-"] | tuple[int, tuple[int, int]],
-    colour: str,
+    axes: Axes, curve: Curve, style: Literal["-"] | tuple[int, tuple[int, int]], colour: str
 ) -> None:
+    """The line of one set's errors, and the band of the validation set's."""
+    values = curve.train if style == "-" else curve.validation
     shown = _drawable(values)
+    epochs = curve.epochs[shown]
+    mean, sd = mean_and_sd_over_seeds(values[:, shown])
     axes.plot(
-        curve.epochs[shown],
-        values[:, shown].mean(0),
+        epochs,
+        mean,
         color=colour,
         linestyle=style,
         # Wider dashes show on a line that they coincide with.
@@ -218,25 +212,10 @@ def _draw_errors(
         markerfacecolor=colour if style == "-" else "white",
         zorder=3,
     )
-
-
-def _draw_spread(axes: Axes, curve: Curve, colour: str) -> None:
-    shown = _drawable(curve.validation)
-    values = curve.validation[:, shown]
-    if len(values) < 2:
-        return
-    mean, sd = values.mean(0), values.std(0, ddof=1)
-    # Below zero has no place on a log axis: there the band leaves the figure at its lower edge.
-    low = np.maximum(mean - sd, mean / 100)
-    axes.fill_between(
-        curve.epochs[shown],
-        low,
-        mean + sd,
-        color=colour,
-        alpha=0.15,
-        linewidth=0,
-        zorder=2,
-    )
+    if style != "-" and len(values) > 1:
+        # Below zero has no place on a log axis: there the band leaves the figure at its lower edge.
+        low = np.maximum(mean - sd, mean / 100)
+        axes.fill_between(epochs, low, mean + sd, color=colour, alpha=0.15, linewidth=0, zorder=2)
 
 
 def _add_legend(figure: Figure, curves: Sequence[Curve], colours: dict[str, str]) -> None:
@@ -263,9 +242,9 @@ def _add_legend(figure: Figure, curves: Sequence[Curve], colours: dict[str, str]
 
 def _scale_errors(axes: Axes, curves: Sequence[Curve]) -> None:
     shown = [
-        values[:, _drawable(values)].mean(0)
+        errors[:, _drawable(errors)].mean(0)
         for curve in curves
-        for values in (curve.train, curve.validation)
+        for errors in (curve.train, curve.validation)
     ]
     values = np.concatenate(shown) if shown else np.ones(1)
     values = values[values > 0]
@@ -274,18 +253,10 @@ def _scale_errors(axes: Axes, curves: Sequence[Curve]) -> None:
         few = values.max() <= 100 * values.min()
         axes.yaxis.set_minor_formatter(FuncFormatter(_some_minor) if few else NullFormatter())
         if values.max() < 1e5 and values.min() > 1e-4:
-            axes.yaxis.set_major_formatter(FuncFormatter(_plain))
+            axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axes.set_ylim(bottom=max(axes.get_ylim()[0], float(values.min()) / 3))
     else:
         axes.set_ylim(0, 1.05 * axes.get_ylim()[1])
-
-
-def _thousands(value: float, _: int) -> str:
-    return f"{value:,.0f}"
-
-
-def _plain(value: float, _: int) -> str:
-    return f"{value:g}"
 
 
 def _some_minor(value: float, _: int) -> str:
@@ -305,13 +276,10 @@ def _draw_network(axes: Axes, drawing: Drawing, largest: float) -> None:
         posts, pres = np.unravel_index(order, shown.shape)
         lines = np.stack([before[pres], after[posts]], axis=1)
         colours = np.where(shown[posts, pres] > 0, _POSITIVE, _NEGATIVE)
+        widths = list(3.5 * strength[posts, pres])
         axes.add_collection(
             LineCollection(
-                list(lines),
-                colors=list(colours),
-                linewidths=list(3.5 * strength[posts, pres]),
-                alpha=0.75,
-                zorder=1,
+                list(lines), linewidths=widths, colors=list(colours), alpha=0.75, zorder=1
             )
         )
     names = ["inputs", *["hidden"] * (len(sizes) - 2), "outputs"]

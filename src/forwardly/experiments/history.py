@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from forwardly.experiments.statistics import Array, mean_and_sd
 
 
 @dataclass
@@ -67,10 +66,7 @@ class History:
             which: "train" or "validation".
             epoch: which of the logged rows.
         """
-        values = getattr(self, which)[epoch][self.shown]
-        with np.errstate(over="ignore", invalid="ignore"):  # a seed about to diverge
-            sd = float(values.std(ddof=1)) if len(values) > 1 else None
-            return float(values.mean()), sd
+        return mean_and_sd(getattr(self, which)[epoch][self.shown])
 
     def summary(self) -> dict[str, Any]:
         """Final and best errors, over seeds and of each, as plain data."""
@@ -95,12 +91,7 @@ class History:
         }
 
     def _at(self, row: int) -> dict[str, float | int | None]:
-        train, train_sd = self.mean_and_sd("train", row)
-        validation, validation_sd = self.mean_and_sd("validation", row)
-        return {
-            "epoch": self.epochs[row],
-            "train_mae": train,
-            "train_mae_sd": train_sd,
-            "val_mae": validation,
-            "val_mae_sd": validation_sd,
-        }
+        errors: dict[str, float | int | None] = {"epoch": self.epochs[row]}
+        for name, which in (("train_mae", "train"), ("val_mae", "validation")):
+            errors[name], errors[f"{name}_sd"] = self.mean_and_sd(which, row)
+        return errors

@@ -12,6 +12,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from pathlib import Path
@@ -26,7 +27,8 @@ from forwardly.experiments.experiment import Experiment
 from forwardly.experiments.provenance import provenance
 from forwardly.experiments.recipe import Recipe, prepare
 from forwardly.experiments.records import Record
-from forwardly.training import Row, evaluate, fit
+from forwardly.experiments.run_folder import RunFolder
+from forwardly.training import Row, evaluate
 from forwardly.training.measures import MEASURES
 
 _BATCHES_BETWEEN_LOOKS = 20
@@ -54,6 +56,11 @@ class Job:
     def folder(self) -> Path:
         """Its working folder."""
         return records.folder(self.work, self.experiment, self.cell, self.seed)
+
+    @property
+    def record(self) -> Path:
+        """The folder of its record, which is there once it has ended."""
+        return records.folder(self.records, self.experiment, self.cell, self.seed)
 
 
 class State(NamedTuple):
@@ -84,17 +91,23 @@ def jobs_of(
     Raises:
         UsageError: if a record is damaged, or of another recipe.
     """
-    jobs: list[Job] = []
-    for seed in range(first_seed, first_seed + seeds):
-        for cell in cells:
-            recipe = experiment.cells[cell].recipe
-            name, place = experiment.place(cell)
-            folder = records.folder(record_root, name, place, seed)
-            if not folder.exists():
-                jobs.append(Job(name, place, seed, recipe, record_root, work, data_root, threads))
-            else:
-                records.check_recipe(records.read(folder), recipe)
-    return jobs
+    jobs = [
+        Job(
+            *experiment.place(cell),
+            seed,
+            experiment.cells[cell].recipe,
+            record_root,
+            work,
+            data_root,
+            threads,
+        )
+        for seed in range(first_seed, first_seed + seeds)
+        for cell in cells
+    ]
+    for job in jobs:
+        if job.record.exists():
+            records.check_recipe(records.read(job.record), job.recipe)
+    return [job for job in jobs if not job.record.exists()]
 
 
 def run(
@@ -110,11 +123,11 @@ def run(
     Raises:
         UsageError: if the data is not there, or the recipe makes no sense.
     """
-    from filelock import FileLock, Timeout
+    from filelock import Timeout
 
     job.folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(job.folder / "lock", timeout=0):
+        with RunFolder(job.folder).lock():
             return _run(job, report, stop)
     except Timeout:
         return "taken"
@@ -127,38 +140,27 @@ class _StopError(Exception):
 def _run(
     job: Job, report: Callable[[float, float | None], None], stop: Callable[[], bool]
 ) -> Outcome:
-    if records.folder(job.records, job.experiment, job.cell, job.seed).exists():
+    if job.record.exists():
         return "finished"  # by another process, meanwhile
     torch.set_num_threads(job.threads)
     environment = _environment(job)
     prepared = prepare(job.recipe, job.seed, job.data_root)
-    last: list[Row] = []
+    last: Row = {}
 
     def on_batch(done: int, batches: int) -> None:
         if done % _BATCHES_BETWEEN_LOOKS == 0:
             if stop():
                 raise _StopError
-            accuracy = last[0].get("validation_accuracy") if last else None
-            report((last[0]["epoch"] if last else 0) + done / batches, accuracy)
+            report(last.get("epoch", 0) + done / batches, last.get("validation_accuracy"))
 
-    mirroring = job.recipe.mirroring
     try:
-        trained = fit(
-            prepared.rule,
-            prepared.dataset,
-            prepared.optimizer,
-            epochs=job.recipe.epochs,
-            batch=job.recipe.batch,
-            scheduler=prepared.scheduler,
-            seed=prepared.order_seed,
+        trained = prepared.fit(
             measures=tuple(MEASURES.values()),
-            mirror=prepared.mirror,
-            mirror_every=1 if mirroring is None else mirroring.every,
             checkpoint=job.folder / "checkpoint.pt",
             resume=True,
             settings={"recipe": job.recipe.as_data(), "run_seed": job.seed},
             on_batch=on_batch,
-            on_epoch=lambda row: last.__setitem__(slice(None), [row]),
+            on_epoch=last.update,
         )
     except _StopError:
         return "stopped"
@@ -169,9 +171,8 @@ def _run(
         "epochs": len(trained.rows),
         "seconds": round(trained.seconds, 1),
     }
-    content = job.recipe.as_data()
-    record = Record(job.experiment, job.cell, job.seed, content, result, environment, trained.rows)
-    records.write(job.records, record)
+    run = job.experiment, job.cell, job.seed, job.recipe.as_data()
+    records.write(job.records, Record(*run, result, environment, trained.rows))
     (job.folder / "checkpoint.pt").unlink(missing_ok=True)
     return "finished"
 
@@ -182,7 +183,7 @@ def _environment(job: Job) -> dict[str, Any]:
     environment = {**provenance(), "threads": job.threads}
     revision = environment["revision"], environment["uncommitted_changes"]
     revisions = [*_revisions(path), revision]
-    files.write(path, json.dumps(revisions))
+    RunFolder(job.folder).write_json(path.name, revisions)
     before = sorted({name for name, _ in revisions[:-1] if name not in (None, revision[0])})
     environment["earlier_revisions"] = before
     environment["uncommitted_changes"] = any(changed for _, changed in revisions)
@@ -225,11 +226,9 @@ def run_all(jobs: Sequence[Job], processes: int) -> Iterator[State | tuple[int, 
                 if not running:
                     return
                 done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
-                while True:
-                    try:
+                with suppress(Empty):
+                    while True:
                         yield State(*queue.get_nowait())
-                    except Empty:
-                        break
                 for future in done:
                     yield running.pop(future), future.result()
         finally:

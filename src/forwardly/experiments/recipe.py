@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import numpy as np
 import torch
@@ -21,10 +21,13 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
 
 from forwardly import data, feedback, models
+from forwardly.data import NAMES as DATA_SETS
 from forwardly.errors import UsageError, check_rules
+from forwardly.experiments.settings import BELOW_1, RATE, at_least, check, one_of
 from forwardly.rule import Rule
 from forwardly.rules import RULES
 from forwardly.rules.plugins import all_rules
+from forwardly.training import Fit, fit
 from forwardly.training.local_sgd import LocalSGD
 
 
@@ -41,23 +44,29 @@ class Mirroring:
 
 @dataclass(frozen=True)
 class Recipe:
-    """The settings of one training run, all but the seed.
+    """The settings of one training run, all but the seed; the defaults are ``forwardly train``'s.
 
     Attributes:
-        rule: its name on the command line.
-        data: a name for ``forwardly.data.load``.
+        rule: The learning rule; ``forwardly rules`` lists them.
+        data: mnist, fashion-mnist, cifar10, cifar100, digits, mnist1d or teacher-student.
         options: of the rule, beside model, loss, input_shape and generator. "projection" (F) and
             "backward" (B) are scales for ``feedback.uniform``; with mirroring "projection" is that
             of a factored F, ``feedback.product``.
-        model: "mlp" or "conv"; see ``forwardly.models``.
+        model: mlp, or conv for one convolution of 5 × 5, pooling and a readout.
         hidden: sizes of the hidden layers ("mlp"), or the channels of the convolution ("conv").
-        initial, activation, dropout, normalise: see ``forwardly.models``.
-        learning_rate, momentum, weight_decay: of stochastic gradient descent.
+        initial: How weights are drawn: he, or torch as its layers are.
+        activation: Of hidden layers: relu, tanh or sigmoid.
+        dropout: Probability with which a hidden unit is dropped.
+        normalise: Give hidden activities length one: of each sample, or of the batch.
+        learning_rate: Of stochastic gradient descent.
+        momentum: Of stochastic gradient descent.
+        weight_decay: Of stochastic gradient descent.
         conv_rate: what the learning rate of convolutions is multiplied by.
-        batch: samples a step.
-        epochs: passes over the training set.
-        milestones: epochs after which the learning rate is multiplied by ``gamma``.
-        validation: training samples that are put aside; None for the data set's own number.
+        batch: Samples a step.
+        epochs: Passes over the training samples.
+        milestones: Epochs after which the learning rate is multiplied by gamma.
+        gamma: See milestones.
+        validation: Training samples put aside (default: what suits the data set).
         mirroring: how F learns, if it does.
         dtype: "float32", "float64", or "bf16": float32 with the products of linear layers in
             bfloat16, see ``forwardly.fast.algebra.products``.
@@ -66,53 +75,32 @@ class Recipe:
         UsageError: if a setting makes no sense, naming it.
     """
 
-    rule: str
-    data: str
-    options: Mapping[str, float | int | str]
-    model: str = "mlp"
+    rule: str = "pepita"
+    data: Annotated[str, one_of(*DATA_SETS)] = "mnist"
+    options: Mapping[str, float | int | str] = field(default_factory=dict[str, float | int | str])
+    model: Annotated[str, one_of("mlp", "conv")] = "mlp"
     hidden: tuple[int, ...] = (1024,)
-    initial: str = "he"
-    activation: str = "relu"
-    dropout: float = 0.1
-    normalise: str | None = None
-    learning_rate: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    conv_rate: float = 1.0
-    batch: int = 64
-    epochs: int = 100
-    milestones: tuple[int, ...] = (60, 90)
-    gamma: float = 0.1
+    initial: Annotated[str, one_of("he", "torch")] = "he"
+    activation: Annotated[str, one_of(*models.ACTIVATIONS)] = "relu"
+    dropout: Annotated[float, RATE, BELOW_1] = 0.0
+    normalise: Annotated[str | None, one_of("sample", "batch")] = None
+    learning_rate: Annotated[float, RATE] = 0.1
+    momentum: Annotated[float, RATE] = 0.9
+    weight_decay: Annotated[float, RATE] = 0.0
+    conv_rate: Annotated[float, RATE] = 1.0
+    batch: Annotated[int, at_least(1)] = 64
+    epochs: Annotated[int, at_least(1)] = 10
+    milestones: tuple[int, ...] = ()
+    gamma: Annotated[float, RATE] = 0.1
     validation: int | None = None
     mirroring: Mirroring | None = None
-    dtype: str = "float32"
+    dtype: Annotated[str, one_of("float32", "float64", "bf16")] = "float32"
 
     def __post_init__(self) -> None:
         """Refuse settings that make no sense."""
         if self.rule not in RULES:  # installed packages are slow to look through
             check_rules([self.rule], all_rules()[0])
-        known: dict[str, tuple[object, ...]] = {
-            "data": data.NAMES,
-            "model": ("mlp", "conv"),
-            "initial": ("he", "torch"),
-            "activation": tuple(models.ACTIVATIONS),
-            "normalise": (None, "sample", "batch"),
-            "dtype": ("float32", "float64", "bf16"),
-        }
-        for name, options in known.items():
-            if getattr(self, name) not in options:
-                names = ", ".join(str(option) for option in options if option is not None)
-                raise UsageError(f"{name} must be one of {names}; given {getattr(self, name)!r}")
-        for name in ("batch", "epochs"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} must be at least 1; given {getattr(self, name)}")
-        for name in ("learning_rate", "momentum", "weight_decay", "conv_rate", "gamma", "dropout"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise UsageError(
-                    f"{name} must be at least 0 and finite; given {getattr(self, name)}"
-                )
-        if self.dropout >= 1:
-            raise UsageError(f"dropout must be below 1; given {self.dropout}")
+        check(self)
         if min(self.hidden, default=1) < 1 or (self.model == "conv" and len(self.hidden) != 1):
             raise UsageError(
                 "hidden must be sizes of at least 1, and for the model conv one, its channels; "
@@ -153,12 +141,29 @@ class Recipe:
 class Prepared:
     """What a recipe and a seed make: ready for ``fit``."""
 
+    recipe: Recipe
     dataset: data.Dataset
     rule: Rule
     optimizer: Optimizer
     scheduler: LRScheduler
     mirror: feedback.Mirror | None
     order_seed: int
+
+    def fit(self, **options: Any) -> Fit:
+        """Train as the recipe says; the options are ``training.fit``'s other ones."""
+        recipe, mirroring = self.recipe, self.recipe.mirroring
+        return fit(
+            self.rule,
+            self.dataset,
+            self.optimizer,
+            epochs=recipe.epochs,
+            batch=recipe.batch,
+            scheduler=self.scheduler,
+            seed=self.order_seed,
+            mirror=self.mirror,
+            mirror_every=1 if mirroring is None else mirroring.every,
+            **options,
+        )
 
 
 def prepare(recipe: Recipe, seed: int, data_root: Path | None = None) -> Prepared:
@@ -176,45 +181,26 @@ def prepare(recipe: Recipe, seed: int, data_root: Path | None = None) -> Prepare
         rule = _rule(recipe, dataset, model, drawn)
         mirror = None
         if recipe.mirroring is not None:
-            m = recipe.mirroring
-            mirror = feedback.Mirror(
-                rule,
-                learning_rate=m.learning_rate,
-                decay=m.decay,
-                noise=m.noise,
-                keep_norm=m.keep_norm,
-                generator=noise,
-            )
+            options = asdict(recipe.mirroring)
+            del options["every"]
+            mirror = feedback.Mirror(rule, generator=noise, **options)
         optimizer = _optimizer(recipe, rule)
     except (TypeError, ValueError) as mistake:
         raise UsageError(f"{recipe.rule} on {recipe.data}: {mistake}") from None
     scheduler = MultiStepLR(optimizer, list(recipe.milestones), gamma=recipe.gamma)
-    return Prepared(dataset, rule, optimizer, scheduler, mirror, seeds[3])
+    return Prepared(recipe, dataset, rule, optimizer, scheduler, mirror, seeds[3])
 
 
 def _model(recipe: Recipe, dataset: data.Dataset, generator: torch.Generator) -> nn.Sequential:
+    options: dict[str, Any] = {
+        name: getattr(recipe, name) for name in ("activation", "dropout", "normalise", "initial")
+    }
+    options["generator"] = generator
+    shape, outputs = dataset.sample_shape, dataset.outputs
     if recipe.model == "conv":
-        model = models.conv(
-            dataset.sample_shape,
-            dataset.outputs,
-            channels=recipe.hidden[0],
-            activation=recipe.activation,
-            dropout=recipe.dropout,
-            normalise=recipe.normalise,
-            initial=recipe.initial,
-            generator=generator,
-        )
+        model = models.conv(shape, outputs, channels=recipe.hidden[0], **options)
     else:
-        model = models.mlp(
-            math.prod(dataset.sample_shape),
-            recipe.hidden,
-            dataset.outputs,
-            activation=recipe.activation,
-            dropout=recipe.dropout,
-            normalise=recipe.normalise,
-            initial=recipe.initial,
-            generator=generator,
-        )
+        model = models.mlp(math.prod(shape), recipe.hidden, outputs, **options)
     return model.double() if recipe.dtype == "float64" else model
 
 
@@ -236,22 +222,20 @@ def _rule(
 
 
 def _optimizer(recipe: Recipe, rule: Rule) -> Optimizer:
-    convolutions = {
-        id(stage.synapse.weight)
-        for stage in rule.network.stages
-        if not isinstance(stage.synapse, nn.Linear)
-    }
-    linear = [p for p in rule.model.parameters() if id(p) not in convolutions]
-    others = [p for p in rule.model.parameters() if id(p) in convolutions]
-    groups: list[dict[str, Any]] = [{"params": linear}]
-    if others:
-        groups.append({"params": others, "lr": recipe.learning_rate * recipe.conv_rate})
+    synapses = [stage.synapse for stage in rule.network.stages]
+    convolutions = [s.weight for s in synapses if not isinstance(s, nn.Linear)]
+    theirs = set(map(id, convolutions))
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in rule.model.parameters() if id(p) not in theirs]}
+    ]
+    if convolutions:
+        groups.append({"params": convolutions, "lr": recipe.learning_rate * recipe.conv_rate})
     options: dict[str, Any] = {
         "lr": recipe.learning_rate,
         "momentum": recipe.momentum,
         "weight_decay": recipe.weight_decay,
     }
-    if rule.uses_autograd and others and recipe.dtype != "bf16":
+    if rule.uses_autograd and convolutions and recipe.dtype != "bf16":
         return torch.optim.SGD(groups, **options)
     # The same descent, in less time; it says which rules cannot have bf16.
     precision = "bf16" if recipe.dtype == "bf16" else "full"

@@ -11,8 +11,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -22,6 +20,7 @@ from typing import Any
 from forwardly import files
 from forwardly.errors import UsageError
 from forwardly.experiments.recipe import Recipe
+from forwardly.experiments.run_folder import RunFolder
 from forwardly.files.fields import Fields
 from forwardly.files.text import csv_table
 from forwardly.training import Row
@@ -61,20 +60,13 @@ def folder(root: Path, experiment: str, cell: str, seed: int) -> Path:
 def write(root: Path, record: Record) -> Path:
     """Write a record; its folder, which must not be there yet, appears whole."""
     place = folder(root, record.experiment, record.cell, record.seed)
-    place.parent.mkdir(parents=True, exist_ok=True)
     content = {
         name: getattr(record, name)
         for name in ("experiment", "cell", "seed", "recipe", "result", "environment")
     }
-    part = Path(tempfile.mkdtemp(prefix=".part-", dir=place.parent))
-    try:
-        part.chmod(0o755)
-        files.write(part / "record.json", json.dumps(content, indent=2) + "\n")
-        files.write(part / "epochs.csv", table(record.rows))
-        part.rename(place)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
+    with RunFolder.whole(place) as made:
+        made.write_json("record.json", content)
+        made.write("epochs.csv", table(record.rows))
     return place
 
 
@@ -119,8 +111,8 @@ def _rows(path: Path, epochs: int) -> list[Row]:
             {name: float(cell) for name, cell in zip(names, line, strict=False) if cell}
             for line in lines[1:]
         ]
-    except (ValueError, csv.Error) as reason:
-        files.refuse(path, f"is no table of numbers ({reason})")
+    except (ValueError, csv.Error) as problem:
+        files.refuse(path, f"is no table of numbers ({problem})")
     if len(set(names)) < len(names) or any(len(line) != len(names) for line in lines):
         files.refuse(path, "must have a number, or nothing, under each name, and each name once")
     whole = text.endswith("\n")  # or else it may have been cut short within a number

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import base64
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from forwardly import __version__, files
 from forwardly.errors import UsageError
@@ -21,14 +22,17 @@ from forwardly.experiments.curves import inline_svg, spread_figure
 from forwardly.experiments.experiment import Cell, Experiment
 from forwardly.experiments.figures import colours_of
 from forwardly.experiments.published import EXPERIMENTS
-from forwardly.experiments.published.dellaferrera2022_tutorial import EXPERIMENT as TUTORIAL
-from forwardly.experiments.published.dellaferrera2022_tutorial import (
-    PUBLISHED_CURVE,
-    PUBLISHED_SLOWNESS,
-)
+from forwardly.experiments.published import dellaferrera2022_tutorial as tutorial
 from forwardly.experiments.records import Record
 from forwardly.experiments.results import Summary
-from forwardly.experiments.statistics import Difference, Distance, difference, distance, mean_text
+from forwardly.experiments.statistics import (
+    Difference,
+    Distance,
+    difference,
+    distance,
+    mean_text,
+    sd_text,
+)
 from forwardly.files import page
 from forwardly.metrics import slowness
 
@@ -64,9 +68,7 @@ class Line:
     def published(self) -> str:
         """As in the paper."""
         p = self.cell.published
-        if p is None:
-            return "–"
-        return f"{p.mean:.2f}" + ("" if p.sd is None else f" ± {p.sd:.2f}")
+        return sd_text(p and (p.mean, p.sd))
 
     @property
     def distance(self) -> Distance | None:
@@ -131,8 +133,9 @@ def columns(experiment: Experiment, found: Sequence[Record]) -> list[Column]:
 
 
 def _lines(rows: Sequence[tuple[str, Cell, dict[int, Record]]]) -> list[Line]:
-    controls = [_accuracies(runs) for row, _, runs in rows if row == CONTROL]
-    control = controls[0] if controls else dict[int, float]()
+    control = _accuracies(
+        next((runs for row, _, runs in rows if row == CONTROL), dict[int, Record]())
+    )
     lines: list[Line] = []
     for row, cell, runs in rows:
         accuracies = _accuracies(runs)
@@ -154,8 +157,7 @@ def _accuracies(runs: Mapping[int, Record]) -> dict[int, float]:
 def _slowness(run: Record, cell: Cell) -> float | None:
     """Over the epochs before the first drop of the learning rate, if there are enough."""
     curve = [row["validation_accuracy"] for row in run.rows if "validation_accuracy" in row]
-    before_drop = min(cell.recipe.milestones, default=len(curve))
-    curve = curve[:before_drop]
+    curve = curve[: min(cell.recipe.milestones, default=len(curve))]
     if len(curve) < 3 or not all(map(math.isfinite, curve)):
         return None
     classes = 100 if cell.recipe.data == "cifar100" else 10
@@ -210,11 +212,10 @@ def render(roots: Sequence[Path]) -> str:
         others=_others(found),
         runs=len(found),
         mean_text=mean_text,
-        error_text=error_text,
-        signed=_signed,
-        plain=_plain,
-        tutorial=TUTORIAL.name,
-        published_slowness=PUBLISHED_SLOWNESS,
+        sd_text=sd_text,
+        setting_text=_setting_text,
+        tutorial=tutorial.EXPERIMENT.name,
+        published_slowness=tutorial.PUBLISHED_SLOWNESS,
         version=__version__,
         made=datetime.now(UTC).strftime("%Y-%m-%d"),
         environments=_environments(found),
@@ -246,52 +247,47 @@ def _figures(
             description = f"{caption}: {', '.join(series)}"
             made.append((caption, inline_svg(figure, description, next(numbers))))
 
-    accuracy = {
-        line.name: [
-            [100 * row["validation_accuracy"] for row in run.rows] for run in line.runs.values()
-        ]
-        for line in column.recorded
-    }
-    points = PUBLISHED_CURVE if experiment.name == TUTORIAL.name else None
+    accuracy = _measured(column, "validation_accuracy", 100.0)
+    points = tutorial.PUBLISHED_CURVE if experiment.name == tutorial.EXPERIMENT.name else None
     add("Validation accuracy", accuracy, "Validation accuracy (%)", points=points)
     angles = _measured(column, "angle/F")
     caption = "Angle between the chained weights and F (90°: no relation)"
     add(caption, angles, "Angle (degrees)", line=90.0)
     for layer in _layers(column):
         alignment = _measured(column, f"alignment/{layer}")
-        alignment = {name: curves for name, curves in alignment.items() if name != "backprop"}
-        caption = f"Cosine of the update of {layer} with backprop's"
-        add(caption, alignment, "Cosine", line=0.0)
+        alignment.pop("backprop", None)
+        add(f"Cosine of the update of {layer} with backprop's", alignment, "Cosine", line=0.0)
     return made
 
 
 def _layers(column: Column) -> list[str]:
     """The parameters whose alignment was measured, but for the readout's, always near 1."""
-    names = {
-        name.removeprefix("alignment/"): None
+    names = dict.fromkeys(
+        name.removeprefix("alignment/")
         for line in column.recorded
         for run in line.runs.values()
         for name in run.rows[0]
         if name.startswith("alignment/")
-    }
-    parts = {name: [p for p in name.split(".") if p.isdecimal()] for name in names}
-    ordered = sorted(names, key=lambda name: [(len(p), p) for p in parts[name]])  # 2 before 10
-    return ordered[:-1]
+    )
+
+    def place(name: str) -> list[tuple[int, str]]:  # 2 before 10
+        return [(len(part), part) for part in name.split(".") if part.isdecimal()]
+
+    return sorted(names, key=place)[:-1]
 
 
-def _measured(column: Column, name: str) -> dict[str, list[list[float]]]:
+def _measured(column: Column, name: str, scale: float = 1.0) -> dict[str, list[list[float]]]:
     """For each row that has it, one figure's curve of every run."""
     series: dict[str, list[list[float]]] = {}
     for line in column.recorded:
         for run in line.runs.values():
             if name in run.rows[0]:
-                curve = [row.get(name, math.nan) for row in run.rows]
+                curve = [scale * row.get(name, math.nan) for row in run.rows]
                 series.setdefault(line.name, []).append(curve)
     return series
 
 
-@dataclass(frozen=True)
-class TeacherStudent:
+class TeacherStudent(NamedTuple):
     """A teacher–student record: the folder's name, what it says, and its figure as it left it."""
 
     name: str
@@ -301,13 +297,11 @@ class TeacherStudent:
 
 def _teacher_student(root: Path) -> list[TeacherStudent]:
     """The teacher–student records under a folder."""
-    pages: list[TeacherStudent] = []
-    for folder in files.find(root, "summary.json"):
-        summary = results.read(folder)
-        if summary is not None:
-            picture = _picture(folder / "mae.png")
-            pages.append(TeacherStudent(folder.name, summary, picture))
-    return pages
+    return [
+        TeacherStudent(folder.name, summary, _picture(folder / "mae.png"))
+        for folder in files.find(root, "summary.json")
+        if (summary := results.read(folder)) is not None
+    ]
 
 
 def _picture(path: Path) -> str:
@@ -321,35 +315,23 @@ def _picture(path: Path) -> str:
 
 def _environments(found: Sequence[Record]) -> list[tuple[str, int]]:
     """Which software made how many of the records."""
-    counts: dict[str, int] = {}
+    counts = Counter[str]()
     for record in found:
         environment = record.environment
         versions = ", ".join(f"{k} {v}" for k, v in environment["versions"].items())
         revision = str(environment["revision"] or "unknown")[:10]
         changed = " with uncommitted changes" if environment["uncommitted_changes"] else ""
         text = f"revision {revision}{changed}; {versions}; {environment['platform']}"
-        counts[text] = counts.get(text, 0) + 1
+        counts[text] += 1
     return sorted(counts.items())
 
 
-def _signed(value: float, digits: int = 2) -> str:
-    return f"{value:+.{digits}f}"
-
-
-def error_text(error: tuple[float, float | None] | None, digits: int = 4) -> str:
-    """A mean absolute error with its standard deviation; a dash of none."""
-    if error is None:
-        return "–"
-    mean, sd = error
-    return f"{mean:.{digits}f}" + ("" if sd is None else f" ± {sd:.{digits}f}")
-
-
-def _plain(value: Any) -> str:
+def _setting_text(value: Any) -> str:
     """A setting as people write it."""
     if value is None:
         return "none"
     if isinstance(value, dict):
-        return ", ".join(f"{k} {_plain(v)}" for k, v in value.items()) or "none"  # pyright: ignore
+        return ", ".join(f"{k} {_setting_text(v)}" for k, v in value.items()) or "none"  # pyright: ignore
     if isinstance(value, tuple | list):
-        return ", ".join(map(_plain, value)) or "none"  # pyright: ignore
+        return ", ".join(map(_setting_text, value)) or "none"  # pyright: ignore
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,4 +1,4 @@
-"""The folder that a teacher–student run leaves behind.
+"""What a teacher–student run leaves in its folder.
 
 config.json    the settings, and which software
 arrays.npz     what the first seed started from, for ``--arrays``
@@ -10,86 +10,48 @@ network.svg    the first student that did not diverge, before and after
 
 from __future__ import annotations
 
-import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
-from itertools import chain, count
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from forwardly.errors import UsageError
-from forwardly.experiments import arrays
-from forwardly.experiments.comparison import LEARNING_RATES, Digits, Row
+from forwardly.data.teacher_student import Task, save
 from forwardly.experiments.provenance import provenance
-from forwardly.experiments.teacher_student import Run, Task, TeacherStudent
-from forwardly.files import is_there, write
+from forwardly.experiments.run_folder import RunFolder
+from forwardly.experiments.teacher_student import Run, TeacherStudent
+from forwardly.files import is_there
 from forwardly.files.fields import Fields
 from forwardly.files.text import csv_table
 
-
-def new_folder(out: Path | None, experiment: str) -> Path:
-    """Make the folder ``out``, or one named after the time under ``runs/EXPERIMENT``; it is empty.
-
-    Raises:
-        UsageError: if ``out`` holds something already, or cannot be made or written to.
-    """
-    folder = Path("runs") / experiment if out is None else out
-    try:
-        if out is None:
-            folder = _timed_folder(folder)
-        elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise UsageError(
-                f"{out} exists already, and nothing is overwritten: name another --out"
-            )
-        else:
-            out.mkdir(parents=True, exist_ok=True)
-    except OSError as reason:
-        raise _cannot_write(folder, reason) from None
-    check_writable(folder)
-    return folder
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
-def check_writable(folder: Path) -> None:
-    """Show before training, not after it, whether a folder can be written to.
-
-    Raises:
-        UsageError: if it cannot.
-    """
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as reason:
-        raise _cannot_write(folder, reason) from None
-
-
-def _cannot_write(folder: Path, reason: OSError) -> UsageError:
-    return UsageError(f"cannot write to {folder}: {reason.strerror}; name another --out")
-
-
-def write_start(folder: Path, settings: TeacherStudent, task: Task, source: Path | None) -> None:
+def write_start(
+    folder: RunFolder, settings: TeacherStudent, task: Task, source: Path | None
+) -> None:
     """What is known before training."""
-    config: dict[str, Any] = {
+    config = {
         "experiment": "teacher-student",
         "settings": asdict(settings),
         "arrays": None if source is None else str(source),
         **provenance(),
     }
-    _write_json(folder / "config.json", config)
-    arrays.save(task, folder / "arrays.npz")
+    folder.write_json("config.json", config)
+    save(task, folder.path / "arrays.npz")
 
 
-def write_metrics(folder: Path, run: Run) -> None:
+def write_metrics(folder: RunFolder, run: Run) -> None:
     """All that has been logged so far."""
     names = ("rule", "seed", "epoch", "train_mae", "val_mae")
     rows = chain.from_iterable(history.rows() for history in run.histories.values())
-    write(folder / "metrics.csv", csv_table(names, rows))
+    folder.write("metrics.csv", csv_table(names, rows))
 
 
-def write_results(folder: Path, run: Run, status: str) -> list[Path]:
+def write_results(folder: RunFolder, run: Run, status: str) -> list[Path]:
     """Metrics, summary and figures of a run that has ended; the paths of the figures.
 
     Args:
@@ -98,14 +60,14 @@ def write_results(folder: Path, run: Run, status: str) -> list[Path]:
         status: "finished" or "interrupted".
     """
     write_metrics(folder, run)
-    summary: dict[str, Any] = {
+    summary = {
         "status": status,
         "learning_rate": run.settings.learning_rate,
         "rules": {name: history.summary() for name, history in run.histories.items()},
         **provenance(),
     }
-    _write_json(folder / "summary.json", summary)
-    return _write_figures(folder, run)
+    folder.write_json("summary.json", summary)
+    return write_figures(folder, run)
 
 
 @dataclass(frozen=True)
@@ -172,74 +134,32 @@ def _errors(rule: Fields) -> RuleErrors:
     return RuleErrors(final.whole("epoch", 1), train, validation, last, diverged)
 
 
-def write_comparison(
-    folder: Path, settings: Digits, rows: Sequence[Row], status: str, software: dict[str, Any]
-) -> None:
-    """Settings and results of ``forwardly compare``, as summary.json.
-
-    Args:
-        folder: where to.
-        settings: the comparison's.
-        rows: its table.
-        status: "running", "finished" or "interrupted".
-        software: the provenance when it began.
-    """
-    content: dict[str, Any] = {
-        "experiment": "compare",
-        "data": "digits",
-        "status": status,
-        "settings": asdict(settings),
-        "learning_rates": {name: LEARNING_RATES.get(name) for name in settings.rules},
-        "rules": {row.rule: row.as_data() for row in rows},
-        **software,
-    }
-    _write_json(folder / "summary.json", content)
-
-
-def _write_figures(folder: Path, run: Run) -> list[Path]:
+def write_figures(folder: RunFolder, run: Run) -> list[Path]:
+    """Errors over training, and a network before and after; their paths."""
     from forwardly.experiments import figures  # matplotlib is slow to import, and only needed here
 
-    logged = [history for history in run.histories.values() if history.epochs]
-    paths: list[Path] = []
-    if logged:
-        curves = [
-            figures.Curve(
-                history.rule,
-                np.array(history.epochs),
-                np.stack(history.train, axis=1)[history.shown],
-                np.stack(history.validation, axis=1)[history.shown],
-                left_out=len(history.seeds) - len(history.shown),
-            )
-            for history in logged
-        ]
-        figure = figures.mae_figure(curves)
-        paths += [folder / "mae.png", folder / "mae.svg"]
-        for path in paths:
-            figures.save(figure, path)
-    histories = run.histories.values()
+    histories = list(run.histories.values())
+    curves = [
+        figures.Curve(
+            history.rule,
+            np.array(history.epochs),
+            np.stack(history.train, axis=1)[history.shown],
+            np.stack(history.validation, axis=1)[history.shown],
+            left_out=len(history.seeds) - len(history.shown),
+        )
+        for history in histories
+        if history.epochs
+    ]
+    made: dict[str, Figure] = {}
+    if curves:
+        made["mae.png"] = made["mae.svg"] = figures.mae_figure(curves)
     everywhere = set[int].intersection(*(set(history.alive) for history in histories))
     which = min(everywhere, default=0)
     drawings = [figures.Drawing("before", run.before(which))]
     for name, history in run.histories.items():
         title = f"after {name}" if which in history.alive else f"{name} diverged"
         drawings.append(figures.Drawing(title, run.trainings[name].weights(which)))
-    paths.append(folder / "network.svg")
-    figures.save(figures.network_figure(drawings), paths[-1])
-    return paths
-
-
-def _timed_folder(parent: Path) -> Path:
-    name = datetime.now().astimezone().strftime("%Y-%m-%dT%H-%M-%S")
-    parent.mkdir(parents=True, exist_ok=True)
-    for attempt in count(1):
-        folder = parent / (name if attempt == 1 else f"{name}-{attempt}")
-        try:
-            folder.mkdir()
-        except FileExistsError:
-            continue
-        return folder
-    raise AssertionError("unreachable")
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    write(path, json.dumps(content, indent=2) + "\n")
+    made["network.svg"] = figures.network_figure(drawings)
+    for name, figure in made.items():
+        figures.save(figure, folder.path / name)
+    return [folder.path / name for name in made]

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
 
 
 class Difference(NamedTuple):
@@ -37,18 +40,34 @@ def difference(ours: Sequence[float], control: Sequence[float]) -> Difference | 
     )
 
 
-def mean_and_sd(values: Sequence[float]) -> tuple[float, float | None]:
+def mean_and_sd(values: Sequence[float] | Array) -> tuple[float, float | None]:
     """Mean and sample standard deviation; no deviation of fewer than two."""
-    spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    return float(np.mean(values)), spread
+    with np.errstate(over="ignore", invalid="ignore"):  # of a seed about to diverge
+        spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
+        return float(np.mean(values)), spread
+
+
+def mean_and_sd_over_seeds(curves: Array) -> tuple[Array, Array]:
+    """The same of curves (seeds, epochs), epoch by epoch over what is finite; no spread is 0."""
+    finite = np.isfinite(curves)
+    count = finite.sum(0)
+    known = np.where(finite, curves, 0)
+    mean = np.where(count > 0, known.sum(0) / np.maximum(count, 1), np.nan)
+    squares = np.where(finite, known - mean, 0) ** 2
+    return mean, np.sqrt(squares.sum(0) / np.maximum(count - 1, 1))
+
+
+def sd_text(found: tuple[float, float | None] | None, digits: int = 2) -> str:
+    """Mean ± sd, as ``mean_and_sd`` finds them; a dash of none."""
+    if found is None:
+        return "–"
+    mean, sd = found
+    return f"{mean:.{digits}f}" + ("" if sd is None else f" ± {sd:.{digits}f}")
 
 
 def mean_text(values: Sequence[float], digits: int = 2) -> str:
-    """Mean ± sd; a dash of none."""
-    if not values:
-        return "–"
-    mean, sd = mean_and_sd(values)
-    return f"{mean:.{digits}f}" + ("" if sd is None else f" ± {sd:.{digits}f}")
+    """Mean ± sd of values; a dash of none."""
+    return sd_text(mean_and_sd(values) if values else None, digits)
 
 
 class Distance(NamedTuple):

@@ -13,7 +13,7 @@ Shapes
 
 Deviations
     The post is in Julia, whose random numbers are others: the draws are alike in distribution only.
-    ``arrays.load`` continues from the post's own arrays.
+    ``data.teacher_student.load`` continues from the post's own arrays.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from forwardly.data.teacher_student import Array, Task, TaskSettings
 from forwardly.errors import UsageError, check_rules
 from forwardly.experiments.history import History
+from forwardly.experiments.settings import LAYERS, POSITIVE, at_least, check, require
 from forwardly.fast.engine import Batch
 from forwardly.rule import Rule
 from forwardly.rules import PEPITA, RULES
@@ -39,37 +39,38 @@ from forwardly.training.full_batch import FullBatchTraining
 if TYPE_CHECKING:
     from forwardly.fast.cpu_epochs.full_batch import CompiledFullBatchTraining
 
-Array = NDArray[np.float64]
-
 MOST_AT_ONCE = 500
 """Epochs between two looks at the keyboard, the clock and the weights."""
 
 
 @dataclass(frozen=True)
-class TeacherStudent:
+class TeacherStudent(TaskSettings):
     """The settings; the defaults are the post's.
+
+    Attributes:
+        rules: Rules to compare, separated by spaces; ``forwardly rules`` lists them.
+        seeds: How many seeds to run at once; figure and table then show mean and standard
+            deviation.
+        epochs: Full-batch updates.
+        seed: The first seed, of teacher, data, student and feedback matrix.
+        learning_rate: On updates summed over the batch.
+        dtype: Precision of the training.
+        log_every: Epochs between two measurements of the MAE.
+        engine: How the epochs run: compiled, for the rules that have it, or the readable rules as
+            they are written. Both come to the same errors.
 
     Raises:
         UsageError: if one makes no sense, naming it.
     """
 
     rules: tuple[str, ...] = ("pepita", "readout-only", "backprop")
-    seeds: int = 1
-    seed: int = 99
-    epochs: int = 100_000
-    hidden: tuple[int, ...] = (8,)  # of the student
-    learning_rate: float = 5e-4  # on updates summed over the batch
-    dtype: str = "float64"
-    log_every: int = 100
-    engine: str = "compiled"  # where the rule has it; "readable" for the rules as they are written
-    inputs: int = 16
-    teacher_hidden: int = 8
-    outputs: int = 1
-    train_samples: int = 1000
-    validation_samples: int = 500
-    teacher_sd: float = 0.5
-    student_bound: float = 0.5
-    feedback_bound: float = 0.03
+    seeds: Annotated[int, at_least(1)] = 1
+    epochs: Annotated[int, at_least(1)] = 100_000
+    seed: Annotated[int, at_least(0)] = 99
+    learning_rate: Annotated[float, POSITIVE] = 5e-4
+    dtype: Literal["float64", "float32"] = "float64"
+    log_every: Annotated[int, at_least(1)] = 100
+    engine: Literal["compiled", "readable"] = "compiled"
 
     def __post_init__(self) -> None:
         """Refuse settings that make no sense."""
@@ -81,59 +82,8 @@ class TeacherStudent:
             )
         if len(set(self.rules)) < len(self.rules):
             raise UsageError(f"a rule is named twice: {', '.join(self.rules)}")
-        if self.dtype not in ("float64", "float32"):
-            raise UsageError(f"dtype must be float64 or float32; given {self.dtype!r}")
-        if self.engine not in ("compiled", "readable"):
-            raise UsageError(f"engine must be compiled or readable; given {self.engine!r}")
-        for name in ("seeds", "epochs", "log_every"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} must be at least 1; given {getattr(self, name)}")
-        if self.seed < 0:
-            raise UsageError(f"seed must be at least 0; given {self.seed}")
-        if not self.hidden or min(self.hidden) < 1:
-            raise UsageError(
-                f"hidden must be one or more layer sizes of at least 1; given {list(self.hidden)}"
-            )
-        if not 0 < self.learning_rate < float("inf"):
-            raise UsageError(
-                f"learning_rate must be positive and finite; given {self.learning_rate}"
-            )
-
-
-class Task(NamedTuple):
-    """What one seed starts from, laid out as in the post."""
-
-    x_train: Array
-    y_train: Array
-    x_val: Array
-    y_val: Array
-    weights: tuple[Array, ...]  # of the student: w1, w2, …
-    F: Array
-
-
-def draw(settings: TeacherStudent, generator: np.random.Generator) -> Task:
-    """A teacher, its data, a student and a feedback matrix."""
-    d, k = settings.inputs, settings.outputs
-    teacher = [
-        generator.normal(0, settings.teacher_sd, shape)
-        for shape in pairwise((d, settings.teacher_hidden, k))
-    ]
-    x_train = generator.random((settings.train_samples, d))
-    x_val = generator.random((settings.validation_samples, d))
-    bound = settings.student_bound
-    student = tuple(
-        generator.uniform(-bound, bound, shape) for shape in pairwise((d, *settings.hidden, k))
-    )
-    feedback = generator.uniform(-settings.feedback_bound, settings.feedback_bound, (k, d))
-    return Task(x_train, output(teacher, x_train), x_val, output(teacher, x_val), student, feedback)
-
-
-def output(weights: Sequence[Array], x: Array) -> Array:
-    """The output of a ReLU network with a linear readout, (n, k)."""
-    h = x
-    for w in weights[:-1]:
-        h = np.maximum(h @ w, 0)
-    return h @ weights[-1]
+        require(LAYERS, hidden=self.hidden)
+        check(self)
 
 
 def training(
@@ -156,12 +106,8 @@ def training(
         _rule(name, task, dtype, rate, torch.Generator().manual_seed(settings.seed + i))
         for i, task in enumerate(tasks)
     ]
-    train = Batch(
-        stack(*(task.x_train for task in tasks)), stack(*(task.y_train for task in tasks))
-    )
-    validation = Batch(
-        stack(*(task.x_val for task in tasks)), stack(*(task.y_val for task in tasks))
-    )
+    x_train, y_train, x_val, y_val = map(stack, *(task[:4] for task in tasks))
+    train, validation = Batch(x_train, y_train), Batch(x_val, y_val)
     if settings.engine == "readable" or reason(rules[0]):
         return FullBatchTraining(rules, train, validation, learning_rate=rate)
     return CompiledFullBatchTraining(rules, train, validation, learning_rate=rate, threads=threads)
@@ -216,8 +162,8 @@ class Run:
 
     def prepare(self) -> None:
         """Have the loops compiled that this run needs: seconds, once on a machine."""
-        for one in self.trainings.values():
-            one.prepare()
+        for training in self.trainings.values():
+            training.prepare()
 
     def before(self, which: int = 0) -> list[Array]:
         """A student's weights before training, (n_l, n_{l−1}) each; which of the seeds, from 0."""

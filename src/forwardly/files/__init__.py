@@ -57,13 +57,13 @@ def find(root: Path, name: str) -> list[Path]:
         raise UsageError(f"there is no folder {visible(str(root))}")
     found: list[Path] = []
 
-    def stop(reason: OSError) -> NoReturn:
-        refuse(Path(reason.filename), f"cannot be read: {reason.strerror}")
+    def stop(problem: OSError) -> NoReturn:
+        refuse(Path(problem.filename), f"cannot be read: {problem.strerror}")
 
     for folder, folders, files in os.walk(root, onerror=stop):
         if name in files or name in folders:
             found.append(Path(folder))
-        folders[:] = (one for one in folders if not one.startswith("."))
+        folders[:] = (name for name in folders if not name.startswith("."))
     return sorted(found)
 
 
@@ -82,8 +82,8 @@ def read(path: Path) -> bytes:
         if path.exists() and not path.is_file():
             refuse(path, "is not a file")
         return path.read_bytes()
-    except OSError as reason:
-        refuse(path, f"cannot be read: {reason.strerror}")
+    except OSError as problem:
+        refuse(path, f"cannot be read: {problem.strerror}")
 
 
 def read_text(path: Path) -> str:

@@ -41,8 +41,8 @@ class Fields:
         text = files.read_text(path)
         try:
             content = json.loads(text)
-        except ValueError as reason:
-            files.refuse(path, f"is no JSON ({reason})")
+        except ValueError as problem:
+            files.refuse(path, f"is no JSON ({problem})")
         except RecursionError:
             files.refuse(path, "is nested too deep")
         return cls(path, content)

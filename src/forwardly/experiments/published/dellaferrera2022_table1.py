@@ -68,7 +68,15 @@ def _fully_connected(column: int) -> dict[str, Cell]:
     cells: dict[str, Cell] = {}
     for rule in _ROWS:
         options = {"output_error": "second"} if rule == "pepita-second" else {}
-        recipe = Recipe(rule.removesuffix("-second"), name, options, learning_rate=rate)
+        recipe = Recipe(
+            rule.removesuffix("-second"),
+            name,
+            options,
+            dropout=0.1,
+            learning_rate=rate,
+            epochs=100,
+            milestones=(60, 90),
+        )
         note = ""
         if options:
             note = "the output layer learns from the modulated pass's error"
@@ -91,12 +99,11 @@ def _convolutional(column: int) -> dict[str, Cell]:
         recipe = Recipe(
             rule,
             name,
-            {},
             model="conv",
             hidden=(32,),
-            dropout=0.0,
             learning_rate=0.01,
             batch=50,
+            epochs=100,
             milestones=(10, 30, 60),
         )
         note = ""

@@ -21,6 +21,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from forwardly.experiments.experiment import Cell, Experiment, Published
+from forwardly.experiments.published import dellaferrera2022_table1 as table1
 from forwardly.experiments.recipe import Mirroring, Recipe
 
 _WHERE = "the table of one hidden layer"
@@ -39,8 +40,7 @@ _NORMALISED_RATE = {"mnist": 10.0, "cifar10": 1.0, "cifar100": 1.0}
 
 
 def _recipe(row: str, name: str) -> Recipe:
-    rate = 0.1 if name == "mnist" else 0.01
-    recipe = Recipe("pepita", name, {"sign": -1}, learning_rate=rate)
+    recipe = replace(table1.EXPERIMENT.cells[f"fc-{name}/pepita"].recipe, options={"sign": -1})
     if "decay" in row:
         recipe = replace(recipe, weight_decay=_WEIGHT_DECAY[name])
     if "normalised" in row:

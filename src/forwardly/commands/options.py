@@ -1,0 +1,27 @@
+"""Options that commands have in common, or take from the fields of a settings dataclass."""
+
+from __future__ import annotations
+
+import re
+
+from cyclopts import Parameter
+
+from forwardly.experiments.settings import at_least, require
+
+
+def fields_but(*names: str) -> Parameter:
+    """Make an option of every field of a dataclass but these; help is its docstring's."""
+    return Parameter(name="*", parse=re.compile(f"^(?!({'|'.join(names)})$)"))
+
+
+def set_threads(threads: int | None) -> None:
+    """Let torch use so many processor threads, if a number is given.
+
+    Raises:
+        UsageError: if it is below 1.
+    """
+    import torch
+
+    require(at_least(1), threads=threads)
+    if threads is not None:
+        torch.set_num_threads(threads)

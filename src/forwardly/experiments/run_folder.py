@@ -1,0 +1,121 @@
+"""The folder that a run leaves behind, be it of a command or a record: one kind for all.
+
+What is written to it appears whole or not at all, the files one by one, a record as a folder.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
+from datetime import datetime
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from forwardly import files
+from forwardly.errors import UsageError
+
+if TYPE_CHECKING:
+    from filelock import FileLock
+
+
+class RunFolder:
+    """A folder that is there.
+
+    Args:
+        path: where it is.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def new(cls, out: Path | None, command: str) -> RunFolder:
+        """Make the folder ``out``, or one named after the time under ``runs/COMMAND``; it is empty.
+
+        Raises:
+            UsageError: if ``out`` holds something already, or cannot be made or written to.
+        """
+        path = Path("runs") / command if out is None else out
+        try:
+            if out is None:
+                path = _timed_folder(path)
+            elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+                raise UsageError(
+                    f"{out} exists already, and nothing is overwritten: name another --out"
+                )
+            else:
+                out.mkdir(parents=True, exist_ok=True)
+        except OSError as problem:
+            raise _cannot_write(path, problem) from None
+        return cls._writable(path)
+
+    @classmethod
+    def to_resume(cls, out: Path | None) -> RunFolder:
+        """The folder of a run that was stopped.
+
+        Raises:
+            UsageError: if there is no such run, or the folder cannot be written to.
+        """
+        if out is None:
+            raise UsageError("--resume needs --out, the folder of the run to continue")
+        if not (out / "config.json").exists():
+            raise UsageError(f"there is no run to continue in {out}: it has no config.json")
+        return cls._writable(out)
+
+    @classmethod
+    def _writable(cls, path: Path) -> RunFolder:
+        """Show before training, not after it, whether a folder can be written to."""
+        try:
+            with tempfile.TemporaryFile(dir=path):
+                return cls(path)
+        except OSError as problem:
+            raise _cannot_write(path, problem) from None
+
+    @classmethod
+    @contextmanager
+    def whole(cls, place: Path) -> Generator[RunFolder]:
+        """A folder that appears at ``place``, where there is nothing yet, when the block ends."""
+        place.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=".part-", dir=place.parent))
+        try:
+            part.chmod(0o755)
+            yield cls(part)
+            part.rename(place)
+        except BaseException:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
+
+    def lock(self) -> FileLock:
+        """A context that keeps other processes off; filelock.Timeout if one is there already."""
+        from filelock import FileLock
+
+        return FileLock(self.path / "lock", timeout=0)
+
+    def write(self, name: str, content: str) -> None:
+        """Write a file, or replace it."""
+        files.write(self.path / name, content)
+
+    def write_json(self, name: str, content: Any) -> None:
+        """Write plain data."""
+        self.write(name, json.dumps(content, indent=2) + "\n")
+
+
+def _cannot_write(folder: Path, problem: OSError) -> UsageError:
+    return UsageError(f"cannot write to {folder}: {problem.strerror}; name another --out")
+
+
+def _timed_folder(parent: Path) -> Path:
+    name = datetime.now().astimezone().strftime("%Y-%m-%dT%H-%M-%S")
+    parent.mkdir(parents=True, exist_ok=True)
+    for attempt in count(1):
+        folder = parent / (name if attempt == 1 else f"{name}-{attempt}")
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            continue
+        return folder
+    raise AssertionError("unreachable")
