@@ -72,6 +72,17 @@ def test_nan_in_a_real_target() -> None:
     [
         ({"projection": torch.ones(2, 4)}, r"\(d, k\) = \(4, 2\), for 4 inputs.*of shape \(2, 4\)"),
         ({"projection": torch.ones(4, 2).int()}, "torch.int32 of shape"),
+        ({"projection": "abc"}, r"such as feedback\.uniform\(0\.05\).* given is 'abc'"),
+        ({"projection": [[0.1] * 2] * 4}, r"may be a tensor; given is \[\["),
+        ({"projection": torch.full((4, 2), math.nan)}, "F must be finite"),
+        ({"projection": torch.full((4, 2), -math.inf)}, "F must be finite"),
+        ({"projection": torch.full((4, 2), 1e39, dtype=torch.float64)}, "infinity in torch.float3"),
+        ({"projection": lambda *_: (torch.ones(4, 3),)}, r"\(d, k\) = \(4, 2\).*\(4, 3\)"),
+        ({"input_shape": 4}, r"must be the shape of x without the batch.*; given 4"),
+        ({"input_shape": "4"}, r"whole numbers above 0 such as \(3, 32, 32\); given '4'"),
+        ({"input_shape": (4.0,)}, r"input_shape must be .* given \(4\.0,\)"),
+        ({"input_shape": (-1, 4)}, r"input_shape must be .* given \(-1, 4\)"),
+        ({"input_shape": ()}, r"input_shape must be .* given \(\)"),
         ({"output_error": "third"}, "output_error must be one of 'first', 'second'; given 'third'"),
         ({"presynaptic": 1}, "presynaptic must be one of 'modulated', 'clean'; given 1"),
         ({"sign": 2}, "sign must be one of 1, -1; given 2"),
@@ -91,6 +102,48 @@ def test_bad_options(options: dict[str, object], message: str) -> None:
     loss = options.pop("loss", nn.MSELoss())
     with pytest.raises((ValueError, TypeError), match=message):
         fw.PEPITA(_model(), loss, **options)(X, torch.zeros(5, 2))
+
+
+@pytest.mark.parametrize("name", ["direct-feedback-alignment", "drtp", "feedback-alignment"])
+def test_feedback_of_other_rules_is_drawn_by_functions(name: str) -> None:
+    with pytest.raises(TypeError, match=r"such as feedback\.uniform\(0\.05\).* given is 0\.1"):
+        fw.RULES[name](_model(), nn.MSELoss(), backward=0.1)
+    wrong = lambda sizes, _: (torch.full(tuple(sizes), math.nan),)  # noqa: E731
+    with pytest.raises(ValueError, match="must be finite"):
+        fw.RULES[name](_model(), nn.MSELoss(), backward=wrong)
+
+
+@pytest.mark.parametrize("name", fw.RULES)
+def test_feedback_is_for_inputs_of_one_size(name: str) -> None:
+    """Convolutions take any size, which rules without feedback matrices train on rightly."""
+    layers = nn.Conv2d(1, 2, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 2)
+    model = nn.Sequential(*layers)
+    rule = fw.RULES[name](model, nn.CrossEntropyLoss(), input_shape=(1, 6, 6))
+    local, x = fw.LocalSGD(rule, 0.1), torch.rand(5, 1, 6, 6)
+    has_matrix = any(buffer in dict(rule.named_buffers()) for buffer in ("F", "B_1"))
+    for wrong in (torch.rand(5, 1, 7, 7), torch.rand(5, 1, 3, 3)):  # 3 · 3 divides F's 6 · 6
+        for step in (rule, rule.accumulate, local.step):
+            if has_matrix:
+                with pytest.raises(ValueError, match=r"is \((36|32), 2\), for (inputs|maps) of"):
+                    step(wrong, T)
+            else:
+                step(wrong, T)
+    model[0].padding = (1, 1)
+    if "B_1" in dict(rule.named_buffers()):
+        with pytest.raises(ValueError, match=r"B_1 is \(32, 2\).*leads to is \(5, 2, 6, 6\)"):
+            local.step(x, T)
+    else:
+        local.step(x, T)
+
+
+def test_feedback_is_for_outputs_of_one_number() -> None:
+    model = nn.Sequential(nn.Conv1d(1, 2, 3), nn.ReLU(), nn.Conv1d(2, 1, 3), nn.Flatten())
+    for kind in (fw.PEPITA, fw.DirectFeedbackAlignment):
+        rule = kind(model, nn.MSELoss(), input_shape=(1, 8))
+        model[2].padding = (1,)
+        with pytest.raises(ValueError, match=r"is \(\d+, 4\).* 4 outputs; with 6 outputs"):
+            fw.LocalSGD(rule, 0.1).step(torch.rand(5, 1, 8), torch.rand(5, 6))
+        model[2].padding = (0,)
 
 
 def test_convolution_needs_the_input_shape() -> None:

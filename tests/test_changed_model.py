@@ -126,6 +126,10 @@ def test_thawed_parameters_learn_again() -> None:
             lambda m: setattr(m[4].weight, "data", torch.rand(4, 9, dtype=torch.float64)),
             r"\(4, 9\) now: build the rule anew",
         ),
+        (
+            lambda m: setattr(m[2].weight, "data", torch.rand(9, dtype=torch.float64).expand(9, 9)),
+            "several elements in one place of memory",
+        ),
         (lambda m: m.__setitem__(1, nn.Softmax(1)), "'1', Softmax.*not supported"),
         (lambda m: m.__setitem__(2, m[0]), "'0' and '2' share one weight"),
         (lambda m: setattr(m[2], "bias", m[0].bias), "'0' and '2' share one weight or bias"),
@@ -330,15 +334,25 @@ def test_what_cannot_be_in_two_places_is_refused() -> None:
     plain = nn.BatchNorm1d(9, affine=False, track_running_stats=False)
     make("backprop", nn.Sequential(*(plain if layer is norm else layer for layer in layers)))
     tied = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6))
+    rows = torch.rand(12, 6)
+    tied[0].weight = nn.Parameter(rows[:6])
     for share in (
         lambda: setattr(tied[1], "weight", nn.Parameter(tied[0].weight.data.T)),  # one memory
         lambda: setattr(tied[1], "weight", tied[0].weight),
         lambda: setattr(tied[1], "bias", tied[0].bias),
+        lambda: setattr(tied[1], "weight", nn.Parameter(rows[3:9])),
+        lambda: setattr(tied[1], "bias", nn.Parameter(rows[5])),
     ):
         tied[1] = nn.Linear(6, 6)
         share()
         with pytest.raises(ValueError, match="synapses '0' and '1' share one weight or bias"):
             make("backprop", tied)
+    tied[1] = nn.Linear(6, 6)
+    tied[1].weight = nn.Parameter(rows[6:])  # behind the other's
+    make("backprop", tied)
+    tied[1].weight = nn.Parameter(rows[10].expand(6, 6))
+    with pytest.raises(ValueError, match=r"'1', Linear.* several elements in one place of memory"):
+        make("backprop", tied)
 
 
 def test_a_copy_is_of_its_own_model() -> None:

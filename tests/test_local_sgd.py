@@ -281,9 +281,22 @@ def test_a_refused_batch_changes_nothing() -> None:
         ({"lr": 0.1, "momentum": -0.1}, "must be at least 0"),
         ({"lr": 0.1, "weight_decay": -0.1}, "must be at least 0"),
         ({"lr": 0.1, "nesterov": True}, "nesterov needs a momentum"),
+        ({"lr": "fast"}, "lr must be a number; given 'fast'"),
+        ({"lr": torch.ones(2)}, "lr must be a number; given tensor"),
+        ({"lr": 0.1, "momentum": None}, "momentum must be a number; given None"),
+        ({"lr": torch.inf}, "lr must be at least 0; given inf"),
     ],
 )
+@pytest.mark.unchecked
 def test_wrong_settings(options: dict[str, Any], message: str) -> None:
     rule, _ = build("pepita", dense)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         fw.LocalSGD(rule, **options)
+
+
+@pytest.mark.unchecked
+def test_it_takes_a_rule() -> None:
+    model, _ = dense()
+    for given, what in ((model, "Sequential"), (model.parameters(), "generator")):
+        with pytest.raises(TypeError, match=f"rule must be of class Rule; given is {what}"):
+            fw.LocalSGD(given, 0.1)

@@ -206,6 +206,28 @@ def test_slowness_of_no_curve(curve: list[float]) -> None:
         metrics.slowness(curve)
 
 
+@pytest.mark.parametrize(("curve", "chance"), [([0.0, 0.0], 0.0), ([0.1, 0.05, 0.1], 0.1)])
+def test_slowness_where_nothing_is_gained(curve: list[float], chance: float) -> None:
+    assert math.isnan(metrics.slowness(curve, chance=chance))
+
+
+@pytest.mark.parametrize("size", [1e200, 1e-200, 5e-324])
+def test_cosines_of_huge_and_tiny_vectors(size: float) -> None:
+    a = torch.tensor([size, 0, 0], dtype=torch.float64)
+    b = torch.tensor([size, size, 0], dtype=torch.float64)
+    assert metrics.cosine(a, b) == pytest.approx(math.sqrt(0.5))
+    assert metrics.cosine(a, -a) == -1
+    assert metrics.angle(a, b.flip(0)) == pytest.approx(90)
+
+
+def test_a_nan_is_never_right() -> None:
+    """torch takes it for the largest output."""
+    accuracy = metrics.Accuracy()
+    output = torch.tensor([[math.nan, 1.0], [1.0, math.nan], [2.0, 1.0], [math.inf, 1.0]])
+    accuracy.update(output, torch.tensor([0, 1, 0, 0]))
+    assert accuracy.compute() == 0.5
+
+
 def test_accuracy() -> None:
     accuracy = metrics.Accuracy()
     assert math.isnan(accuracy.compute())

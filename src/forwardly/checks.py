@@ -41,6 +41,13 @@ def shape_of(tensor: Tensor) -> str:
     return str(tuple(tensor.shape))
 
 
+def check_kind(name: str, given: object, *kinds: type) -> None:
+    """Refuse an argument of another class than these; a TypeError names the first."""
+    if not isinstance(given, kinds):
+        what = f"the class {given.__name__}" if isinstance(given, type) else type(given).__name__
+        raise TypeError(f"{name} must be of class {kinds[0].__name__}; given is {what}")
+
+
 def one_of(name: str, given: Option, options: tuple[Option, ...]) -> Option:
     """``given``, if it is one of the options; else a ValueError that names them."""
     if given not in options:

@@ -14,6 +14,7 @@ from typing import TypedDict
 import torch
 from torch import Tensor, nn
 
+from forwardly.checks import all_finite, shape_of, values_readable
 from forwardly.network import Stage
 from forwardly.rule import Rule
 
@@ -74,13 +75,58 @@ def uniform_within(bound: float) -> Initialiser:
     return draw
 
 
+def drawn(
+    given: Initialiser | Tensor,
+    sizes: Sequence[int],
+    generator: torch.Generator | None,
+    like: Tensor,
+) -> tuple[Tensor, ...]:
+    """F, (d, k), drawn or given, then its factors if there are several; of like's dtype and device.
+
+    Raises:
+        TypeError: if it is neither an initialiser nor a tensor.
+        ValueError: if F is not finite, or of another shape or kind.
+    """
+    if not isinstance(given, Tensor) and not callable(given):
+        raise TypeError(
+            "feedback is drawn by a function such as feedback.uniform(0.05), and PEPITA's F may "
+            f"be a tensor; given is {given!r}"
+        )
+    factors = (given.detach().clone(),) if isinstance(given, Tensor) else given(sizes, generator)
+    d, k, drawn = sizes[0], sizes[-1], chain(factors)
+    if drawn.shape != (d, k) or not drawn.is_floating_point():
+        raise ValueError(
+            f"F must be a floating-point tensor of shape (d, k) = ({d}, {k}), for {d} inputs and "
+            f"{k} outputs; given is {drawn.dtype} of shape {shape_of(drawn)}"
+        )
+    F = drawn.to(like)
+    if values_readable(F) and not all_finite(F):
+        raise ValueError(f"F must be finite; given is one with a NaN or an infinity in {F.dtype}")
+    return F, *(factor.to(like) for factor in factors if len(factors) > 1)
+
+
 def like_weight(
     initialiser: Initialiser, stage: Stage, generator: torch.Generator | None
 ) -> Tensor:
     """A feedback weight of the shape of a synapse's weight, drawn as a (fan-in, units) matrix."""
     weight = stage.synapse.weight.detach()
-    drawn = chain(initialiser((weight[0].numel(), weight.shape[0]), generator))
-    return drawn.T.reshape(weight.shape).to(weight)
+    F, *_ = drawn(initialiser, (weight[0].numel(), weight.shape[0]), generator, weight)
+    return F.T.reshape(weight.shape)
+
+
+def check_sizes(name: str, matrix: Tensor, layer: Tensor, outputs: int) -> None:
+    """Refuse a feedback matrix that was drawn for a layer, or outputs, of another size.
+
+    It was drawn for one size of the input, while convolutions take any.
+    """
+    if matrix.shape != (layer.shape[1:].numel(), outputs):
+        d, k = matrix.shape
+        there = "inputs" if name == "F" else "maps"
+        raise ValueError(
+            f"{name} is {shape_of(matrix)}, for {there} of {d} numbers a sample and {k} outputs; "
+            f"with {outputs} outputs, what it leads to is {shape_of(layer)}. Pass input_shape, the "
+            "shape of x without the batch; of changed strides or paddings build the rule anew"
+        )
 
 
 def chain(factors: Sequence[Tensor]) -> Tensor:

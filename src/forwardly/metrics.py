@@ -23,7 +23,7 @@ from forwardly.rules.feedback_alignment import FeedbackAlignment
 
 
 def angle(a: Float[Tensor, "..."], b: Float[Tensor, "..."]) -> float:
-    """The angle between two tensors as vectors, in degrees, 0 to 180; NaN if one is zero.
+    """The angle between two tensors as vectors, in degrees, 0 to 180; NaN as ``cosine``.
 
     Raises:
         ValueError: if they have different numbers of elements.
@@ -33,13 +33,14 @@ def angle(a: Float[Tensor, "..."], b: Float[Tensor, "..."]) -> float:
 
 
 def cosine(a: Float[Tensor, "..."], b: Float[Tensor, "..."]) -> float:
-    """The cosine of that angle, −1 to 1; NaN if one of the tensors is zero."""
+    """The cosine of that angle, −1 to 1; NaN if one of the tensors is zero or not finite."""
     if a.numel() != b.numel():
         raise ValueError(
             f"tensors to compare need as many elements; given {tuple(a.shape)}, {tuple(b.shape)}"
         )
-    # In float64, which not every device has.
+    # In float64, which not every device has; scaled, as squares overflow early.
     a, b = (part.detach().cpu().flatten().double() for part in (a, b))
+    a, b = (part / part.abs().max() if part.numel() else part for part in (a, b))
     lengths = float(a.square().sum().sqrt() * b.square().sum().sqrt())
     return float(torch.dot(a, b)) / lengths if lengths > 0 else math.nan
 
@@ -114,6 +115,9 @@ def slowness(accuracy: Sequence[float], *, chance: float = 0.0, epochs: int | No
         chance: accuracy without learning, e.g. 0.1 of ten classes, in the same unit.
         epochs: how many epochs to take; the paper takes those before the learning rate drops.
 
+    Returns:
+        a; NaN where no epoch is above chance, so that nothing is gained that could be slow.
+
     Raises:
         ValueError: if there are fewer than two epochs, or a value is not finite.
     """
@@ -126,6 +130,8 @@ def slowness(accuracy: Sequence[float], *, chance: float = 0.0, epochs: int | No
             f"slowness needs the finite accuracies of two epochs or more; given {list(accuracy)}"
         )
     largest = float(curve.max())
+    if largest <= chance:
+        return math.nan
 
     def model(x: np.ndarray, a: float) -> np.ndarray:
         return largest * x / (a + x)
@@ -140,11 +146,15 @@ def slowness(accuracy: Sequence[float], *, chance: float = 0.0, epochs: int | No
 def correct(output: Tensor, target: Tensor) -> Tensor | None:
     """How many samples' largest output is their class; a scalar, on the output's device.
 
-    None where there is no such class: targets are numbers, or a sample has a single output.
+    None where there is no such class: targets are numbers, or a sample has a single output. A NaN
+    among the outputs is never right.
     """
     if target.is_floating_point() or output.dim() != 2 or output.shape[1] < 2:
         return None
-    return (output.argmax(1) == target).sum() if target.shape == output.shape[:1] else None
+    if target.shape != output.shape[:1]:
+        return None
+    largest, predicted = output.max(1)  # NaN, where there is one
+    return ((predicted == target) & (largest == largest)).sum()
 
 
 class Accuracy:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import operator
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -115,7 +116,7 @@ class Rule(nn.Module, ABC):
             gradient there; if two passes are to be compared in half precision.
 
     Raises:
-        TypeError: if a module or the loss is not supported.
+        TypeError: if a module or the loss is not supported, or an argument of another kind.
         ValueError: if the model has no weights, or has parameters that the rule cannot train.
     """
 
@@ -182,9 +183,18 @@ class Rule(nn.Module, ABC):
                 f"generator must be a torch.Generator; given {generator!r}. Make one with "
                 "torch.Generator().manual_seed(...)"
             )
+        try:
+            shape = None if input_shape is None else tuple(map(operator.index, input_shape))
+        except TypeError:
+            shape = (0,)
+        if shape is not None and min(shape, default=0) < 1:
+            raise TypeError(
+                "input_shape must be the shape of x without the batch, whole numbers above 0 such "
+                f"as (3, 32, 32); given {input_shape!r}"
+            )
         self.model = model
         self.loss = loss
-        self.input_shape = input_shape
+        self.input_shape = shape
         self.own_error: OutputError | None = error
         self._seen_alone = False
         self._said: set[str] = set()
@@ -349,27 +359,30 @@ class Rule(nn.Module, ABC):
                 "the rule has a hook, which accumulate and LocalSGD would not call: register it on "
                 "a module of the model, or look at the Credit"
             )
-        if own := vars(self).keys() & {"assign", "error", "loss_value"}:
+        own = vars(self)
+        if replaced := own.keys() & {"assign", "error", "loss_value"}:
             raise ValueError(
-                f"this rule's method {own.pop()} was replaced, which not every path would notice: "
-                "pass error=, or write a rule of your own"
+                f"this rule's method {replaced.pop()} was replaced, which not every path would "
+                "notice: pass error=, or write a rule of your own"
             )
-        if type(self._weight) is not nn.Parameter:
+        weight = self._weight
+        if type(weight) is not nn.Parameter:
             return  # of a functional call
-        self._check_sizes(self.network)
         if not self._seen_alone:
             _check_alone(self.model)
             self._seen_alone = True
-        dtype, device = self._weight.dtype, self._weight.device
-        for name, buffer in self.named_buffers(recurse=False):
-            own = buffer.dtype if buffer.is_floating_point() else dtype
-            if (own, buffer.device) != (dtype, device):
+        dtype, device = weight.dtype, weight.device
+        buffers: dict[str, Tensor | None] = own["_buffers"]
+        for name, buffer in buffers.items():
+            if buffer is None:
+                continue
+            kind = buffer.dtype if buffer.is_floating_point() else dtype
+            if (kind, buffer.device) != (dtype, device):
                 raise TypeError(
-                    f"the model is {dtype} on {device}, the rule's {name} {own} on "
+                    f"the model is {dtype} on {device}, the rule's {name} {kind} on "
                     f"{buffer.device}: move the rule, not the model, e.g. "
                     f"rule.to({str(device)!r}, {dtype})"
                 )
-
         if self._is_news:
             self._warn(stacklevel=6)
 
@@ -382,25 +395,21 @@ class Rule(nn.Module, ABC):
         """Read the model, for the first time or anew; nothing is changed if it is refused."""
         network = Network(self.model)
         before: Network | None = getattr(self, "network", None)
-        if before is not None:
-            self._check_sizes(network)
+        sizes = [stage.synapse.weight.shape for stage in network.stages]
+        if before is not None and sizes != self._sizes:
+            raise ValueError(
+                "the model has changed since the rule was built, which is for weights of "
+                f"{_listed(self._sizes)}; they are {_listed(sizes)} now: build the rule anew"
+            )
         trained = self._trained_parameters(network)
         _check_place(self.model)
         _check_alone(self.model)
         self.network = network
         self.trained = trained
-        self._sizes = _sizes(network)
+        self._sizes = sizes
         self._is_news = True
         if before is not None:
             self._begin_noise()
-
-    def _check_sizes(self, network: Network) -> None:
-        """Refuse weights of other sizes than those that the rule was built for."""
-        if (sizes := _sizes(network)) != self._sizes:
-            raise ValueError(
-                "the model has changed since the rule was built, which is for weights of "
-                f"{_listed(self._sizes)}; they are {_listed(sizes)} now: build the rule anew"
-            )
 
     def _begin_noise(self) -> None:
         """Have random numbers, where the network has come to need some."""
@@ -462,11 +471,7 @@ def _is_identity(part: Part) -> bool:
     return isinstance(part.module, nn.Identity) and not part.altered
 
 
-def _sizes(network: Network) -> list[tuple[int, ...]]:
-    return [stage.synapse.weight.shape for stage in network.stages]
-
-
-def _listed(shapes: list[tuple[int, ...]]) -> str:
+def _listed(shapes: list[torch.Size]) -> str:
     return ", ".join(str(tuple(shape)) for shape in shapes)
 
 

@@ -6,6 +6,8 @@ What cannot be trained correctly is refused here, by the name of the module.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
+from operator import itemgetter
 from typing import NamedTuple, cast
 
 import torch
@@ -145,9 +147,9 @@ class Reading(NamedTuple):
         hooked: whether there is a global module hook.
         modules: for each place in the model what decides what is computed there: name, module,
             class, forward method, whether the instance overrides it, and hooks.
-        parameters: for each its name, identity, ``requires_grad``, dtype, device and hooks; None
-            for what a functional call or a trace has put in its place; the name alone for one that
-            the module has not, such as a bias.
+        parameters: for each its name, identity, ``requires_grad``, hooks, shape, strides, dtype and
+            device; None for what a functional call or a trace has put in its place; the name alone
+            for one that the module has not, such as a bias.
     """
 
     hooked: bool
@@ -166,6 +168,9 @@ class Reading(NamedTuple):
         )
 
 
+_tables_of_hooks = itemgetter(*MODULE_HOOKS)
+
+
 def reading_of(model: nn.Module) -> Reading:
     """The model's present snapshot; called in every step, it takes some microseconds."""
     modules: list[tuple[object, ...]] = []
@@ -174,13 +179,13 @@ def reading_of(model: nn.Module) -> Reading:
     while left:
         name, module = left.pop()
         kind, own = type(module), vars(module)
-        hooks = (bool(own[table]) for table in MODULE_HOOKS)
+        hooks = map(bool, _tables_of_hooks(own))
         modules.append((name, id(module), kind, kind.forward, has_own_forward(module), *hooks))
         for p, parameter in own["_parameters"].items():
             if type(parameter) is nn.Parameter:
                 hooked = has_gradient_hook(parameter)
-                flags = parameter.requires_grad, parameter.dtype, parameter.device, hooked
-                parameters.append((p, id(parameter), *flags))
+                place = parameter.shape, parameter.stride(), parameter.dtype, parameter.device
+                parameters.append((p, id(parameter), parameter.requires_grad, hooked, *place))
             else:
                 parameters.append(p if parameter is None else None)
         left += own["_modules"].items()
@@ -278,6 +283,11 @@ def _check_supported(name: str, module: nn.Module) -> None:
             f"nn.{kind.__name__}, which rules have one of their own of, as all passes of a step "
             f"share its state: use nn.{kind.__name__}, or a hook"
         )
+    if any(_reach(parameter) < parameter.numel() for parameter in module.parameters()):
+        raise ValueError(
+            f"module {name!r}, {module}, has a parameter with several elements in one place of "
+            "memory, which cannot be updated one by one: take a .contiguous() copy"
+        )
     if any(True for _ in module.children()):
         raise TypeError(
             f"module {name!r}, a {type(module).__name__}, has modules of its own inside, which is "
@@ -288,33 +298,41 @@ def _check_supported(name: str, module: nn.Module) -> None:
 
 
 def _check_no_sharing(parts: list[Part]) -> None:
-    """Refuse weights and running statistics that are shared between places."""
-    owner: dict[int, str] = {}
-    for part in parts:
-        if not isinstance(part.module, (*SYNAPSES, *BATCH_NORMS)):
+    """Refuse weights and running statistics in two places, which one local update cannot serve."""
+    owned = [
+        (*_span(tensor), part)
+        for part in parts
+        if isinstance(part.module, (*SYNAPSES, *BATCH_NORMS))
+        for tensor in (*part.module.parameters(), *part.module.buffers())
+    ]
+    owned.sort(key=itemgetter(0))
+    for (_, end, other), (start, _, part) in pairwise(owned):
+        if end <= start:
             continue
-        synapse = isinstance(part.module, SYNAPSES)
-        for tensor in (*part.module.parameters(), *part.module.buffers()):
-            other = owner.setdefault(_memory(tensor), part.name)
-            if other == part.name:
-                continue
-            if synapse:
-                raise ValueError(
-                    f"the synapses {other!r} and {part.name!r} share one weight or bias, which a "
-                    "local update cannot serve: give each layer parameters of its own"
-                )
+        if isinstance(part.module, SYNAPSES):
             raise ValueError(
-                f"the modules {other!r} and {part.name!r} share their statistics or parameters, "
-                "which one step cannot move twice: give each place a module of its own"
+                f"the synapses {other.name!r} and {part.name!r} share one weight or bias, be it in "
+                "part, which a local update cannot serve: give each layer parameters of its own"
             )
+        raise ValueError(
+            f"the modules {other.name!r} and {part.name!r} share their statistics or parameters, "
+            "which one step cannot move twice: give each place a module of its own"
+        )
 
 
-def _memory(tensor: Tensor) -> int:
-    """Identifies a tensor's memory, as views of one storage need not overlap."""
+def _span(tensor: Tensor) -> tuple[int, int]:
+    """The addresses between which a tensor lies, be it with gaps."""
     try:
-        return tensor.data_ptr() or id(tensor)
+        start = tensor.data_ptr()
     except RuntimeError:  # a tensor of a transform has none
-        return id(tensor)
+        start = 0
+    size = _reach(tensor) * tensor.element_size() if start else 1
+    return start or id(tensor), (start or id(tensor)) + size
+
+
+def _reach(tensor: Tensor) -> int:
+    """How many elements of its storage a tensor spans."""
+    return 1 + sum((n - 1) * by for n, by in zip(tensor.shape, tensor.stride(), strict=True))
 
 
 def _stage(parts: list[Part]) -> Stage:

@@ -36,8 +36,19 @@ def register_matrices(
     *hidden, last = rule.network.probe(rule.input_shape)
     k = last.a[0].numel()
     for l, layer in enumerate(hidden, start=1):
-        B = feedback.chain(backward((layer.z[0].numel(), k), generator))
-        rule.register_buffer(f"B_{l}", B.to(layer.z))
+        B, *_ = feedback.drawn(backward, (layer.z[0].numel(), k), generator, layer.z)
+        rule.register_buffer(f"B_{l}", B)
+
+
+def delta(rule: Rule, step: Step, l: int, z: Tensor, e: Tensor) -> Tensor:
+    """δ_l = (B_l e) ⊙ σ′(z_l), of z_l's shape.
+
+    Raises:
+        ValueError: if B_l is for a layer of another size.
+    """
+    B = rule.get_buffer(f"B_{l}")
+    feedback.check_sizes(f"B_{l}", B, z, e.shape[1])
+    return step.through_elementwise(rule.network.stages[l - 1], z, (e @ B.T).reshape(z.shape))
 
 
 @final
@@ -84,9 +95,7 @@ class DirectFeedbackAlignment(Rule):
         e = self.error(last.a, target)
         updates: dict[str, Tensor] = {}
         for l, layer in enumerate(hidden, start=1):
-            stage = self.network.stages[l - 1]
-            signal = (e @ self.get_buffer(f"B_{l}").T).reshape(layer.z.shape)
-            delta = step.through_elementwise(stage, layer.z, signal)
-            updates |= step.update(stage, delta, layer.pre)
+            post = delta(self, step, l, layer.z, e)
+            updates |= step.update(self.network.stages[l - 1], post, layer.pre)
         updates |= step.update(self.network.stages[-1], e.reshape(last.z.shape), last.pre)
         return Credit(updates, last.a, self.loss_value(last.a, target), e)

@@ -28,7 +28,7 @@ from forwardly import feedback, losses
 from forwardly.checks import shape_of
 from forwardly.network import Step
 from forwardly.rule import Credit, Rule
-from forwardly.rules.direct_feedback_alignment import register_matrices
+from forwardly.rules.direct_feedback_alignment import delta, register_matrices
 from forwardly.rules.papers import paper
 
 
@@ -69,9 +69,7 @@ class DRTP(Rule):
                 e = self.error(layer.a, target)
                 updates |= step.update(stage, e.reshape(layer.z.shape), layer.pre)
                 return Credit(updates, layer.a, self.loss_value(layer.a, target), e)
-            signal = -(t @ self.get_buffer(f"B_{l}").T).reshape(layer.z.shape)
-            delta = step.through_elementwise(stage, layer.z, signal)
-            updates |= step.update(stage, delta, layer.pre)
+            updates |= step.update(stage, delta(self, step, l, layer.z, -t), layer.pre)
         raise AssertionError("a network has a last stage")
 
     def _target(self, target: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from forwardly import feedback
-from forwardly.checks import one_of, shape_of
+from forwardly.checks import one_of
 from forwardly.network import Step
 from forwardly.rule import Credit, Rule
 from forwardly.rules.papers import paper
@@ -43,45 +43,23 @@ def register_projection(
 ) -> None:
     """Give a rule the buffer F, (d, k), and its factors F_1 … F_L where it is a product.
 
-    Raises:
-        ValueError: if the shape of a given F does not fit.
+    Raises what ``feedback.drawn`` does.
     """
-    factors = _factors(projection, rule.network.sizes(rule.input_shape), generator)
-    weight = rule.network.stages[0].synapse.weight
-    rule.register_buffer("F", feedback.chain(factors).to(weight))
-    if len(factors) > 1:
-        for layer, factor in enumerate(factors, start=1):
-            rule.register_buffer(f"F_{layer}", factor.to(weight))
+    sizes, weight = rule.network.sizes(rule.input_shape), rule.network.stages[0].synapse.weight
+    F, *factors = feedback.drawn(projection, sizes, generator, weight)
+    rule.register_buffer("F", F)
+    for layer, factor in enumerate(factors, start=1):
+        rule.register_buffer(f"F_{layer}", factor)
 
 
 def perturbed(a_0: Tensor, e: Tensor, F: Tensor, sign: int) -> Tensor:
     """a₀ ± F e, of a₀'s shape.
 
     Raises:
-        ValueError: if F is for inputs of another size.
+        ValueError: if F is for inputs or outputs of other sizes.
     """
-    if a_0[0].numel() != F.shape[0]:
-        raise ValueError(
-            f"F is {shape_of(F)}, for inputs of {F.shape[0]} numbers; what enters the first "
-            f"synapse is {shape_of(a_0)}. Pass input_shape, the shape of x without the batch"
-        )
+    feedback.check_sizes("F", F, a_0, e.shape[1])
     return torch.addmm(a_0.flatten(1), e, F.T, alpha=sign).reshape(a_0.shape)
-
-
-def _factors(
-    projection: feedback.Initialiser | Tensor,
-    sizes: tuple[int, ...],
-    generator: torch.Generator | None,
-) -> tuple[Tensor, ...]:
-    d, k = sizes[0], sizes[-1]
-    if not isinstance(projection, Tensor):
-        return projection(sizes, generator)
-    if projection.shape != (d, k) or not projection.is_floating_point():
-        raise ValueError(
-            f"F must be a floating-point tensor of shape (d, k) = ({d}, {k}), for {d} inputs and "
-            f"{k} outputs; given is {projection.dtype} of shape {shape_of(projection)}"
-        )
-    return (projection.detach().clone(),)
 
 
 @final

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,10 +36,9 @@ def check(state: Mapping[str, Any]) -> None:
         file.seek(0)
         torch.load(file, weights_only=True)  # pyright: ignore[reportUnknownMemberType]
     except Exception as reason:  # torch and pickle raise anything
-        first_line = str(reason).splitlines()[0] if str(reason) else type(reason).__name__
         raise UsageError(
             "settings, optimizer or scheduler hold something else than tensors and plain data, "
-            f"which a checkpoint cannot have: {first_line}"
+            f"which a checkpoint cannot have: {_why(reason)}"
         ) from None
 
 
@@ -56,11 +56,18 @@ def load(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise UsageError(f"there is no checkpoint {path}") from None
     except Exception as reason:  # of a damaged file torch raises anything
-        first_line = str(reason).splitlines()[0] if str(reason) else type(reason).__name__
-        raise UsageError(f"{path} is not a checkpoint of forwardly: {first_line}") from None
+        raise UsageError(f"{path} is not a checkpoint of forwardly: {_why(reason)}") from None
     if not isinstance(state, dict) or state.get("version") != VERSION:  # pyright: ignore
         raise UsageError(f"{path} is not a checkpoint of this version of forwardly")
     return state
+
+
+def _why(reason: Exception) -> str:
+    """Its first line; of torch's long message, which says how to run foreign code, the class."""
+    if "weights_only" in str(reason):
+        found = re.search(r"GLOBAL (\S+)", str(reason))
+        return f"there is a {found[1]}" if found else "there is something else in it"
+    return str(reason).partition("\n")[0] or type(reason).__name__
 
 
 def _plain(value: Any) -> Any:

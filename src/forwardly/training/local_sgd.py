@@ -10,6 +10,7 @@ would take them, up to rounding.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from forwardly.checks import one_of
+from forwardly.checks import check_kind, one_of
 from forwardly.fast.find import Engines, Path, Precision
 from forwardly.fast.sgd import Descent, Trained, whole
 from forwardly.loss_value import LossValue
@@ -57,6 +58,7 @@ class LocalSGD(Optimizer):
             as they are; see ``forwardly.fast.algebra.products``.
 
     Raises:
+        TypeError: if the first argument is no rule, or a setting no number.
         ValueError: if a number is negative, Nesterov is without momentum, something is to be
             trained that is not the model's, or bfloat16 is wanted without fast paths, for a rule
             that needs a graph or compares passes other than PEPITA, or of a processor that does
@@ -75,13 +77,14 @@ class LocalSGD(Optimizer):
         params: Any = None,
         precision: Precision = "full",
     ) -> None:
+        check_kind("rule", rule, Rule)
         one_of("precision", precision, ("full", "bf16"))
         self._engines = Engines(rule, fast=fast, precision=precision)
         defaults: dict[str, Any] = {
-            "lr": float(lr),  # NumPy's numbers would not load from a checkpoint
-            "momentum": float(momentum),
+            "lr": _number("lr", lr),
+            "momentum": _number("momentum", momentum),
             "dampening": 0,
-            "weight_decay": float(weight_decay),
+            "weight_decay": _number("weight_decay", weight_decay),
             "nesterov": nesterov,
             "maximize": False,
             "foreach": None,
@@ -151,7 +154,7 @@ class LocalSGD(Optimizer):
                     f"or unknown: {', '.join(sorted(unknown)) or 'differentiable'}"
                 )
             for name in ("lr", "momentum", "weight_decay"):
-                if not group[name] >= 0:
+                if not 0 <= group[name] < math.inf:
                     raise ValueError(f"{name} must be at least 0; given {group[name]}")
             if group["nesterov"] and (group["momentum"] == 0 or group["dampening"] != 0):
                 raise ValueError("nesterov needs a momentum above 0, and no dampening")
@@ -160,6 +163,14 @@ class LocalSGD(Optimizer):
                     "the optimizer holds a parameter that is not the model's, or is so no more, as "
                     "a module was replaced: make LocalSGD anew"
                 )
+
+
+def _number(name: str, given: Any) -> float:
+    """As Python's, since NumPy's would not load from a checkpoint."""
+    try:
+        return float(given)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a number; given {given!r}") from None
 
 
 def _descent(group: Mapping[str, Any]) -> Descent:

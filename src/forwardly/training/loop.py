@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from forwardly.checks import check_kind
 from forwardly.data import Dataset, Split
 from forwardly.errors import UsageError
 from forwardly.feedback import Mirror
@@ -130,11 +131,11 @@ def fit(
         for name, value in (("epochs", epochs), ("batch", batch), ("mirror_every", mirror_every))
     )
     path = None if checkpoint is None else Path(checkpoint)
-    _kind("rule", rule, Rule)
-    _kind("optimizer", optimizer, Optimizer)
-    _kind("scheduler", scheduler, LRScheduler, ReduceLROnPlateau, type(None))
-    _kind("mirror", mirror, Mirror, type(None))
-    _kind("settings", settings, Mapping, type(None))
+    check_kind("rule", rule, Rule)
+    check_kind("optimizer", optimizer, Optimizer)
+    check_kind("scheduler", scheduler, LRScheduler, ReduceLROnPlateau, type(None))
+    check_kind("mirror", mirror, Mirror, type(None))
+    check_kind("settings", settings, Mapping, type(None))
     for name, calls in (("measures", measures), ("on_batch and on_epoch", (on_batch, on_epoch))):
         if not all(call is None or callable(call) for call in calls):
             raise TypeError(f"{name} must be functions; given {calls!r}")
@@ -143,16 +144,13 @@ def fit(
     run = _Run(rule, optimizer, scheduler, mirror, seed, batch, drop_last, dict(settings or {}))
     if not (rule.training and rule.model.training):
         rule.train()
-    _check(run, dataset, path)
+    _check(run, dataset, path, measures)
     if resume and path is not None and path.exists():
         run.load(path)
-    fixed = dataset.train.batch(slice(_SAMPLES_TO_MEASURE), _dtype(rule))
     while len(run.fit.rows) < epochs and run.fit.diverged is None:
         row = _epoch(run, dataset, mirror_every, on_batch)
         if run.fit.diverged is None:
-            with evaluating(rule):
-                for measure in measures:
-                    row |= measure(rule, *fixed)
+            row |= _measured(measures, rule, dataset)
             if isinstance(scheduler, ReduceLROnPlateau):
                 scheduler.step(row["validation_loss"])  # pyright: ignore[reportUnknownMemberType]
             elif scheduler is not None:
@@ -174,8 +172,8 @@ def evaluate(rule: Rule, split: Split) -> Row:
     Raises:
         ValueError: if there is no sample, or targets do not fit the loss.
     """
-    _kind("rule", rule, Rule)
-    _kind("split", split, Split)
+    check_kind("rule", rule, Rule)
+    check_kind("split", split, Split)
     if len(split) == 0:
         raise ValueError("there is no sample to evaluate: the split is empty")
     total, right = 0.0, 0
@@ -209,13 +207,6 @@ def evaluating(rule: Rule) -> Generator[None]:
             module.training = training
 
 
-def _kind(name: str, given: object, *kinds: type) -> None:
-    """Refuse an argument of another kind."""
-    if not isinstance(given, kinds):
-        what = f"the class {given.__name__}" if isinstance(given, type) else type(given).__name__
-        raise TypeError(f"{name} must be of class {kinds[0].__name__}; given is {what}")
-
-
 def _whole(name: str, value: Any, least: int | None = None) -> int:
     """A whole number, NumPy's too, as Python's."""
     try:
@@ -227,7 +218,7 @@ def _whole(name: str, value: Any, least: int | None = None) -> int:
     return whole
 
 
-def _check(run: _Run, dataset: Dataset, path: Path | None) -> None:
+def _check(run: _Run, dataset: Dataset, path: Path | None, measures: Sequence[Measure]) -> None:
     """Refuse before the first epoch what could not be done or continued."""
     if not isinstance(dataset, Dataset):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(
@@ -263,6 +254,8 @@ def _check(run: _Run, dataset: Dataset, path: Path | None) -> None:
             if len(split):
                 check_classes(split.target, output.shape[1])
     evaluate(run.rule, Split(dataset.validation.x[:2], dataset.validation.target[:2]))
+    with torch.random.fork_rng(devices=()):  # pyright: ignore[reportUnknownMemberType]
+        _measured(measures, run.rule, dataset)
 
 
 def _check_optimizer(run: _Run) -> None:
@@ -424,6 +417,21 @@ def _epoch(
     row |= {"seconds": seconds, "samples_per_second": samples / seconds}
     if not all(math.isfinite(row[name]) for name in ("loss", "validation_loss")):
         run.fit.diverged = epoch
+    return row
+
+
+def _measured(measures: Sequence[Measure], rule: Rule, dataset: Dataset) -> Row:
+    row: Row = {}
+    batch = dataset.train.batch(slice(_SAMPLES_TO_MEASURE), _dtype(rule))
+    with evaluating(rule):
+        for measure in measures:
+            figures = measure(rule, *batch)
+            if not isinstance(figures, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise TypeError(
+                    f"a measure must return named figures, as {{'norm': 1.0}}; {measure} returned "
+                    f"{figures!r}"
+                )
+            row |= figures
     return row
 
 

@@ -28,6 +28,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from forwardly.feedback import check_sizes
 from forwardly.network import Activity, Stage, Step
 from forwardly.rule import Credit
 from forwardly.rules.pepita import PEPITA, perturbed
@@ -72,6 +73,7 @@ def _through_first_synapse(rule: PEPITA, a_0: Tensor, step: Step) -> tuple[Tenso
     stage = rule.network.stages[0]
     n, columns = len(a_0), rule.F.T
     if a_0.dim() > 2:
+        check_sizes("F", rule.F, a_0, len(columns))
         columns = _channels_last(rule, columns.reshape(-1, *a_0.shape[1:]))
     together = torch.cat([a_0, columns])
     z = step.through_synapse(stage, together)
