@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import forwardly as fw
 from forwardly.fast.algebra import products
-from forwardly.fast.compiling import kept
+from forwardly.fast.compiling import compile_cached
 from forwardly.fast.cpu_step import descent, tiles
 from forwardly.fast.cpu_step.threads import pool
 from forwardly.fast.cpu_step.tiles import Shape, descending_tile, shape_of_tile
@@ -194,7 +194,7 @@ def test_where_nothing_can_be_kept_it_is_compiled_all_the_same() -> None:
     exec("def plus_one(x): return x + 1", of_no_file)
     with pytest.raises(RuntimeError, match="cannot cache"):
         njit(cache=True)(of_no_file["plus_one"])
-    assert kept(njit, of_no_file["plus_one"])(1) == 2
+    assert compile_cached(njit, of_no_file["plus_one"])(1) == 2
 
 
 @pytest.mark.parametrize("name", ["pepita", "mem-pepita", "backprop", "direct-feedback-alignment"])

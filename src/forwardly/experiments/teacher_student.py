@@ -140,7 +140,7 @@ def training(
 ) -> FullBatchTraining | CompiledFullBatchTraining:
     """The rule ``name`` on the students of all tasks at once; compiled, by ``threads``."""
     from forwardly.fast.cpu_epochs.compiled import (
-        reason,  # numba is slow to import, and only needed here
+        why_not_compiled,  # numba is slow to import, and only needed here
     )
     from forwardly.fast.cpu_epochs.full_batch import CompiledFullBatchTraining
 
@@ -161,7 +161,7 @@ def training(
     validation = Batch(
         stack(*(task.x_val for task in tasks)), stack(*(task.y_val for task in tasks))
     )
-    if settings.engine == "readable" or reason(rules[0]):
+    if settings.engine == "readable" or why_not_compiled(rules[0]):
         return FullBatchTraining(rules, train, validation, learning_rate=rate)
     return CompiledFullBatchTraining(rules, train, validation, learning_rate=rate, threads=threads)
 

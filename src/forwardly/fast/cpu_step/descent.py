@@ -30,7 +30,7 @@ from numba.extending import intrinsic
 from numba.np.numpy_support import carray, from_dtype
 from torch import Tensor
 
-from forwardly.fast.compiling import kept
+from forwardly.fast.compiling import compile_cached
 from forwardly.fast.cpu_step.threads import Pool
 from forwardly.fast.cpu_step.tiles import Shape, descending_tile, shape_of_tile
 from forwardly.fast.sgd import Descent, Outer, plain
@@ -114,7 +114,7 @@ def call(_, address):
 def _compiled() -> int:
     """The address of the compiled function for one thread's rows; compiled once a machine."""
     signature = types.void(types.CPointer(from_dtype(_TASK)))
-    return kept(cfunc, _descend_own_rows, signature, fastmath={"contract", "nsz"}).address
+    return compile_cached(cfunc, _descend_own_rows, signature, fastmath={"contract", "nsz"}).address
 
 
 @no_type_check

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from forwardly.checks import values_readable
-from forwardly.fast.compiling import kept, no_numba
+from forwardly.fast.compiling import compile_cached, no_numba
 from forwardly.network import noise
 
 _GAMMA, _MIX_1, _MIX_2 = (np.uint64(constant % 2**64) for constant in noise.CONSTANTS)
@@ -44,7 +44,7 @@ def mask(
 def _compiled() -> Any:
     from numba import njit
 
-    return kept(njit, _fill, nogil=True)
+    return compile_cached(njit, _fill, nogil=True)
 
 
 def _fill(kept, seed, first, threshold):

@@ -33,7 +33,7 @@ from numba import cfunc, njit, types
 from numba.np.numpy_support import carray, from_dtype
 from torch import Tensor
 
-from forwardly.fast.compiling import kept
+from forwardly.fast.compiling import compile_cached
 from forwardly.fast.cpu_step.descent import INTEGERS, NUMBERS, call, descend_rows, factors, own_rows
 from forwardly.fast.cpu_step.threads import Pool
 from forwardly.fast.cpu_step.tiles import Shape, adding_tile, floats_at, has_avx512, integers_at
@@ -183,7 +183,9 @@ def _blocks(n: int, k: int) -> int:
 def _compiled() -> int:
     signature = types.void(types.CPointer(from_dtype(_TASK)))
     # Sums may be taken in any order, so that they are taken in vectors.
-    return cast(Any, kept(cfunc, _step, signature, fastmath={"contract", "nsz", "reassoc"})).address
+    return cast(
+        Any, compile_cached(cfunc, _step, signature, fastmath={"contract", "nsz", "reassoc"})
+    ).address
 
 
 _TILE = adding_tile(32, Shape(_ROWS, _VECTORS, _LANES))
