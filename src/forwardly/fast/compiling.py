@@ -26,6 +26,13 @@ def compile_cached(
         return decorator(*signature, **options)(function)
 
 
+def compile_inner(function: Callable[..., Any], **options: Any) -> Any:
+    """``function`` compiled as a part of the compiled functions that call it, for no others."""
+    from numba import njit
+
+    return njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **options)(inspect.unwrap(function))
+
+
 @cache
 def no_numba() -> str:
     """Why nothing can be compiled here; empty if it can. Loads numba."""

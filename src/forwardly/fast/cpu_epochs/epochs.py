@@ -5,7 +5,7 @@
 import numpy as np
 from numba import njit
 
-from forwardly.fast.compiling import compile_cached
+from forwardly.fast.compiling import compile_cached, compile_inner
 from forwardly.fast.cpu_epochs.layout import BLOCK, Network, Room, Samples, Schedule
 from forwardly.fast.cpu_epochs.products import REORDERED, absolute_error, compiled
 from forwardly.fast.cpu_epochs.rules import forward, is_shallow, rows_of, shallow_forward, update
@@ -14,11 +14,6 @@ from forwardly.fast.cpu_epochs.rules import forward, is_shallow, rows_of, shallo
 def _entry(function):
     """Compile what Python calls; other threads go on meanwhile."""
     return compile_cached(njit, function, fastmath=REORDERED, nogil=True)
-
-
-def _compiled_exactly(function):
-    """Compile without leave to reorder, under which even inf − inf may become 0."""
-    return compiled(function, fastmath=False)
 
 
 @_entry
@@ -112,7 +107,7 @@ def _add_and_clear(to, updates):
         updates[i] = 0
 
 
-@_compiled_exactly
+@compile_inner  # without leave to reorder, under which even inf − inf may become 0
 def _all_finite(a):
     finite = True
     for i in range(len(a)):

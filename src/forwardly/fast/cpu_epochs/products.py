@@ -7,19 +7,17 @@ quicker. Functions have no annotations: numba finds the types.
 # pyright: basic
 
 import numpy as np
-from numba import njit
 
-from forwardly.fast.compiling import compile_cached
+from forwardly.fast.compiling import compile_inner
 from forwardly.fast.cpu_epochs.layout import RELU, SIGMOID, SQUARED, TANH
 
 FEW = 4  # rows, below which loops over samples beat BLAS
 REORDERED = {"reassoc", "contract", "nsz"}  # sums may be; NaN and infinity stay what they are
 
 
-def compiled(function, fastmath=REORDERED):
+def compiled(function):
     """Compile what only compiled functions call."""
-    unwrapped = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-    return compile_cached(njit, function, fastmath=fastmath, **unwrapped)
+    return compile_inner(function, fastmath=REORDERED)
 
 
 @compiled
