@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 
 def compile_cached(
@@ -30,7 +30,8 @@ def compile_inner(function: Callable[..., Any], **options: Any) -> Any:
     """``function`` compiled as a part of the compiled functions that call it, for no others."""
     from numba import njit
 
-    return njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **options)(inspect.unwrap(function))
+    decorator = cast(Any, njit)(no_cpython_wrapper=True, no_cfunc_wrapper=True, **options)
+    return decorator(inspect.unwrap(function))
 
 
 @cache

@@ -4,7 +4,7 @@ A function that C calls takes one pointer. Here it is one to a record, whose fie
 tuple with names; the functions behind it take arrays, and tuples of numbers.
 """
 
-# pyright: basic
+# pyright: basic, reportCallIssue=false
 # ruff: noqa: ARG001, since numba reads an intrinsic's parameters off the function
 
 from __future__ import annotations

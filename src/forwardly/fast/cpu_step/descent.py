@@ -15,7 +15,7 @@ cache. post and pre are read where they are: to copy what a tile reads side by s
 it saves.
 """
 
-# pyright: basic
+# pyright: basic, reportCallIssue=false
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from forwardly.fast.cpu_step.masks import mask
 from forwardly.fast.cpu_step.threads import pool
 from forwardly.fast.sgd import MOST, SMALLEST, Weight, plain
 from forwardly.losses import check_classes, is_of_softmax
-from forwardly.network import Network, Part, Stage
+from forwardly.network import Part, Stage
 from forwardly.network.step import Kernels
 from forwardly.rule import Credit, Rule
 from forwardly.rules.pepita import PEPITA
@@ -32,18 +32,16 @@ class Shallow:
     """Takes a rule's whole steps, where it can.
 
     Args:
-        rule: any; asked once whether its network may ever be one for the kernel.
+        rule: any.
     """
 
     def __init__(self, rule: Rule) -> None:
-        self._network: Network = rule.network
-        self._layers = _layers(rule)
         self._rule = cast(PEPITA, rule)
         self._workspace: object = None
 
     def prepare(self) -> None:
         """Have the kernel compiled, if the network may be one for it."""
-        if self._layers is not None and pool() is not None and not no_numba():
+        if _layers(self._rule) is not None and pool() is not None and not no_numba():
             from forwardly.fast.cpu_step import shallow_kernel as kernel
 
             if kernel.suits_processor():
@@ -57,10 +55,7 @@ class Shallow:
             this step is none for the kernel. Then nothing has changed.
         """
         rule, openmp = self._rule, pool()
-        if rule.network is not self._network:  # the model has changed
-            self._network: Network = rule.network
-        self._layers = _layers(rule)
-        layers = self._layers
+        layers = _layers(rule)
         if layers is None or openmp is None or rule.presynaptic != "modulated":
             return None
         if rule.own_error is not None or not is_of_softmax(rule.loss):
@@ -87,7 +82,7 @@ class Shallow:
             return None
         biases = layers.biases()
         momenta = hidden.momentum, readout.momentum
-        if not all(plain(one) for one in (*momenta, *biases) if one is not None):
+        if not all(plain(tensor) for tensor in (*momenta, *biases) if tensor is not None):
             return None
         check_classes(target, k)
 
@@ -117,7 +112,6 @@ class Shallow:
 
 class _Layers(NamedTuple):
     synapses: tuple[nn.Linear, nn.Linear]
-    rectifier: Part
     dropout: Part | None
 
     def biases(self) -> tuple[Tensor | None, Tensor | None]:
@@ -135,8 +129,8 @@ def _layers(rule: Rule) -> _Layers | None:
     if first.reshaping or kinds not in ([nn.ReLU], [nn.ReLU, nn.Dropout]):
         return None
     synapses = cast(tuple[nn.Linear, nn.Linear], (first.synapse, last.synapse))
-    rectifier, *dropout = first.elementwise
-    return _Layers(synapses, rectifier, dropout[0] if dropout else None)
+    _, *dropout = first.elementwise
+    return _Layers(synapses, dropout[0] if dropout else None)
 
 
 def _is_linear(stage: Stage) -> bool:

@@ -18,7 +18,7 @@ Shapes
     x (n, d), F (d, k), W₁ (units, d), W₂ (k, units); biases, if there are any, (units,) and (k,).
 """
 
-# pyright: basic
+# pyright: basic, reportCallIssue=false
 
 from __future__ import annotations
 
@@ -62,12 +62,17 @@ class _Task(NamedTuple):
     d: int
     k: int
     columns: int
+    hidden: _Layer
+    readout: _Layer
+    sign: float
+    second: int
+    thread_number: int
+    threads_at_work: int
+    barrier: int
     x: int
     F: int
     target: int
     mask: int
-    hidden: _Layer
-    readout: _Layer
     output: int
     error: int
     packed: int
@@ -78,11 +83,6 @@ class _Task(NamedTuple):
     x_err: int
     sums: int
     errors: int
-    sign: float
-    second: int
-    thread_number: int
-    threads_at_work: int
-    barrier: int
 
 
 _TASK = record_of(_Task)
@@ -169,35 +169,40 @@ def step(
     """
     n, units, d, k, threads = workspace.sizes
     output, error = x.new_empty(n, k), x.new_empty(n, k)
-    by_unit = None if mask is None else mask.T.contiguous()
-    layers = (
-        _Layer(
-            layer.weight.data_ptr(),
-            layer.momentum.data_ptr(),
-            0 if bias is None else bias.data_ptr(),
-            descent.coefficients(1 / n, layer.settings),
-        )
-        for layer, bias in zip((hidden, readout), biases, strict=True)
-    )
+    tensors = {
+        "x": x,
+        "F": F,
+        "target": target,
+        "mask": None if mask is None else mask.T.contiguous(),
+        "output": output,
+        "error": error,
+        **workspace.arrays,
+    }
     task = _Task(
         *(n, units, d, k, workspace.columns),
-        *(x.data_ptr(), F.data_ptr(), target.data_ptr()),
-        0 if by_unit is None else by_unit.data_ptr(),
-        *layers,
-        output=output.data_ptr(),
-        error=error.data_ptr(),
-        **{name: array.data_ptr() for name, array in workspace.arrays.items()},
+        hidden=_layer(hidden, biases[0], n),
+        readout=_layer(readout, biases[1], n),
         sign=sign,
         second=second,
         thread_number=openmp.thread_number,
         threads_at_work=openmp.threads_at_work,
         barrier=openmp.barrier,
+        **{name: _address(tensor) for name, tensor in tensors.items()},
     )
     record = np.array(task, _TASK)
     openmp.parallel(_compiled(), record.ctypes.data, threads, 0)
     changed = hidden.weight, hidden.momentum, readout.weight, readout.momentum
     torch.autograd.graph.increment_version(changed)
     return output, error
+
+
+def _layer(layer: Weight, bias: Tensor | None, n: int) -> _Layer:
+    coefficients = descent.coefficients(1 / n, layer.settings)
+    return _Layer(_address(layer.weight), _address(layer.momentum), _address(bias), coefficients)
+
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
 
 
 def prepare() -> None:
