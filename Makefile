@@ -45,7 +45,7 @@ test-haswell: $(VENV)/installed-dev
 	@test $$(uname -m) = x86_64 || echo "Haswell is pretended on its own kind of machine only."
 	test $$(uname -m) != x86_64 || { \
 	  $(HASWELL) $(BIN)/python -c \
-	    'from forwardly.fast.tiles import has_avx512; assert not has_avx512()' && \
+	    'from forwardly.fast.cpu_step.tiles import has_avx512; assert not has_avx512()' && \
 	  $(HASWELL) $(BIN)/python $(PYTEST) $(call files,$(COMPILED)); }
 
 test-without-numba: $(VENV)/installed-dev
