@@ -54,7 +54,7 @@ def shape_of_tile() -> Shape:
 def _features() -> set[str]:
     """Of the processor that numba compiles for: this one, if its variables do not name another.
 
-    Tiles may use no registers but those that numba assumes: its cache tells processors apart by them.
+    Tiles may use no registers but those that numba assumes, whose cache tells processors apart so.
     """
     settings: Any = config
     if settings.CPU_FEATURES is not None:
