@@ -39,14 +39,14 @@ class Weight(NamedTuple):
     settings: Descent
 
 
-SMALLEST = 1 << 16
+FEWEST_NUMBERS = 1 << 16
 """Numbers in a weight from which oneDNN, a product a thread, and compiled steps are quicker."""
 
-MOST = 1 << 10
+MOST_SAMPLES = 1 << 10
 """Samples up to which compiled steps are quicker; those of more no longer lie in a cache."""
 
 
-def plain(tensor: Tensor) -> bool:
+def suits_kernels(tensor: Tensor) -> bool:
     """Whether compiled steps can read it: float32 on the processor, its rows one after another."""
     on_processor = tensor.dtype == torch.float32 and tensor.device.type == "cpu"
     return on_processor and tensor.is_contiguous()

@@ -24,7 +24,7 @@ from torch.nn import functional
 from forwardly.checks import values_readable
 from forwardly.fast.compiling import no_numba
 from forwardly.fast.cpu_step.threads import all_threads_come, pool
-from forwardly.fast.sgd import MOST, SMALLEST, Outer, Weight
+from forwardly.fast.sgd import FEWEST_NUMBERS, MOST_SAMPLES, Outer, Weight
 
 
 class InFloat32:
@@ -39,7 +39,7 @@ class InFloat32:
             bias: (units,).
         """
         if (
-            weight.numel() < SMALLEST
+            weight.numel() < FEWEST_NUMBERS
             or not (a.dtype == weight.dtype == torch.float32)
             or not (a.device.type == weight.device.type == "cpu")
             or a.numel() == 0
@@ -61,7 +61,7 @@ class InFloat32:
             times: a factor.
         """
         parts, units = torch.get_num_threads(), len(to)
-        if parts == 1 or units % parts or to.numel() < SMALLEST or to.device.type != "cpu":
+        if parts == 1 or units % parts or to.numel() < FEWEST_NUMBERS or to.device.type != "cpu":
             to.addmm_(post.T, pre, beta=keep, alpha=times)
             return
         # A product for each thread, of the rows that it has in sums of whole tensors too.
@@ -81,7 +81,7 @@ class InFloat32:
             Whether it was taken; if not, nothing has changed.
         """
         openmp, (weight, momentum, settings) = pool(), trained
-        if openmp is None or weight.numel() < SMALLEST or len(update.post) > MOST:
+        if openmp is None or weight.numel() < FEWEST_NUMBERS or len(update.post) > MOST_SAMPLES:
             return False
         if no_numba() or not values_readable(weight):
             return False  # who counts or traces operations is shown torch's own
@@ -116,7 +116,7 @@ class InBFloat16(InFloat32):
 def can_descend(weight: Tensor) -> bool:
     """Whether there is a compiled step for a weight like this."""
     plain = weight.dtype == torch.float32 and weight.device.type == "cpu" and weight.dim() == 2
-    return plain and weight.numel() >= SMALLEST and pool() is not None and not no_numba()
+    return plain and weight.numel() >= FEWEST_NUMBERS and pool() is not None and not no_numba()
 
 
 def has_bfloat16() -> bool:

@@ -32,7 +32,7 @@ from forwardly.fast.compiling import compile_cached, compile_inner
 from forwardly.fast.cpu_step.addresses import Matrix, call, floats, matrix, part, record_of
 from forwardly.fast.cpu_step.threads import Pool
 from forwardly.fast.cpu_step.tiles import Coefficients, Shape, descending_tile, shape_of_tile
-from forwardly.fast.sgd import Descent, Outer, plain
+from forwardly.fast.sgd import Descent, Outer, suits_kernels
 
 _ROWS, _VECTORS, _LANES = shape_of_tile()
 _COLUMNS = _VECTORS * _LANES
@@ -74,7 +74,7 @@ def descend(
     """
     post, pre = update.post.contiguous(), update.pre.contiguous()
     tensors = weight, momentum, post, pre
-    if not all(plain(tensor) and tensor.dim() == 2 for tensor in tensors):
+    if not all(suits_kernels(tensor) and tensor.dim() == 2 for tensor in tensors):
         return False
     task = _Task(
         *(tensor.data_ptr() for tensor in tensors),

@@ -17,7 +17,7 @@ from forwardly.checks import values_readable
 from forwardly.fast.compiling import no_numba
 from forwardly.fast.cpu_step.masks import mask
 from forwardly.fast.cpu_step.threads import pool
-from forwardly.fast.sgd import MOST, SMALLEST, Weight, plain
+from forwardly.fast.sgd import FEWEST_NUMBERS, MOST_SAMPLES, Weight, suits_kernels
 from forwardly.losses import check_classes, is_of_softmax
 from forwardly.network import Part, Stage
 from forwardly.network.step import Kernels
@@ -61,14 +61,14 @@ class Shallow:
         if rule.own_error is not None or not is_of_softmax(rule.loss):
             return None
         W_1, W_2 = (synapse.weight for synapse in layers.synapses)
-        if not values_readable(x, target, W_1) or W_1.numel() < SMALLEST:
+        if not values_readable(x, target, W_1) or W_1.numel() < FEWEST_NUMBERS:
             return None
         step = rule.begin_step(Kernels(mask=mask))
         a_0, target = step.prepare(x).contiguous(), target.contiguous()
         (n, k), (units, d) = (len(a_0), len(W_2)), W_1.shape
-        if n > MOST or a_0.dim() > 2 or target.shape != (n,) or target.dtype != torch.int64:
+        if n > MOST_SAMPLES or a_0.dim() > 2 or target.shape != (n,) or target.dtype != torch.int64:
             return None
-        if rule.F.shape != (d, k) or not all(map(plain, (a_0, rule.F, W_1, W_2))):
+        if rule.F.shape != (d, k) or not all(map(suits_kernels, (a_0, rule.F, W_1, W_2))):
             return None
         if target.device.type != "cpu" or no_numba():
             return None
@@ -82,7 +82,7 @@ class Shallow:
             return None
         biases = layers.biases()
         momenta = hidden.momentum, readout.momentum
-        if not all(plain(tensor) for tensor in (*momenta, *biases) if tensor is not None):
+        if not all(suits_kernels(tensor) for tensor in (*momenta, *biases) if tensor is not None):
             return None
         check_classes(target, k)
 
