@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 import forwardly as fw
-from forwardly.fast.cpu_epochs.compiled import CompiledTraining, reason
-from forwardly.fast.cpu_epochs.kernels import BLOCK
+from forwardly.fast.cpu_epochs.compiled import CompiledTraining, why_not_compiled
+from forwardly.fast.cpu_epochs.layout import BLOCK
 from forwardly.rule import Rule
 
 ACTIVATIONS: list[type[nn.Module]] = [nn.ReLU, nn.Tanh, nn.Sigmoid, nn.Identity]
@@ -171,18 +171,18 @@ def test_what_diverges_shows() -> None:
 def test_what_it_is_not_made_for(layers: list[nn.Module], name: str, why: str) -> None:
     kind: Any = fw.RULES[name]
     rule = kind(nn.Sequential(*layers), nn.MSELoss())
-    assert why in reason(rule)
+    assert why in why_not_compiled(rule)
     with pytest.raises(TypeError, match="no compiled training for this rule"):
         CompiledTraining(rule)
 
 
 def test_other_things_it_is_not_made_for() -> None:
     model = network((4, 3, 2), nn.ReLU, True, torch.float32)
-    assert "not compiled" in reason(fw.PEPITA(model, nn.BCEWithLogitsLoss()))
+    assert "not compiled" in why_not_compiled(fw.PEPITA(model, nn.BCEWithLogitsLoss()))
     own = fw.PEPITA(model, nn.MSELoss(), error=lambda output, target: output - target)
-    assert "a function of its own" in reason(own)
+    assert "a function of its own" in why_not_compiled(own)
     model[1].bias.requires_grad_(False)
-    assert "frozen in part" in reason(fw.PEPITA(model, nn.MSELoss()))
+    assert "frozen in part" in why_not_compiled(fw.PEPITA(model, nn.MSELoss()))
 
 
 def test_bad_batches_are_refused_as_by_the_rule() -> None:

@@ -12,9 +12,10 @@ from numba import njit
 from torch import Tensor, nn
 
 import forwardly as fw
-from forwardly.fast.compiling import kept
+from forwardly.fast.compiling import compile_cached
 from forwardly.fast.cpu_step import descent, tiles
-from forwardly.fast.cpu_step.tiles import Shape, descending_tile, shape_of_tile
+from forwardly.fast.cpu_step.addresses import matrix
+from forwardly.fast.cpu_step.tiles import Coefficients, Shape, descending_tile, shape_of_tile
 from forwardly.fast.sgd import Descent, Outer, Weight
 from forwardly.fast.threads import pool
 
@@ -121,21 +122,18 @@ def test_autograd_sees_that_weights_have_changed() -> None:
 @pytest.mark.parametrize("shape", [Shape(8, 3, 16), Shape(4, 3, 8), Shape(8, 3, 4), Shape(1, 1, 1)])
 def test_tiles_of_other_processors(shape: Shape) -> None:
     """LLVM makes vectors of any length of those that there are."""
-    tile: Any = descending_tile(32, shape)
+    tile: Any = descending_tile(shape)
     rows, columns, n = shape.rows, shape.vectors * shape.lanes, 5
     weight, momentum, update = made(rows, columns, n)
     expected = by_definition(weight, momentum, update, SETTINGS[1])
     W, M, post, pre = (t.numpy() for t in (weight, momentum, update.post, update.pre))  # pyright: ignore
 
     @njit
-    def call(W, M, post, pre, scale, keep, decay, rate, ahead):  # pyright: ignore
-        tile(
-            post.ctypes.data, 4, 4 * rows, pre.ctypes.data, 4 * columns, n,
-            M.ctypes.data, W.ctypes.data, 4 * columns, scale, keep, decay, rate, ahead,
-        )  # fmt: skip
+    def call(W, M, post, pre, coefficients):  # pyright: ignore
+        tile(matrix(post.T), matrix(pre), n, matrix(M), matrix(W), coefficients)
 
     numbers = [np.float32(x) for x in (update.scale, 0.5, 0.01, 0.2, 0.0)]
-    call(W, M, post, pre, *numbers)
+    call(W, M, post, pre, Coefficients(*numbers))  # pyright: ignore[reportArgumentType]
     torch.testing.assert_close(weight.double(), expected[0], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(momentum.double(), expected[1], rtol=1e-5, atol=1e-5)
 
@@ -153,7 +151,7 @@ def test_tiles_leave_registers_free(
 
     monkeypatch.setattr(tiles.binding, "get_host_cpu_features", told)
     monkeypatch.setattr(tiles.config, "CPU_FEATURES", None)
-    shape = shape_of_tile(32)
+    shape = shape_of_tile()
     assert shape.rows * shape.vectors + shape.vectors < registers
 
 
@@ -180,7 +178,7 @@ def test_where_nothing_can_be_kept_it_is_compiled_all_the_same() -> None:
     exec("def plus_one(x): return x + 1", of_no_file)
     with pytest.raises(RuntimeError, match="cannot cache"):
         njit(cache=True)(of_no_file["plus_one"])
-    assert kept(njit, of_no_file["plus_one"])(1) == 2
+    assert compile_cached(njit, of_no_file["plus_one"])(1) == 2
 
 
 @pytest.mark.parametrize("name", ["pepita", "mem-pepita", "backprop", "direct-feedback-alignment"])

@@ -68,7 +68,7 @@ def trained(
 ) -> tuple[fw.PEPITA, fw.LocalSGD, list[fw.Credit]]:
     rule = make()
     optimizer = fw.LocalSGD(rule, lr=0.1, **options)
-    return rule, optimizer, [optimizer.step(*one) for one in data]
+    return rule, optimizer, [optimizer.step(*batch) for batch in data]
 
 
 def assert_same_training(
@@ -78,9 +78,9 @@ def assert_same_training(
     **options: Any,
 ) -> None:
     ours, theirs = (trained(make, data, fast=fast, **options) for fast in (True, False))
-    for one, other in zip(ours[2], theirs[2], strict=True):
-        assert one.updates == {}
-        torch.testing.assert_close(one[1:], other[1:], rtol=1e-3, atol=1e-4)
+    for credit, expected in zip(ours[2], theirs[2], strict=True):
+        assert credit.updates == {}
+        torch.testing.assert_close(credit[1:], expected[1:], rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(ours[0].state_dict(), theirs[0].state_dict(), rtol=1e-3, atol=3e-5)
     torch.testing.assert_close(
         ours[1].state_dict()["state"], theirs[1].state_dict()["state"], rtol=1e-3, atol=3e-5
@@ -228,7 +228,7 @@ def other(hidden: nn.Linear, *following: nn.Module) -> fw.PEPITA:
     return rule_of(nn.Sequential(hidden, *following))
 
 
-def plain(inputs: int, units: int) -> nn.Linear:
+def linear(inputs: int, units: int) -> nn.Linear:
     return nn.Linear(inputs, units, bias=False)
 
 
@@ -238,9 +238,9 @@ OTHERS: dict[str, Callable[[], fw.PEPITA]] = {
     "label smoothing": lambda: rule_of(network(), loss=nn.CrossEntropyLoss(label_smoothing=0.1)),
     "an error of one's own": lambda: rule_of(network(), error=lambda y, _: 0 * y),
     "clean presynaptic activity": lambda: rule_of(network(), presynaptic="clean"),
-    "tanh": lambda: other(plain(D, UNITS), nn.Tanh(), plain(UNITS, K)),
-    "two hidden layers": lambda: rule_of(network(D, UNITS, K, plain(UNITS, UNITS), nn.ReLU())),
-    "a rectified output": lambda: other(plain(D, UNITS), nn.ReLU(), plain(UNITS, K), nn.ReLU()),
+    "tanh": lambda: other(linear(D, UNITS), nn.Tanh(), linear(UNITS, K)),
+    "two hidden layers": lambda: rule_of(network(D, UNITS, K, linear(UNITS, UNITS), nn.ReLU())),
+    "a rectified output": lambda: other(linear(D, UNITS), nn.ReLU(), linear(UNITS, K), nn.ReLU()),
     "a small weight": lambda: rule_of(network(D, 16)),
     "few samples and outputs": lambda: rule_of(network(D, UNITS, 2)),
 }
@@ -317,7 +317,7 @@ def test_steps_can_be_compiled_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
         (network(), {"momentum": 0.9, "fast": False}, []),
         (network(), {"momentum": 0.0}, []),
         (network(D, 16), {"momentum": 0.9}, []),
-        (network(D, UNITS, K, plain(UNITS, UNITS), nn.ReLU()), {"momentum": 0.9}, ["descent"]),
+        (network(D, UNITS, K, linear(UNITS, UNITS), nn.ReLU()), {"momentum": 0.9}, ["descent"]),
     ):
         compiled.clear()
         optimizer = fw.LocalSGD(rule_of(model), lr=0.1, **options)

@@ -90,10 +90,9 @@ def training(
     name: str, tasks: Sequence[Task], settings: TeacherStudent, threads: int | None = None
 ) -> FullBatchTraining | CompiledFullBatchTraining:
     """The rule ``name`` on the students of all tasks at once; compiled, by ``threads``."""
-    from forwardly.fast.cpu_epochs.compiled import (
-        reason,  # numba is slow to import, and only needed here
-    )
+    # Numba is slow to import, and only needed here.
     from forwardly.fast.cpu_epochs.full_batch import CompiledFullBatchTraining
+    from forwardly.fast.find import why_no_epochs
 
     dtype = torch.float64 if settings.dtype == "float64" else torch.float32
 
@@ -108,7 +107,7 @@ def training(
     ]
     x_train, y_train, x_val, y_val = map(stack, *(task[:4] for task in tasks))
     train, validation = Batch(x_train, y_train), Batch(x_val, y_val)
-    if settings.engine == "readable" or reason(rules[0]):
+    if settings.engine == "readable" or why_no_epochs(rules[0]):
         return FullBatchTraining(rules, train, validation, learning_rate=rate)
     return CompiledFullBatchTraining(rules, train, validation, learning_rate=rate, threads=threads)
 

@@ -81,9 +81,9 @@ class Engines:
 
 def why_no_epochs(rule: Rule) -> str:
     """Why ``CompiledTraining`` cannot train a rule's network; empty if it can. Loads numba."""
-    from forwardly.fast.cpu_epochs.compiled import reason
+    from forwardly.fast.cpu_epochs.compiled import why_not_compiled
 
-    return reason(rule)
+    return why_not_compiled(rule)
 
 
 def _check_bfloat16(rule: Rule, fast: bool) -> None:

@@ -98,9 +98,10 @@ class Trained:
     def is_compilable(self, parameter: Tensor) -> bool:
         """Whether compiled steps know how the parameter is trained."""
         descent = self.descents.get(parameter)
-        if descent is None:
+        if descent is None or not descent.momentum or descent.maximize or descent.dampening:
             return False
-        return descent.momentum > 0 and not (descent.maximize or descent.dampening)
+        momentum = self._state.get(parameter, {}).get("momentum_buffer")
+        return momentum is None or momentum.is_contiguous()
 
     def weight(self, parameter: Tensor) -> Weight:
         """What a compiled step needs of a parameter that it knows how to train."""
@@ -153,14 +154,14 @@ class Trained:
         return self._state[parameter].get("momentum_buffer") is None
 
 
-SMALLEST = 1 << 16
+FEWEST_NUMBERS = 1 << 16
 """Numbers in a weight from which oneDNN, a product a thread, and compiled steps are quicker."""
 
-MOST = 1 << 10
+MOST_SAMPLES = 1 << 10
 """Samples up to which compiled steps are quicker; those of more no longer lie in a cache."""
 
 
-def plain(tensor: Tensor) -> bool:
+def suits_kernels(tensor: Tensor) -> bool:
     """Whether compiled steps can read it: float32 on the processor, its rows one after another."""
     on_processor = tensor.dtype == torch.float32 and tensor.device.type == "cpu"
     return on_processor and tensor.is_contiguous()
@@ -169,4 +170,4 @@ def plain(tensor: Tensor) -> bool:
 def is_large(weight: Tensor) -> bool:
     """Whether a compiled step of a weight like this is quicker, where there is one."""
     of_layer = weight.dtype == torch.float32 and weight.device.type == "cpu" and weight.dim() == 2
-    return of_layer and weight.numel() >= SMALLEST
+    return of_layer and weight.numel() >= FEWEST_NUMBERS

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from forwardly.fast.sgd import SMALLEST
+from forwardly.fast.sgd import FEWEST_NUMBERS
 from forwardly.fast.threads import all_threads_come
 
 
@@ -36,7 +36,7 @@ class InFloat32:
             bias: (units,).
         """
         if (
-            weight.numel() < SMALLEST
+            weight.numel() < FEWEST_NUMBERS
             or not (a.dtype == weight.dtype == torch.float32)
             or not (a.device.type == weight.device.type == "cpu")
             or a.numel() == 0
@@ -58,7 +58,7 @@ class InFloat32:
             times: a factor.
         """
         parts, units = torch.get_num_threads(), len(to)
-        if parts == 1 or units % parts or to.numel() < SMALLEST or to.device.type != "cpu":
+        if parts == 1 or units % parts or to.numel() < FEWEST_NUMBERS or to.device.type != "cpu":
             to.addmm_(post.T, pre, beta=keep, alpha=times)
             return
         # A product for each thread, of the rows that it has in sums of whole tensors too.

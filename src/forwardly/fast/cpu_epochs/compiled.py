@@ -22,13 +22,13 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController  # pyright: ignore[reportMissingTypeStubs]
 from torch import Tensor, nn
 
 from forwardly.checks import shape_of
 from forwardly.fast.compiling import no_numba
-from forwardly.fast.cpu_epochs import codes
+from forwardly.fast.cpu_epochs import layout
+from forwardly.fast.cpu_epochs.layout import Array, Samples
 from forwardly.losses import encoded
 from forwardly.network import Stage
 from forwardly.rule import Rule
@@ -36,22 +36,20 @@ from forwardly.rules.backprop import Backprop
 from forwardly.rules.pepita import PEPITA
 from forwardly.rules.readout_only import ReadoutOnly
 
-Array = NDArray[Any]
-
 _ACTIVATIONS: dict[type[nn.Module], int] = {
-    nn.Identity: codes.IDENTITY,
-    nn.ReLU: codes.RELU,
-    nn.Tanh: codes.TANH,
-    nn.Sigmoid: codes.SIGMOID,
+    nn.Identity: layout.IDENTITY,
+    nn.ReLU: layout.RELU,
+    nn.Tanh: layout.TANH,
+    nn.Sigmoid: layout.SIGMOID,
 }
 _RULES: dict[type[Rule], int] = {
-    PEPITA: codes.PEPITA,
-    Backprop: codes.BACKPROP,
-    ReadoutOnly: codes.READOUT_ONLY,
+    PEPITA: layout.PEPITA,
+    Backprop: layout.BACKPROP,
+    ReadoutOnly: layout.READOUT_ONLY,
 }
 _LOSSES: dict[type[nn.Module], int] = {
-    nn.MSELoss: codes.SQUARED,
-    nn.CrossEntropyLoss: codes.CROSS_ENTROPY,
+    nn.MSELoss: layout.SQUARED,
+    nn.CrossEntropyLoss: layout.CROSS_ENTROPY,
 }
 
 
@@ -83,12 +81,12 @@ class CompiledTraining:
             now, and written by ``write_back``.
 
     Raises:
-        TypeError: if it is not such a rule; ``reason`` says why.
+        TypeError: if it is not such a rule; ``why_not_compiled`` says why.
     """
 
     def __init__(self, rule: Rule) -> None:
         rule.look()
-        why_not = reason(rule)
+        why_not = why_not_compiled(rule)
         if why_not:
             raise TypeError(
                 f"no compiled training for this rule: {why_not}. Use it with LocalSGD or accumulate"
@@ -96,25 +94,26 @@ class CompiledTraining:
         self._rule = rule
         self._network_then = rule.network
         self._stages = rule.network.stages
-        widths = [len(stage.synapse.weight) for stage in self._stages]
-        sizes = np.array([self._stages[0].synapse.weight.shape[1], *widths])
-        self._weights = np.concatenate([_array(s.synapse.weight).ravel() for s in self._stages])
-        self._dtype = self._weights.dtype
-        self._biases = np.concatenate(
-            [
-                np.zeros(width, self._dtype)
-                if stage.synapse.bias is None
-                else _array(stage.synapse.bias)
-                for stage, width in zip(self._stages, widths, strict=True)
-            ]
+        weights = [stage.synapse.weight for stage in self._stages]
+        biases = [stage.synapse.bias for stage in self._stages]
+        self._dtype = _array(weights[0]).dtype
+        layers = np.zeros(len(weights), layout.LAYER)
+        layers["units"], layers["inputs"] = np.array([weight.shape for weight in weights]).T
+        layers["first_weight"][1:] = np.cumsum([weight.numel() for weight in weights])[:-1]
+        layers["first_unit"][1:] = np.cumsum(layers["units"])[:-1]
+        layers["has_bias"] = [bias is not None for bias in biases]
+        layers["activation"] = [_activation(stage) for stage in self._stages]
+        self._network = layout.Network(
+            np.concatenate([_array(weight).ravel() for weight in weights]),
+            np.concatenate(
+                [
+                    np.zeros(len(weight), self._dtype) if bias is None else _array(bias)
+                    for weight, bias in zip(weights, biases, strict=True)
+                ]
+            ),
+            layers,
         )
-        has_bias = np.array([stage.synapse.bias is not None for stage in self._stages])
-        activations = np.array([_activation(stage) for stage in self._stages])
-        self._network = self._weights, self._biases, has_bias, sizes, activations
-        self._settings = (
-            *self._network,
-            *(_RULES[type(rule)], _LOSSES[type(rule.loss)], *_feedback(rule, self._dtype)),
-        )
+        self._settings = _settings(rule, self._dtype)
 
     def train(
         self,
@@ -150,21 +149,17 @@ class CompiledTraining:
             raise ValueError(
                 f"epochs and batch must be at least 1; given epochs={epochs}, batch={batch}"
             )
+        schedule = layout.Schedule(epochs, len(x) if batch is None else batch, float(learning_rate))
+        order_of_epochs = _checked_order(order, epochs, len(x))
         with one_thread_a_product():
-            _, diverged = _kernels().epochs(
-                *self._settings,
-                *self.arrays(x, target),
-                _checked_order(order, epochs, len(x)),
-                len(x) if batch is None else batch,
-                epochs,
-                float(learning_rate),
+            _, diverged = _loops().epochs(
+                self._network, self._settings, self.arrays(x, target), order_of_epochs, schedule
             )
         return int(diverged)
 
     def train_full_batch(
-        self, train: tuple[Array, Array], validation: tuple[Array, Array], *,
-        learning_rate: float, count: int, every: int,
-    ) -> tuple[Array, Array, int]:  # fmt: skip
+        self, train: Samples, validation: Samples, *, learning_rate: float, count: int, every: int
+    ) -> tuple[Array, Array, int]:
         """Train for ``count`` times ``every`` epochs, measuring after each ``every``.
 
         Args:
@@ -180,29 +175,22 @@ class CompiledTraining:
         """
         return cast(
             tuple[Array, Array, int],
-            _kernels().full_batch(
-                *self._settings, *train, *validation, count, every, float(learning_rate)
+            _loops().full_batch(
+                self._network, self._settings, train, validation, count, every, float(learning_rate)
             ),
         )
 
     def mae(self, x: Tensor, target: Tensor) -> float:
         """The mean absolute error of the outputs for x (n, d) and target, as of now."""
-        flat = [_kernels().blocked(part, len(x)) for part in self.arrays(x, target)]
-        sizes = self._network[3]
-        room = np.empty(int(sizes[1:].sum()) * min(len(x), codes.BLOCK), self._dtype)
+        samples = self.arrays(x, target)
         with one_thread_a_product():
-            return float(_kernels().mean_absolute_error(*self._network, *flat, len(x), room))
+            return float(_loops().mean_absolute_error(self._network, samples))
 
     def weights(self) -> list[Array]:
         """Copies of the weights as of now, (n_l, n_{l−1}) each."""
-        parts: list[Array] = []
-        at = 0
-        for stage in self._stages:
-            count = stage.synapse.weight.numel()
-            shape = tuple(stage.synapse.weight.shape)
-            parts.append(self._weights[at : at + count].reshape(shape).copy())
-            at += count
-        return parts
+        parts = np.split(self._network.weights, self._network.layers["first_weight"][1:])
+        shapes = [tuple(stage.synapse.weight.shape) for stage in self._stages]
+        return [part.reshape(shape).copy() for part, shape in zip(parts, shapes, strict=True)]
 
     @torch.no_grad()
     def write_back(self) -> None:
@@ -213,13 +201,11 @@ class CompiledTraining:
         """
         self._rule.look()
         self._check_unchanged()
-        unit = 0
-        for stage, weight in zip(self._stages, self.weights(), strict=True):
+        biases = np.split(self._network.biases, self._network.layers["first_unit"][1:])
+        for stage, weight, bias in zip(self._stages, self.weights(), biases, strict=True):
             stage.synapse.weight.copy_(torch.from_numpy(weight))  # pyright: ignore[reportUnknownMemberType]
-            units, bias = len(weight), stage.synapse.bias
-            if bias is not None:
-                bias.copy_(torch.from_numpy(self._biases[unit : unit + units]))  # pyright: ignore[reportUnknownMemberType]
-            unit += units
+            if stage.synapse.bias is not None:
+                stage.synapse.bias.copy_(torch.from_numpy(bias))  # pyright: ignore[reportUnknownMemberType]
 
     def _check_unchanged(self) -> None:
         if self._rule.network is not self._network_then:
@@ -227,23 +213,25 @@ class CompiledTraining:
                 "the model has changed since its weights were copied: make CompiledTraining anew"
             )
 
-    def arrays(self, x: Tensor, target: Tensor) -> tuple[Array, Array]:
+    def arrays(self, x: Tensor, target: Tensor) -> Samples:
         """Samples as the compiled loops have them: (d, n) and (k, n), classes one-hot."""
-        sizes = self._network[3]
-        inputs, outputs = int(sizes[0]), int(sizes[-1])
+        inputs, outputs = (
+            int(self._network.layers[0]["inputs"]),
+            len(self._stages[-1].synapse.weight),
+        )
         x = x.flatten(1)
         if x.shape[1] != inputs:
             raise ValueError(
                 f"x must be (n, {inputs}), as the first layer takes; given {shape_of(x)}"
             )
         target = encoded(self._rule.loss, target, (len(x), outputs), x.dtype)
-        return (
+        return Samples(
             np.ascontiguousarray(_array(x).T, self._dtype),
             np.ascontiguousarray(_array(target).T, self._dtype),
         )
 
 
-def reason(rule: Rule) -> str:
+def why_not_compiled(rule: Rule) -> str:
     """Why there is no compiled training for a rule; empty if there is."""
     if missing := no_numba():
         return missing
@@ -260,16 +248,16 @@ def reason(rule: Rule) -> str:
         isinstance(part.module, nn.Flatten | nn.Identity) for part in rule.network.preparation
     ):
         return "the input is prepared by more than a Flatten"
-    return next((why for stage in rule.network.stages if (why := _reason(stage))), "")
+    return next((why for stage in rule.network.stages if (why := _why_not_compiled(stage))), "")
 
 
-def _kernels() -> Any:
-    from forwardly.fast.cpu_epochs import kernels  # loads numba
+def _loops() -> Any:
+    from forwardly.fast.cpu_epochs import epochs  # loads numba
 
-    return kernels
+    return epochs
 
 
-def _reason(stage: Stage) -> str:
+def _why_not_compiled(stage: Stage) -> str:
     name = f"layer {stage.name!r}"
     modules = [part.module for part in stage.elementwise]
     known = all(type(module) in _ACTIVATIONS for module in modules)
@@ -287,16 +275,13 @@ def _reason(stage: Stage) -> str:
     return ""
 
 
-def _feedback(rule: Rule, dtype: np.dtype[Any]) -> tuple[Array, Any, bool, bool]:
-    """PEPITA's Fᵀ and sign; whether the output's error is the second, and a_{l−1} the clean."""
+def _settings(rule: Rule, dtype: np.dtype[Any]) -> layout.Settings:
+    codes = _RULES[type(rule)], _LOSSES[type(rule.loss)]
     if not isinstance(rule, PEPITA):
-        return np.zeros((1, 1), dtype), dtype.type(1), False, False
-    return (
-        np.ascontiguousarray(_array(rule.F).T, dtype),
-        dtype.type(rule.sign),
-        rule.output_error == "second",
-        rule.presynaptic == "clean",
-    )
+        return layout.Settings(*codes, np.zeros((1, 1), dtype), dtype.type(1), False, False)
+    F = np.ascontiguousarray(_array(rule.F).T, dtype)
+    second, clean = rule.output_error == "second", rule.presynaptic == "clean"
+    return layout.Settings(*codes, F, dtype.type(rule.sign), second, clean)
 
 
 def _activation(stage: Stage) -> int:

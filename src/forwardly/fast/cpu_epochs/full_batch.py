@@ -111,9 +111,9 @@ class CompiledFullBatchTraining:
             try:
                 wait(running.values())
             finally:  # Ctrl-C too lets all come to the end of these epochs, so that they stay level
-                for seed, one in running.items():
-                    if one.result():
-                        self.diverged[seed] = self.epoch + one.result()
+                for seed, future in running.items():
+                    if future.result():
+                        self.diverged[seed] = self.epoch + future.result()
                 first, self.epoch = self.epoch, self.epoch + times * every
         return [Errors(first + (i + 1) * every, train[i], validation[i]) for i in range(times)]
 

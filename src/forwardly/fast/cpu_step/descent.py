@@ -15,41 +15,45 @@ cache. post and pre are read where they are: to copy what a tile reads side by s
 it saves.
 """
 
-# pyright: basic
-# ruff: noqa: ARG001, since numba reads an intrinsic's parameters off the function
+# pyright: basic, reportCallIssue=false
 
 from __future__ import annotations
 
 from functools import cache
-from typing import no_type_check
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from numba import cfunc, njit, types
-from numba.extending import intrinsic
+from numba import cfunc, types
 from numba.np.numpy_support import carray, from_dtype
 
-from forwardly.fast.compiling import kept
-from forwardly.fast.cpu_step.tiles import Shape, descending_tile, shape_of_tile
-from forwardly.fast.sgd import Descent, Outer, Weight, plain
+from forwardly.fast.compiling import compile_cached, compile_inner
+from forwardly.fast.cpu_step.addresses import Matrix, call, floats, matrix, part, record_of
+from forwardly.fast.cpu_step.tiles import Coefficients, Shape, descending_tile, shape_of_tile
+from forwardly.fast.sgd import Descent, Outer, Weight, suits_kernels
 from forwardly.fast.threads import Pool
 
-_ROWS, _VECTORS, _LANES = shape_of_tile(32)
+_ROWS, _VECTORS, _LANES = shape_of_tile()
 _COLUMNS = _VECTORS * _LANES
 _STRIP = 16 * _COLUMNS
 
-INTEGERS = (
-    *("momentum", "weight", "post", "pre"),  # addresses
-    *("units", "inputs", "n"),
-    *("post_unit", "post_sample"),  # bytes from a unit, or a sample, of post to the next
-    *("thread_number", "threads_at_work"),  # addresses of functions
-)
-NUMBERS = ("scale", "keep", "decay", "rate", "ahead")
-"""What ``descend_rows`` looks for in its task."""
 
-_TASK = np.dtype(
-    [(name, np.intp) for name in INTEGERS] + [(name, "f4") for name in NUMBERS], align=True
-)
+class _Task(NamedTuple):
+    """What the compiled function is told: addresses of arrays and of functions, sizes, numbers."""
+
+    weight: int
+    momentum: int
+    post: int
+    pre: int
+    units: int
+    inputs: int
+    n: int
+    coefficients: Coefficients
+    thread_number: int
+    threads_at_work: int
+
+
+_TASK = record_of(_Task)
 
 
 def descend(trained: Weight, update: Outer, openmp: Pool) -> bool:
@@ -67,17 +71,19 @@ def descend(trained: Weight, update: Outer, openmp: Pool) -> bool:
     weight, momentum, settings = trained
     post, pre = update.post.contiguous(), update.pre.contiguous()
     tensors = weight, momentum, post, pre
-    if not all(plain(one) and one.dim() == 2 for one in tensors):
+    if not all(suits_kernels(tensor) and tensor.dim() == 2 for tensor in tensors):
         return False
-    (n, units), inputs = post.shape, pre.shape[1]
-    addresses = (t.data_ptr() for t in (momentum, weight, post, pre))
-    threads = openmp.thread_number, openmp.threads_at_work
-    task = np.zeros((), _TASK)
-    task[()] = (
-        *(*addresses, units, inputs, n, 4, 4 * units, *threads),
-        *(update.scale, *factors(settings)),
+    task = _Task(
+        *(tensor.data_ptr() for tensor in tensors),
+        units=weight.shape[0],
+        inputs=weight.shape[1],
+        n=len(post),
+        coefficients=coefficients(update.scale, settings),
+        thread_number=openmp.thread_number,
+        threads_at_work=openmp.threads_at_work,
     )
-    openmp.parallel(_compiled(), task.ctypes.data, torch.get_num_threads(), 0)
+    record = np.array(task, _TASK)
+    openmp.parallel(_compiled(), record.ctypes.data, torch.get_num_threads(), 0)
     torch.autograd.graph.increment_version((weight, momentum))
     return True
 
@@ -87,66 +93,55 @@ def prepare() -> None:
     _compiled()
 
 
-def factors(settings: Descent) -> tuple[float, float, float, float]:
-    """Keep, decay, rate, ahead: g = U + decay W; M ← keep M + g; W ← W − rate M − ahead g."""
+def coefficients(scale: float, settings: Descent) -> Coefficients:
+    """Of torch's SGD; the scale is the update's."""
     keep, decay, rate, nesterov, *_ = settings
     # W − η(g + μM) is W − (ημ)M − ηg.
-    return keep, decay, rate * keep if nesterov else rate, rate if nesterov else 0.0
-
-
-@intrinsic
-@no_type_check  # checks of annotations wrap functions, and numba needs them as they are
-def call(_, address):
-    """What the C function of no arguments there says, an int."""
-    from llvmlite import ir
-
-    def generate(context, builder, signature, given):
-        kind = ir.FunctionType(ir.IntType(32), ())
-        return builder.call(builder.inttoptr(given[0], kind.as_pointer()), ())
-
-    return types.int32(types.intp), generate
+    return Coefficients(
+        scale, keep, decay, rate * keep if nesterov else rate, rate if nesterov else 0.0
+    )
 
 
 @cache
 def _compiled() -> int:
     """The address of the compiled function for one thread's rows; compiled once a machine."""
     signature = types.void(types.CPointer(from_dtype(_TASK)))
-    return kept(cfunc, _descend_own_rows, signature, fastmath={"contract", "nsz"}).address
+    function = compile_cached(cfunc, _descend_own_rows, signature, fastmath={"contract", "nsz"})
+    return function.address
 
 
-@no_type_check
+class Step(NamedTuple):
+    """A step on a weight and its momentum, (units, inputs); post (units, n) and pre (n, inputs)."""
+
+    weight: Matrix
+    momentum: Matrix
+    post: Matrix
+    pre: Matrix
+    inputs: int
+    n: int
+    coefficients: Coefficients
+
+
 def _row_of_tiles(rows):
     """A function that goes along ``rows`` rows, from a column to another, by ever thinner tiles."""
     shapes = Shape(rows, _VECTORS, _LANES), Shape(rows, 1, _LANES), Shape(rows, 1, 1)
-    wide, thin, single = (descending_tile(32, shape) for shape in shapes)
+    wide, thin, single = map(descending_tile, shapes)
 
-    @njit(nogil=True)
-    def along(task, row, column, stop):
-        a_row, a_k, length = task.post_unit, task.post_sample, 4 * task.inputs
-        a = task.post + row * a_row
-        b, m = task.pre + 4 * column, 4 * (row * task.inputs + column)
-        w, m = task.weight + m, task.momentum + m
-        while column + _COLUMNS <= stop:
-            wide(
-                a, a_row, a_k, b, length, task.n, m, w, length,
-                task.scale, task.keep, task.decay, task.rate, task.ahead,
-            )  # fmt: skip
-            column += _COLUMNS
-            b, m, w = b + 4 * _COLUMNS, m + 4 * _COLUMNS, w + 4 * _COLUMNS
-        while column + _LANES <= stop:
-            thin(
-                a, a_row, a_k, b, length, task.n, m, w, length,
-                task.scale, task.keep, task.decay, task.rate, task.ahead,
-            )  # fmt: skip
-            column += _LANES
-            b, m, w = b + 4 * _LANES, m + 4 * _LANES, w + 4 * _LANES
+    @compile_inner
+    def along(step, row, column, stop):
+        a = part(step.post, row, 0)
         while column < stop:
-            single(
-                a, a_row, a_k, b, length, task.n, m, w, length,
-                task.scale, task.keep, task.decay, task.rate, task.ahead,
-            )  # fmt: skip
-            column += 1
-            b, m, w = b + 4, m + 4, w + 4
+            b = part(step.pre, 0, column)
+            m, w = part(step.momentum, row, column), part(step.weight, row, column)
+            if column + _COLUMNS <= stop:
+                wide(a, b, step.n, m, w, step.coefficients)
+                column += _COLUMNS
+            elif column + _LANES <= stop:
+                thin(a, b, step.n, m, w, step.coefficients)
+                column += _LANES
+            else:
+                single(a, b, step.n, m, w, step.coefficients)
+                column += 1
 
     return along
 
@@ -154,8 +149,7 @@ def _row_of_tiles(rows):
 _ALONG_ROWS, _ALONG_ROW = _row_of_tiles(_ROWS), _row_of_tiles(1)
 
 
-@njit(nogil=True)
-@no_type_check
+@compile_inner
 def own_rows(units, thread, threads):
     """The rows of a thread: the first, the end of those in whole tiles, and the end."""
     # Whole tiles each; what is left over goes to the last.
@@ -164,21 +158,35 @@ def own_rows(units, thread, threads):
     return tiles * thread // threads * _ROWS, end, units if thread == threads - 1 else end
 
 
-@njit(nogil=True)
-@no_type_check
-def descend_rows(task, first, end, last):
+@compile_inner
+def descend_rows(step, first, end, last):
     """The step for rows from ``first`` on; those from ``end`` on are fewer than a tile has."""
-    for start in range(0, task.inputs, _STRIP):
-        stop = min(task.inputs, start + _STRIP)
+    for start in range(0, step.inputs, _STRIP):
+        stop = min(step.inputs, start + _STRIP)
         for row in range(first, end, _ROWS):
-            _ALONG_ROWS(task, row, start, stop)
+            _ALONG_ROWS(step, row, start, stop)
         for row in range(end, last):
-            _ALONG_ROW(task, row, start, stop)
+            _ALONG_ROW(step, row, start, stop)
 
 
-@no_type_check
+@compile_inner
+def coefficients_in(record):
+    """The tuple that a record holds."""
+    return Coefficients(record.scale, record.keep, record.decay, record.rate, record.ahead)
+
+
 def _descend_own_rows(given):
     task = carray(given, 1)[0]
+    units, inputs, n = task.units, task.inputs, task.n
+    step = Step(
+        weight=matrix(floats(task.weight, (units, inputs))),
+        momentum=matrix(floats(task.momentum, (units, inputs))),
+        post=matrix(floats(task.post, (n, units)).T),
+        pre=matrix(floats(task.pre, (n, inputs))),
+        inputs=inputs,
+        n=n,
+        coefficients=coefficients_in(task.coefficients),
+    )
     thread, threads = call(task.thread_number), call(task.threads_at_work)
-    first, end, last = own_rows(task.units, thread, threads)
-    descend_rows(task, first, end, last)
+    first, end, last = own_rows(units, thread, threads)
+    descend_rows(step, first, end, last)

@@ -8,8 +8,8 @@ from forwardly.checks import values_readable
 from forwardly.fast.algebra.engine import Algebra
 from forwardly.fast.algebra.products import InFloat32
 from forwardly.fast.compiling import no_numba
-from forwardly.fast.cpu_step.masks import mask
-from forwardly.fast.sgd import MOST, SMALLEST, Outer, Trained, is_large
+from forwardly.fast.cpu_step.masks import LARGE_MASK, mask
+from forwardly.fast.sgd import FEWEST_NUMBERS, MOST_SAMPLES, Outer, Trained, is_large
 from forwardly.fast.threads import pool
 from forwardly.network.step import Kernels
 
@@ -27,12 +27,18 @@ class CompiledParts(Algebra):
             return f"the batch is on {x.device}"
         if not values_readable(x, target):
             return "operations are traced or counted"
-        weights = [stage.synapse.weight for stage in self.rule.network.stages]
-        momenta = [w for w in weights if is_large(w) and trained.is_compilable(w)]
-        if not self.rule.network.dropouts and (not momenta or len(x) > MOST or pool() is None):
+        network = self.rule.network
+        weights = [stage.synapse.weight for stage in network.stages]
+        descents = (
+            len(x) <= MOST_SAMPLES
+            and pool() is not None
+            and any(is_large(weight) and trained.is_compilable(weight) for weight in weights)
+        )
+        if not (descents or (network.dropouts and len(x) * max(map(len, weights)) >= LARGE_MASK)):
             return (
-                f"there is no dropout, and no linear float32 layer of {SMALLEST:,} weights that is "
-                f"trained with momentum on batches of up to {MOST:,}"
+                "there is no large dropout, nor a linear float32 layer of "
+                f"{FEWEST_NUMBERS:,} weights that is trained with momentum on batches of up to "
+                f"{MOST_SAMPLES:,}"
             )
         return no_numba()
 
@@ -49,7 +55,7 @@ class CompiledParts(Algebra):
 
     def _descend(self, weight: Tensor, update: Outer, trained: Trained) -> bool:
         openmp, suits = pool(), is_large(weight) and trained.is_compilable(weight)
-        if openmp is None or not suits or len(update.post) > MOST:
+        if openmp is None or not suits or len(update.post) > MOST_SAMPLES:
             return False
         from forwardly.fast.cpu_step.descent import descend  # loads numba
 

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from forwardly.checks import values_readable
-from forwardly.fast.compiling import kept, no_numba
+from forwardly.fast.compiling import compile_cached, no_numba
 from forwardly.network import noise
 
 _GAMMA, _MIX_1, _MIX_2 = (np.uint64(constant % 2**64) for constant in noise.CONSTANTS)
-_SMALLEST = 1 << 13
+LARGE_MASK = 1 << 13
 """Elements from which it is quicker than to call torch a dozen times."""
 
 
@@ -30,8 +30,8 @@ def mask(
 ) -> Tensor:
     """See ``forwardly.network.noise.mask``."""
     count = math.prod(shape)
-    plain = like.device.type == "cpu" and values_readable(seed_and_step, like)
-    if count < _SMALLEST or p >= 1 or not plain or no_numba():
+    on_processor = like.device.type == "cpu" and values_readable(seed_and_step, like)
+    if count < LARGE_MASK or p >= 1 or not on_processor or no_numba():
         return noise.mask(seed_and_step, which, shape, p, like)
     seed, step = seed_and_step.tolist()
     seed, first = (np.uint64(part % 2**64) for part in noise.start(seed, step, which))
@@ -44,7 +44,7 @@ def mask(
 def _compiled() -> Any:
     from numba import njit
 
-    return kept(njit, _fill, nogil=True)
+    return compile_cached(njit, _fill, nogil=True)
 
 
 def _fill(kept, seed, first, threshold):

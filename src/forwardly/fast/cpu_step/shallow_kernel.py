@@ -18,24 +18,24 @@ Shapes
     x (n, d), F (d, k), W₁ (units, d), W₂ (k, units); biases, if there are any, (units,) and (k,).
 """
 
-# pyright: basic
+# pyright: basic, reportCallIssue=false
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from functools import cache, partial
-from typing import Any, cast, no_type_check
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from numba import cfunc, njit, types
+from numba import cfunc, types
 from numba.np.numpy_support import carray, from_dtype
 from torch import Tensor
 
-from forwardly.fast.compiling import kept
-from forwardly.fast.cpu_step.descent import INTEGERS, NUMBERS, call, descend_rows, factors, own_rows
-from forwardly.fast.cpu_step.tiles import Shape, adding_tile, floats_at, has_avx512, integers_at
+from forwardly.fast.compiling import compile_cached, compile_inner
+from forwardly.fast.cpu_step import descent
+from forwardly.fast.cpu_step.addresses import call, floats, integers, matrix, part, record_of
+from forwardly.fast.cpu_step.tiles import Coefficients, Shape, adding_tile, has_avx512
 from forwardly.fast.sgd import Weight
 from forwardly.fast.threads import Pool
 
@@ -44,20 +44,48 @@ COLUMNS = _VECTORS * _LANES
 """Samples, and columns of F, that one tile takes."""
 
 _STRIP = 512  # inputs whose part of x stays in a processor's own cache
-_PART, _AT_ONCE = 64, 8  # inputs and samples of x that are turned round at a time
+_PART, _AT_ONCE = 64, 8  # inputs and samples of x that are transposed at a time
 
-_ARRAYS = (
-    *("x", "F", "target", "mask", "bias", "readout_bias"),
-    *("readout", "readout_momentum", "output", "error"),
-    *("packed", "Ft", "z", "h_err", "sums", "errors"),
-)
-_OWN = (*_ARRAYS, "k", "columns", "second", "barrier")
-_READOUT = ("readout_keep", "readout_decay", "readout_rate", "readout_ahead", "sign")
-_TASK = np.dtype(
-    [(name, np.intp) for name in (*INTEGERS, *_OWN)]
-    + [(name, "f4") for name in (*NUMBERS, *_READOUT)],
-    align=True,
-)
+
+class _Layer(NamedTuple):
+    weight: int
+    momentum: int
+    bias: int
+    coefficients: Coefficients
+
+
+class _Task(NamedTuple):
+    """What the compiled function is told: sizes, numbers, and addresses, 0 of what there is not."""
+
+    n: int
+    units: int
+    d: int
+    k: int
+    columns: int
+    hidden: _Layer
+    readout: _Layer
+    sign: float
+    second: int
+    thread_number: int
+    threads_at_work: int
+    barrier: int
+    x: int
+    F: int
+    target: int
+    mask: int
+    output: int
+    error: int
+    packed: int
+    Ft: int
+    z: int
+    h: int
+    h_err: int
+    x_err: int
+    sums: int
+    errors: int
+
+
+_TASK = record_of(_Task)
 
 
 class Workspace:
@@ -141,33 +169,40 @@ def step(
     """
     n, units, d, k, threads = workspace.sizes
     output, error = x.new_empty(n, k), x.new_empty(n, k)
-    by_unit = None if mask is None else mask.T.contiguous()
-    arrays: Mapping[str, Tensor | None] = {
+    tensors = {
         "x": x,
         "F": F,
         "target": target,
-        "mask": by_unit,
-        "bias": biases[0],
-        "readout_bias": biases[1],
+        "mask": None if mask is None else mask.T.contiguous(),
         "output": output,
         "error": error,
-        "readout": readout.weight,
-        "readout_momentum": readout.momentum,
         **workspace.arrays,
     }
-    addresses = [0 if one is None else one.data_ptr() for one in map(arrays.get, _ARRAYS)]
-    h, x_err = workspace.arrays["h"], workspace.arrays["x_err"]
-    task = np.zeros((), _TASK)
-    task[()] = (
-        *(t.data_ptr() for t in (hidden.momentum, hidden.weight, h, x_err)),
-        *(units, d, n, 4 * workspace.columns, 4, openmp.thread_number, openmp.threads_at_work),
-        *(*addresses, k, workspace.columns, second, openmp.barrier),
-        *(1 / n, *factors(hidden.settings), *factors(readout.settings), sign),
+    task = _Task(
+        *(n, units, d, k, workspace.columns),
+        hidden=_layer(hidden, biases[0], n),
+        readout=_layer(readout, biases[1], n),
+        sign=sign,
+        second=second,
+        thread_number=openmp.thread_number,
+        threads_at_work=openmp.threads_at_work,
+        barrier=openmp.barrier,
+        **{name: _address(tensor) for name, tensor in tensors.items()},
     )
-    openmp.parallel(_compiled(), task.ctypes.data, threads, 0)
+    record = np.array(task, _TASK)
+    openmp.parallel(_compiled(), record.ctypes.data, threads, 0)
     changed = hidden.weight, hidden.momentum, readout.weight, readout.momentum
     torch.autograd.graph.increment_version(changed)
     return output, error
+
+
+def _layer(layer: Weight, bias: Tensor | None, n: int) -> _Layer:
+    coefficients = descent.coefficients(1 / n, layer.settings)
+    return _Layer(_address(layer.weight), _address(layer.momentum), _address(bias), coefficients)
+
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
 
 
 def prepare() -> None:
@@ -183,37 +218,37 @@ def _blocks(n: int, k: int) -> int:
 def _compiled() -> int:
     signature = types.void(types.CPointer(from_dtype(_TASK)))
     # Sums may be taken in any order, so that they are taken in vectors.
-    return cast(Any, kept(cfunc, _step, signature, fastmath={"contract", "nsz", "reassoc"})).address
+    fastmath = {"contract", "nsz", "reassoc"}
+    return compile_cached(cfunc, _step, signature, fastmath=fastmath).address
 
 
-_TILE = adding_tile(32, Shape(_ROWS, _VECTORS, _LANES))
-_ROW = adding_tile(32, Shape(1, _VECTORS, _LANES))
+_TILE = adding_tile(Shape(_ROWS, _VECTORS, _LANES))
+_ROW = adding_tile(Shape(1, _VECTORS, _LANES))
 
 
-@njit(nogil=True)
-@no_type_check
-def _add_product(a, a_row, a_k, rows, b, b_k, count, c, to, row, columns, scale):
-    """To ← C + scale · A B; C and what is written have rows ``row`` bytes apart.
+@compile_inner
+def _add_product(a, b, size, c, to, scale):
+    """to ← C + scale · A B, where size is A's rows, B's columns, and those of the one or the other.
 
     If the last tile of a row is not whole, it begins with columns that are done already; then C
     must not lie where it is written.
     """
-    done = 0
-    while done < rows:
-        at_once = _ROWS if done + _ROWS <= rows else 1
-        column = 0
-        while column < columns:
-            at = 4 * min(column, columns - COLUMNS)
-            if at_once > 1:
-                _TILE(a, a_row, a_k, b + at, b_k, count, c + at, row, to + at, row, scale)
+    rows, columns, count = size
+    row = 0
+    while row < rows:
+        whole = row + _ROWS <= rows
+        for start in range(0, columns, COLUMNS):
+            column = min(start, columns - COLUMNS)
+            a_part, b_part = part(a, row, 0), part(b, 0, column)
+            c_part, to_part = part(c, row, column), part(to, row, column)
+            if whole:
+                _TILE(a_part, b_part, count, c_part, to_part, scale)
             else:
-                _ROW(a, a_row, a_k, b + at, b_k, count, c + at, row, to + at, row, scale)
-            column += COLUMNS
-        done, a, c, to = done + at_once, a + at_once * a_row, c + at_once * row, to + at_once * row
+                _ROW(a_part, b_part, count, c_part, to_part, scale)
+        row += _ROWS if whole else 1
 
 
-@njit(nogil=True)
-@no_type_check
+@compile_inner
 def _pack(x, F, first_column, start, stop, packed):
     """Some columns of [xᵀ | F], for inputs from ``start`` to ``stop``, a row each."""
     n, k = len(x), F.shape[1]
@@ -243,53 +278,46 @@ def _pack(x, F, first_column, start, stop, packed):
             j += 1
 
 
-@njit(nogil=True)
-@no_type_check
-def _through_hidden(W, bias, biased, x, F, packed, z, first, last):
+@compile_inner
+def _through_hidden(W, bias, x, F, packed, z, first, last):
     """Rows of z: W₁ [xᵀ | F], with the bias for x."""
-    d, row, one = W.shape[1], 4 * z.shape[1], np.float32(1)
+    d = W.shape[1]
     for i in range(first, last):
         z[i] = 0
-        if biased:
+        if len(bias):
             z[i, : len(x)] = bias[i]
-    for block in range(0, z.shape[1], COLUMNS):
-        to = z.ctypes.data + first * row + 4 * block
+    for column in range(0, z.shape[1], COLUMNS):
+        to = part(matrix(z), first, column)
         for start in range(0, d, _STRIP):
             stop = min(start + _STRIP, d)
-            _pack(x, F, block, start, stop, packed)
-            a, b = W.ctypes.data + 4 * (first * d + start), packed.ctypes.data
-            count, rows = stop - start, last - first
-            _add_product(a, 4 * d, 4, rows, b, 4 * COLUMNS, count, to, to, row, COLUMNS, one)
+            _pack(x, F, column, start, stop, packed)
+            size, weights = (last - first, COLUMNS, stop - start), part(matrix(W), first, start)
+            _add_product(weights, matrix(packed), size, to, to, np.float32(1))
 
 
-@njit(nogil=True)
-@no_type_check
-def _rectify(z, mask, masked, first, last, n, h):
+@compile_inner
+def _rectify(z, mask, first, last, n, h):
     for i in range(first, last):
         for j in range(n):
             # A NaN stays one, so that training that diverges is seen to.
             h[i, j] = np.float32(0) if z[i, j] <= 0 else z[i, j]
-        if masked:
+        if len(mask):
             for j in range(n):
                 h[i, j] *= mask[i, j]
 
 
-@njit(nogil=True)
-@no_type_check
+@compile_inner
 def _through_readout(W, h, sums, first, last):
     """A thread's part of the output, (k, columns)."""
-    k, units = W.shape
-    row = 4 * h.shape[1]
     sums[:] = 0
     if first < last:
-        a, b, to = W.ctypes.data + 4 * first, h.ctypes.data + first * row, sums.ctypes.data
-        rows, one = last - first, np.float32(1)
-        _add_product(a, 4 * units, 4, k, b, row, rows, to, to, row, h.shape[1], one)
+        size, to = (len(W), h.shape[1], last - first), matrix(sums)
+        weights, activities = part(matrix(W), 0, first), part(matrix(h), first, 0)
+        _add_product(weights, activities, size, to, to, np.float32(1))
 
 
-@njit(nogil=True)
-@no_type_check
-def _add_up(sums, bias, biased, n, y):
+@compile_inner
+def _add_up(sums, bias, n, y):
     """The output, (k, columns), of the threads' parts."""
     for c in range(len(y)):
         for j in range(n):
@@ -297,13 +325,12 @@ def _add_up(sums, bias, biased, n, y):
         for t in range(1, len(sums)):
             for j in range(n):
                 y[c, j] += sums[t, c, j]
-        if biased:
+        if len(bias):
             for j in range(n):
                 y[c, j] += bias[c]
 
 
-@njit(nogil=True)
-@no_type_check
+@compile_inner
 def _softmax_errors(y, target):
     """Softmax less target, written over the output."""
     for j in range(len(target)):
@@ -318,98 +345,99 @@ def _softmax_errors(y, target):
         y[target[j], j] -= np.float32(1)
 
 
-@njit(nogil=True)
-@no_type_check
+@compile_inner
 def _write(y, to):
     for j in range(len(to)):
         for c in range(len(y)):
             to[j, c] = y[c, j]
 
 
-@njit(nogil=True)
-@no_type_check
+@compile_inner
 def _perturb(x, F, errors, sign, first, last, Ft, x_err):
     """x ± F e, for inputs from ``first`` to ``last``."""
-    n, d = x.shape
-    k, columns = errors.shape
+    k = len(errors)
     for i in range(first, last):
         for c in range(k):
             Ft[c, i] = F[i, c]
-    a, b, c, to = errors.ctypes.data, Ft.ctypes.data, x.ctypes.data, x_err.ctypes.data
-    b, c, to = b + 4 * first, c + 4 * first, to + 4 * first
-    _add_product(a, 4, 4 * columns, n, b, 4 * d, k, c, to, 4 * d, last - first, sign)
+    size, of_inputs = (len(x), last - first, k), part(matrix(Ft), 0, first)
+    c, to = part(matrix(x), 0, first), part(matrix(x_err), 0, first)
+    _add_product(matrix(errors.T), of_inputs, size, c, to, sign)
 
 
-@njit(nogil=True)
-@no_type_check
+@compile_inner
 def _modulate(z, errors, sign, n, first, last, z_err):
     """z ± (z of F) e."""
-    row, k = 4 * z.shape[1], len(errors)
-    c, to = z.ctypes.data + first * row, z_err.ctypes.data + first * row
-    b = errors.ctypes.data
-    _add_product(c + 4 * n, row, 4, last - first, b, row, k, c, to, row, z.shape[1], sign)
+    size = last - first, z.shape[1], len(errors)
+    c, to = part(matrix(z), first, 0), part(matrix(z_err), first, 0)
+    _add_product(part(matrix(z), first, n), matrix(errors), size, c, to, sign)
 
 
-@njit(nogil=True)
-@no_type_check
-def _descend_readout(task, W, M, errors, h_err, first, last):
+@compile_inner
+def _descend_readout(W, M, errors, h_err, n, coefficients, first, last):
+    scale, keep, decay, rate, ahead = coefficients
     for c in range(len(W)):
         for i in range(first, last):
             total = np.float32(0)
-            for j in range(task.n):
+            for j in range(n):
                 total += errors[c, j] * h_err[i, j]
-            g = task.scale * total + task.readout_decay * W[c, i]
-            M[c, i] = task.readout_keep * M[c, i] + g
-            W[c, i] -= task.readout_rate * M[c, i] + task.readout_ahead * g
+            g = scale * total + decay * W[c, i]
+            M[c, i] = keep * M[c, i] + g
+            W[c, i] -= rate * M[c, i] + ahead * g
 
 
-@no_type_check
 def _step(given):
     task = carray(given, 1)[0]
     thread, threads = call(task.thread_number), call(task.threads_at_work)
-    n, d, k, units = task.n, task.inputs, task.k, task.units
-    wide = units, task.columns
-    x, F = carray(floats_at(task.x), (n, d)), carray(floats_at(task.F), (d, k))
-    target = carray(integers_at(task.target), n)
-    W_1 = carray(floats_at(task.weight), (units, d))
-    W_2 = carray(floats_at(task.readout), (k, units))
-    M_2 = carray(floats_at(task.readout_momentum), (k, units))
-    b_1, biased_1 = carray(floats_at(task.bias), units), task.bias != 0
-    b_2, biased_2 = carray(floats_at(task.readout_bias), k), task.readout_bias != 0
-    mask, masked = carray(floats_at(task.mask), (units, n)), task.mask != 0
-    z, h = carray(floats_at(task.z), wide), carray(floats_at(task.post), wide)
-    h_err = carray(floats_at(task.h_err), wide)
-    x_err, Ft = carray(floats_at(task.pre), (n, d)), carray(floats_at(task.Ft), (k, d))
-    packed = carray(floats_at(task.packed), (threads, _STRIP, COLUMNS))[thread]
-    sums = carray(floats_at(task.sums), (2, threads, k, task.columns))
-    errors = carray(floats_at(task.errors), (threads, k, task.columns))[thread]
-    first, end, last = own_rows(units, thread, threads)
+    n, d, k, units, sign = task.n, task.d, task.k, task.units, task.sign
+    hidden, readout, wide = task.hidden, task.readout, (units, task.columns)
+    x, F, target = floats(task.x, (n, d)), floats(task.F, (d, k)), integers(task.target, n)
+    mask = floats(task.mask, (units if task.mask else 0, n))
+    W_1, W_2 = floats(hidden.weight, (units, d)), floats(readout.weight, (k, units))
+    M_1, M_2 = floats(hidden.momentum, (units, d)), floats(readout.momentum, (k, units))
+    b_1 = floats(hidden.bias, units if hidden.bias else 0)
+    b_2 = floats(readout.bias, k if readout.bias else 0)
+    z, h, h_err = floats(task.z, wide), floats(task.h, wide), floats(task.h_err, wide)
+    x_err, Ft = floats(task.x_err, (n, d)), floats(task.Ft, (k, d))
+    packed = floats(task.packed, (threads, _STRIP, COLUMNS))[thread]
+    sums = floats(task.sums, (2, threads, k, task.columns))
+    errors = floats(task.errors, (threads, k, task.columns))[thread]
+    first, end, last = descent.own_rows(units, thread, threads)
 
     # The clean pass.
-    _through_hidden(W_1, b_1, biased_1, x, F, packed, z, first, last)
-    _rectify(z, mask, masked, first, last, n, h)
+    _through_hidden(W_1, b_1, x, F, packed, z, first, last)
+    _rectify(z, mask, first, last, n, h)
     _through_readout(W_2, h, sums[0, thread], first, last)
     call(task.barrier)
-    _add_up(sums[0], b_2, biased_2, n, errors)
+    _add_up(sums[0], b_2, n, errors)
     if thread == 0:
-        _write(errors, carray(floats_at(task.output), (n, k)))
+        _write(errors, floats(task.output, (n, k)))
     _softmax_errors(errors, target)
     if thread == 0:
-        _write(errors, carray(floats_at(task.error), (n, k)))
+        _write(errors, floats(task.error, (n, k)))
 
     # The modulated pass.
-    _perturb(x, F, errors, task.sign, d * thread // threads, d * (thread + 1) // threads, Ft, x_err)
-    _modulate(z, errors, task.sign, n, first, last, h_err)
-    _rectify(h_err, mask, masked, first, last, n, h_err)
+    _perturb(x, F, errors, sign, d * thread // threads, d * (thread + 1) // threads, Ft, x_err)
+    _modulate(z, errors, sign, n, first, last, h_err)
+    _rectify(h_err, mask, first, last, n, h_err)
     if task.second:
         _through_readout(W_2, h_err, sums[1, thread], first, last)
     call(task.barrier)  # now all have their inputs of x_err
     if task.second:
-        _add_up(sums[1], b_2, biased_2, n, errors)
+        _add_up(sums[1], b_2, n, errors)
         _softmax_errors(errors, target)
 
-    _descend_readout(task, W_2, M_2, errors, h_err, first, last)
+    numbers = descent.coefficients_in(readout.coefficients)
+    _descend_readout(W_2, M_2, errors, h_err, n, numbers, first, last)
     for i in range(first, last):
         for j in range(n):
             h[i, j] -= h_err[i, j]
-    descend_rows(task, first, end, last)
+    step = descent.Step(
+        weight=matrix(W_1),
+        momentum=matrix(M_1),
+        post=matrix(h),
+        pre=matrix(x_err),
+        inputs=d,
+        n=n,
+        coefficients=descent.coefficients_in(hidden.coefficients),
+    )
+    descent.descend_rows(step, first, end, last)

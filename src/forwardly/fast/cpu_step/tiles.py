@@ -5,9 +5,9 @@ keeps them in vector registers, ``rows`` times ``vectors`` of them, over the who
 
     for k:  for r in rows:  for v in vectors:  sum[r, v] += A[r, k] · B[k, v]
 
-A's elements are read one by one and spread over a vector's lanes; B's lie side by side. Tiles are
-written in LLVM's language, as numba has no word for a vector, and called from compiled functions
-with addresses and strides in bytes, as integers.
+A's elements are read one by one and spread over a vector's lanes; B's lie side by side, as those of
+what is written do. Tiles are written in LLVM's language, as numba has no word for a vector, and
+called from compiled functions, with where each ``addresses.Matrix`` begins.
 """
 
 # pyright: basic
@@ -25,10 +25,11 @@ from numba.core import cgutils, config
 from numba.extending import intrinsic
 
 _I64, _I32, _I8 = ir.IntType(64), ir.IntType(32), ir.IntType(8)
+_BYTES = 4  # of a float32
 
 
 class Shape(NamedTuple):
-    """How many registers a tile takes, and for which numbers."""
+    """How many vector registers a tile takes, and how many float32 each holds."""
 
     rows: int
     vectors: int
@@ -40,20 +41,20 @@ def has_avx512() -> bool:
     return "avx512f" in _features()
 
 
-def shape_of_tile(bits: int) -> Shape:
-    """A tile for numbers of so many bits that leaves registers of this processor for A and B."""
+def shape_of_tile() -> Shape:
+    """A tile that leaves registers of this processor for A and B."""
     features = _features()
     if "avx512f" in features:  # 32 registers
-        return Shape(8, 3, 512 // bits)
+        return Shape(8, 3, 16)
     if "avx2" in features:  # 16
-        return Shape(4, 3, 256 // bits)
-    return Shape(8 if "neon" in features else 4, 3, 128 // bits)
+        return Shape(4, 3, 8)
+    return Shape(8 if "neon" in features else 4, 3, 4)
 
 
 def _features() -> set[str]:
     """Of the processor that numba compiles for: this one, if its variables do not name another.
 
-    Tiles must not be of other registers than numba thinks: it keeps what it has compiled by these.
+    Tiles may use no registers but those that numba assumes, whose cache tells processors apart so.
     """
     settings: Any = config
     if settings.CPU_FEATURES is not None:
@@ -71,31 +72,30 @@ def _features() -> set[str]:
 
 
 class _Lines:
-    """LLVM's instructions on vectors of a shape."""
+    """LLVM's instructions on vectors of so many float32."""
 
-    def __init__(self, builder: Any, bits: int, lanes: int) -> None:
+    def __init__(self, builder: Any, lanes: int) -> None:
         self.builder = builder
-        self.bytes = bits // 8
-        self.scalar = ir.FloatType() if bits == 32 else ir.DoubleType()
-        self.vector = ir.VectorType(self.scalar, lanes)
+        self.vector = ir.VectorType(ir.FloatType(), lanes)
         self.lanes = lanes
-        name = f"llvm.fmuladd.v{lanes}f{bits}"
+        name = f"llvm.fmuladd.v{lanes}f32"
         kind = ir.FunctionType(self.vector, [self.vector] * 3)
         self._multiply_add = cgutils.get_or_insert_function(builder.module, kind, name)
 
-    def address(self, base: ir.Value, row: ir.Value, r: int, v: int) -> Any:
+    def address(self, matrix: list[ir.Value], r: int, v: int) -> Any:
         """Of a tile's vector v in its row r."""
-        start = self.builder.add(base, self.builder.mul(row, _I64(r)))
-        return self.builder.add(start, _I64(v * self.lanes * self.bytes))
+        address, row, _ = matrix
+        start = self.builder.add(address, self.builder.mul(row, _I64(r)))
+        return self.builder.add(start, _I64(v * self.lanes * _BYTES))
 
     def load(self, address: ir.Value) -> Any:
         value = self.builder.load(self.builder.inttoptr(address, self.vector.as_pointer()))
-        value.align = self.bytes
+        value.align = _BYTES
         return value
 
     def store(self, value: ir.Value, address: ir.Value) -> None:
         to = self.builder.inttoptr(address, self.vector.as_pointer())
-        self.builder.store(value, to).align = self.bytes
+        self.builder.store(value, to).align = _BYTES
 
     def spread(self, number: ir.Value) -> Any:
         """A number in every lane."""
@@ -106,12 +106,12 @@ class _Lines:
 
     def spread_from(self, address: ir.Value) -> Any:
         """The number in memory, in every lane."""
-        value = self.builder.load(self.builder.inttoptr(address, self.scalar.as_pointer()))
-        value.align = self.bytes
+        value = self.builder.load(self.builder.inttoptr(address, ir.FloatType().as_pointer()))
+        value.align = _BYTES
         return self.spread(value)
 
-    def multiply_add(self, one: ir.Value, other: ir.Value, to: ir.Value) -> Any:
-        return self.builder.call(self._multiply_add, [one, other, to])
+    def multiply_add(self, a: ir.Value, b: ir.Value, c: ir.Value) -> Any:
+        return self.builder.call(self._multiply_add, [a, b, c])
 
     def expect(self, address: ir.Value) -> None:
         """Have the cache fetch what will be written."""
@@ -122,9 +122,10 @@ class _Lines:
         self.builder.call(fetch, [where, _I32(1), _I32(3), _I32(1)])
 
 
-def _sums(lines: _Lines, shape: Shape, a, a_row, a_k, b, b_k, count) -> list[list[Any]]:
+def _sums(lines: _Lines, shape: Shape, a, b, count) -> list[list[Any]]:
     """The loop of the module docstring, over ``count`` ≥ 1 values of k: the sums, row by row."""
     builder = lines.builder
+    (a_address, a_row, a_k), (b_address, b_k, _) = a, b
     before = builder.block
     loop, after = builder.append_basic_block("sum"), builder.append_basic_block("summed")
     builder.branch(loop)
@@ -132,14 +133,14 @@ def _sums(lines: _Lines, shape: Shape, a, a_row, a_k, b, b_k, count) -> list[lis
     at = [builder.phi(_I64) for _ in range(3)]  # k, and where its column of A and row of B are
     sums = [[builder.phi(lines.vector) for _ in range(shape.vectors)] for _ in range(shape.rows)]
     zero = ir.Constant(lines.vector, [0.0] * shape.lanes)
-    rows_of_b = [lines.load(lines.address(at[2], _I64(0), 0, v)) for v in range(shape.vectors)]
+    row_of_b = [lines.load(lines.address([at[2], *b[1:]], 0, v)) for v in range(shape.vectors)]
     new: list[list[Any]] = []
     for r, row in enumerate(sums):
-        one = lines.spread_from(builder.add(at[1], builder.mul(a_row, _I64(r))))
-        pairs = zip(rows_of_b, row, strict=True)
-        new.append([lines.multiply_add(one, other, to) for other, to in pairs])
+        a_rk = lines.spread_from(builder.add(at[1], builder.mul(a_row, _I64(r))))
+        pairs = zip(row_of_b, row, strict=True)
+        new.append([lines.multiply_add(a_rk, b_kv, to) for b_kv, to in pairs])
     following = [builder.add(x, step) for x, step in zip(at, (_I64(1), a_k, b_k), strict=True)]
-    for phi, first, then in zip(at, (_I64(0), a, b), following, strict=True):
+    for phi, first, then in zip(at, (_I64(0), a_address, b_address), following, strict=True):
         phi.add_incoming(first, before)
         phi.add_incoming(then, loop)
     for row, changed in zip(sums, new, strict=True):
@@ -151,80 +152,61 @@ def _sums(lines: _Lines, shape: Shape, a, a_row, a_k, b, b_k, count) -> list[lis
     return new
 
 
-@intrinsic
-@no_type_check  # checks of annotations wrap functions, and numba needs them as they are
-def floats_at(_, address):
-    """A pointer to numbers of float32, for ``numba.carray``."""
-    return _pointer(types.float32)
-
-
-@intrinsic
-@no_type_check
-def integers_at(_, address):
-    """A pointer to numbers of int64."""
-    return _pointer(types.int64)
-
-
-def _pointer(kind: Any) -> Any:
-    def generate(context, builder, _, given):
-        return builder.inttoptr(given[0], context.get_value_type(types.CPointer(kind)))
-
-    return types.CPointer(kind)(types.intp), generate
-
-
 @cache
-@no_type_check
-def adding_tile(bits: int, shape: Shape) -> Callable[..., None]:
-    """``tile(a, a_row, a_k, b, b_k, count, c, c_row, to, to_row, scale)``: to ← C + scale · A B.
-
-    Rows of C and of what is written lie ``c_row`` and ``to_row`` bytes apart.
-    """
-    number = types.float32 if bits == 32 else types.float64
+@no_type_check  # checks of annotations wrap functions, and numba needs them as they are
+def adding_tile(shape: Shape) -> Callable[..., None]:
+    """``tile(a, b, count, c, to, scale)``: to ← C + scale · A B."""
 
     @intrinsic
-    def tile(_, a, a_row, a_k, b, b_k, count, c, c_row, to, to_row, scale):
+    def tile(_, a, b, count, c, to, scale):
         def generate(context, builder, _, given):
-            operands, (c, c_row, to, to_row), scale = given[:6], given[6:10], given[10]
-            lines = _Lines(builder, bits, shape.lanes)
-            sums = _sums(lines, shape, *operands)
-            scale = lines.spread(scale)
+            a, b, c, to = (cgutils.unpack_tuple(builder, given[i]) for i in (0, 1, 3, 4))
+            lines = _Lines(builder, shape.lanes)
+            sums = _sums(lines, shape, a, b, given[2])
+            scale = lines.spread(given[5])
             for r in range(shape.rows):
                 for v in range(shape.vectors):
-                    before = lines.load(lines.address(c, c_row, r, v))
+                    before = lines.load(lines.address(c, r, v))
                     after = lines.multiply_add(sums[r][v], scale, before)
-                    lines.store(after, lines.address(to, to_row, r, v))
+                    lines.store(after, lines.address(to, r, v))
             return context.get_dummy_value()
 
-        return types.void(*(types.intp,) * 10, number), generate
+        return types.void(a, b, types.intp, c, to, types.float32), generate
 
     return tile
 
 
+class Coefficients(NamedTuple):
+    """g = scale · U + decay W;  M ← keep M + g;  W ← W − rate M − ahead g."""
+
+    scale: float
+    keep: float
+    decay: float
+    rate: float
+    ahead: float
+
+
 @cache
 @no_type_check
-def descending_tile(bits: int, shape: Shape) -> Callable[..., None]:
-    """``tile(a, a_row, a_k, b, b_k, count, m, w, row, scale, keep, decay, rate, ahead)``.
-
-    A step of gradient descent with the gradient g, for a tile of the momentum M and of the weights
-    W, whose rows lie ``row`` bytes apart; see ``forwardly.fast.cpu_step.descent``.
-    """
-    number = types.float32 if bits == 32 else types.float64
+def descending_tile(shape: Shape) -> Callable[..., None]:
+    """``tile(a, b, count, m, w, coefficients)``: the step of ``Coefficients``, where U is A B."""
 
     @intrinsic
-    def tile(_, a, a_row, a_k, b, b_k, count, m, w, row, scale, keep, decay, rate, ahead):
+    def tile(_, a, b, count, m, w, coefficients):
         def generate(context, builder, _, given):
-            operands, (m, w, row), numbers = given[:6], given[6:9], given[9:]
-            lines = _Lines(builder, bits, shape.lanes)
-            for base in (m, w):
+            a, b, m, w = (cgutils.unpack_tuple(builder, given[i]) for i in (0, 1, 3, 4))
+            lines = _Lines(builder, shape.lanes)
+            for matrix in (m, w):
                 for r in range(shape.rows):
                     for v in range(shape.vectors):
-                        lines.expect(lines.address(base, row, r, v))
-            sums = _sums(lines, shape, *operands)
+                        lines.expect(lines.address(matrix, r, v))
+            sums = _sums(lines, shape, a, b, given[2])
+            numbers = cgutils.unpack_tuple(builder, given[5])
             scale, keep, decay, rate, ahead = map(lines.spread, numbers)
             less_rate, less_ahead = builder.fneg(rate), builder.fneg(ahead)
             for r in range(shape.rows):
                 for v in range(shape.vectors):
-                    at_m, at_w = (lines.address(base, row, r, v) for base in (m, w))
+                    at_m, at_w = lines.address(m, r, v), lines.address(w, r, v)
                     W = lines.load(at_w)
                     g = lines.multiply_add(sums[r][v], scale, builder.fmul(W, decay))
                     M = lines.multiply_add(lines.load(at_m), keep, g)
@@ -233,6 +215,6 @@ def descending_tile(bits: int, shape: Shape) -> Callable[..., None]:
                     lines.store(lines.multiply_add(g, less_ahead, W), at_w)
             return context.get_dummy_value()
 
-        return types.void(*(types.intp,) * 9, *(number,) * 5), generate
+        return types.void(a, b, types.intp, m, w, coefficients), generate
 
     return tile

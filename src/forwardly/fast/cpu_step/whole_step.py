@@ -16,7 +16,7 @@ from forwardly.checks import values_readable
 from forwardly.fast.compiling import no_numba
 from forwardly.fast.cpu_step.masks import mask
 from forwardly.fast.engine import Engine
-from forwardly.fast.sgd import MOST, SMALLEST, Trained, is_large, plain
+from forwardly.fast.sgd import FEWEST_NUMBERS, MOST_SAMPLES, Trained, is_large, suits_kernels
 from forwardly.fast.threads import Pool, pool
 from forwardly.losses import check_classes, is_of_softmax
 from forwardly.network import Stage
@@ -43,19 +43,17 @@ class WholeStep(Engine):
         if not values_readable(x, target):
             return "operations are traced or counted"
         hidden, readout = (stage.synapse for stage in rule.network.stages)
-        (_, d), k = hidden.weight.shape, len(readout.weight)
-        n = len(x)
-        with torch.no_grad():
-            a_0 = rule.begin_step().prepare(x[:1])
-        if not is_large(hidden.weight) or n > MOST:
+        (n, d), k = (len(x), hidden.weight.shape[1]), len(readout.weight)
+        if not is_large(hidden.weight) or n > MOST_SAMPLES:
             return (
-                f"it is for {SMALLEST:,} weights in float32 on the CPU, and up to {MOST:,} samples"
+                f"it is for {FEWEST_NUMBERS:,} weights in float32 on the CPU, and up to "
+                f"{MOST_SAMPLES:,} samples"
             )
-        if a_0.dim() > 2 or target.shape != (n,) or target.dtype != torch.int64:
-            return "it is for vectors and classes"
         read = rule.F, *hidden.parameters(), *readout.parameters()
-        if x.device.type != "cpu" or target.device.type != "cpu" or not all(map(plain, read)):
+        if not all(map(suits_kernels, read)) or target.device.type != "cpu":
             return "it is for contiguous float32 tensors on the CPU"
+        if target.shape != (n,) or target.dtype != torch.int64:
+            return "it is for classes"
         if not all(trained.is_compilable(layer.weight) for layer in (hidden, readout)):
             return "it is for weights that are trained with momentum"
         if rule.F.shape != (d, k):
@@ -68,7 +66,8 @@ class WholeStep(Engine):
             return "the processor has no AVX-512"
         if not kernel.fills_tiles(n, d, k, torch.get_num_threads()):
             return f"a batch of {n} would leave much of its tiles empty"
-        return ""
+        a_0 = rule.begin_step().prepare(x[:2])  # batch normalisation needs two
+        return "" if a_0.dim() == 2 else "it is for vectors"
 
     def step(self, x: Tensor, target: Tensor, trained: Trained) -> Credit:
         """All but the biases, whose updates are left to be applied."""

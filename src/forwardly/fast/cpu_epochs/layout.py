@@ -1,0 +1,98 @@
+"""What the compiled loops are given: numbers and arrays only, grouped in tuples with names.
+
+Activities lie unit by unit, one layer behind the other, with the samples of a block side by side,
+so that inner loops run over contiguous samples.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+IDENTITY, RELU, TANH, SIGMOID = range(4)
+PEPITA, BACKPROP, READOUT_ONLY = range(3)
+SQUARED, CROSS_ENTROPY = range(2)
+BLOCK = 512  # samples, so that a small network's activities stay in the cache
+
+
+LAYER = np.dtype(
+    [
+        *((name, np.int64) for name in ("inputs", "units", "first_weight", "first_unit")),
+        *(("activation", np.int64), ("has_bias", np.bool_)),
+    ],
+    align=True,
+)
+"""A layer's sizes, where its part of weights and biases begins, and what it does."""
+
+
+class Network(NamedTuple):
+    """Dense layers.
+
+    Attributes:
+        weights: of all layers, one behind the other.
+        biases: likewise; zeros where a layer has none.
+        layers: (L,), of ``LAYER``.
+    """
+
+    weights: Array
+    biases: Array
+    layers: Array
+
+
+class Settings(NamedTuple):
+    """A rule and its options; the last four are PEPITA's.
+
+    Attributes:
+        rule: its code.
+        loss: its code.
+        F: the transpose of the feedback matrix, (k, d).
+        sign: of F.
+        second: whether the output's error is that of the modulated pass.
+        clean: whether presynaptic activities are those of the clean pass.
+    """
+
+    rule: int
+    loss: int
+    F: Array
+    sign: float
+    second: bool
+    clean: bool
+
+
+class Samples(NamedTuple):
+    """Inputs x (d, n) and targets (k, n)."""
+
+    x: Array
+    target: Array
+
+
+class Schedule(NamedTuple):
+    """How many epochs, of which batches, at which learning rate η."""
+
+    epochs: int
+    batch: int
+    rate: float
+
+
+class Room(NamedTuple):
+    """Memory to work in.
+
+    Attributes:
+        updates: of batches larger than a block, until they are added to the network's parameters.
+        product: one layer's update.
+        A: activities of the clean pass; in the output's place, the error e.
+        M: activities of the modulated pass; in the first layer's place before, z₁.
+        D: every layer's δ.
+        x_err: the modulated input.
+    """
+
+    updates: Network
+    product: Array
+    A: Array
+    M: Array
+    D: Array
+    x_err: Array
