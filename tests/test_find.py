@@ -72,7 +72,7 @@ def test_parts_are_compiled_where_the_whole_is_not(
 @pytest.mark.parametrize(
     ("model", "options", "why_not"),
     [
-        (network(d=20), {}, "no linear float32 layer of 65,536 weights"),
+        (network(d=20), {}, "nor a linear float32 layer of 65,536 weights"),
         (network(), {"momentum": 0.0}, "trained with momentum"),
         (network(), {"n": 1100}, "batches of up to 1,024"),
     ],
