@@ -78,7 +78,7 @@ def _error_of_blocks(network, blocks, A):
 @compiled
 def _epochs(network, settings, samples, blocks, order, schedule, room):
     """``epochs`` of samples that lie ``_in_blocks``, or are put there where there is an order."""
-    n, batch = samples.x.shape[1], schedule.batch
+    n, batch, W, b = samples.x.shape[1], schedule.batch, network.weights, network.biases
     absolute = np.zeros(schedule.epochs)
     for epoch in range(schedule.epochs):
         if len(order):
@@ -93,18 +93,13 @@ def _epochs(network, settings, samples, blocks, order, schedule, room):
                 block = _block(blocks, first, min(first + BLOCK, end))
                 absolute[epoch] += update(network, settings, block, updated, rate, room)
             if not at_once:
-                _add_and_clear(network.weights, room.updates.weights)
-                _add_and_clear(network.biases, room.updates.biases)
-        if not (_all_finite(network.weights) and _all_finite(network.biases)):
+                W += room.updates.weights
+                b += room.updates.biases
+                room.updates.weights[:] = 0
+                room.updates.biases[:] = 0
+        if not (_all_finite(W) and _all_finite(b)):
             return absolute, epoch + 1
     return absolute, 0
-
-
-@compiled
-def _add_and_clear(to, updates):
-    for i in range(len(to)):
-        to[i] += updates[i]
-        updates[i] = 0
 
 
 @compile_inner  # without leave to reorder, under which even inf − inf may become 0

@@ -30,37 +30,22 @@ LAYER = np.dtype(
 
 
 class Network(NamedTuple):
-    """Dense layers.
-
-    Attributes:
-        weights: of all layers, one behind the other.
-        biases: likewise; zeros where a layer has none.
-        layers: (L,), of ``LAYER``.
-    """
+    """Dense layers: their weights one behind the other, their biases likewise, and L ``LAYER``."""
 
     weights: Array
-    biases: Array
+    biases: Array  # zeros where a layer has none
     layers: Array
 
 
 class Settings(NamedTuple):
-    """A rule and its options; the last four are PEPITA's.
-
-    Attributes:
-        rule: its code.
-        loss: its code.
-        F: the transpose of the feedback matrix, (k, d).
-        sign: of F.
-        second: whether the output's error is that of the modulated pass.
-        clean: whether presynaptic activities are those of the clean pass.
-    """
+    """Codes of a rule and of a loss, and PEPITA's options."""
 
     rule: int
     loss: int
-    F: Array
-    sign: float
-    second: bool
-    clean: bool
+    F: Array  # the transpose of the feedback matrix, (k, d)
+    sign: float  # of F
+    second: bool  # whether the output's error is that of the modulated pass
+    clean: bool  # whether presynaptic activities are those of the clean pass
 
 
 class Samples(NamedTuple):
@@ -79,20 +64,11 @@ class Schedule(NamedTuple):
 
 
 class Room(NamedTuple):
-    """Memory to work in.
+    """Memory to work in."""
 
-    Attributes:
-        updates: of batches larger than a block, until they are added to the network's parameters.
-        product: one layer's update.
-        A: activities of the clean pass; in the output's place, the error e.
-        M: activities of the modulated pass; in the first layer's place before, z₁.
-        D: every layer's δ.
-        x_err: the modulated input.
-    """
-
-    updates: Network
-    product: Array
-    A: Array
-    M: Array
-    D: Array
-    x_err: Array
+    updates: Network  # of a batch larger than a block, until they are added to the parameters
+    product: Array  # one layer's update
+    A: Array  # activities of the clean pass; in the output's place later, the error e
+    M: Array  # activities of the modulated pass; in the first layer's place before, z₁
+    D: Array  # every layer's δ
+    x_err: Array  # the modulated input

@@ -53,7 +53,7 @@ def weigh(z, W, b, a):
     units, inputs = W.shape
     n = a.shape[1]
     if n > 1 and units < FEW:
-        _weigh_few(z, W, b, a, z.dtype.type(-np.inf))
+        weigh_few(z, W, b, a, z.dtype.type(-np.inf))
         return
     if n == 1:
         np.dot(W, a.reshape(inputs), z.reshape(units))
@@ -66,14 +66,8 @@ def weigh(z, W, b, a):
 
 
 @compiled
-def weigh_rectified(z, W, b, a):
-    """z = W max(a, 0) + b of few units, without a pass over a for the rectification alone."""
-    _weigh_few(z, W, b, a, z.dtype.type(0))
-
-
-@compiled
-def _weigh_few(z, W, b, a, least):
-    """z = W max(a, least) + b."""
+def weigh_few(z, W, b, a, least):
+    """z = W max(a, least) + b of few units; rectifies what it reads without a pass of its own."""
     units, inputs = W.shape
     for o in range(units):
         to, row, bias = z[o], W[o], b[o] if len(b) else z.dtype.type(0)
@@ -130,14 +124,12 @@ def learn(W, b, delta, pre, rate, product):
 
 
 @compiled
-def add_feedback(to, z, R, e, sign):
-    """to = z ± R e: to and z (units, n), R (units, k), e (k, n)."""
+def add_feedback(to, R, e, sign):
+    """to ← to ± R e: to (units, n), R (units, k), e (k, n)."""
     units, k = R.shape
     for o in range(units):
-        row, clean, f, e_0 = to[o], z[o], sign * R[o, 0], e[0]
-        for s in range(len(row)):
-            row[s] = clean[s] + f * e_0[s]
-        for c in range(1, k):
+        row = to[o]
+        for c in range(k):
             f, e_c = sign * R[o, c], e[c]
             for s in range(len(row)):
                 row[s] += f * e_c[s]

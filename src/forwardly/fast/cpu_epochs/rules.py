@@ -30,7 +30,7 @@ from forwardly.fast.cpu_epochs.products import (
     times_derivative,
     total,
     weigh,
-    weigh_rectified,
+    weigh_few,
 )
 
 
@@ -85,7 +85,7 @@ def shallow_forward(network, A, x):
     hidden, readout = network.layers[0], network.layers[1]
     z_1, output = rows_of(A, hidden, x.shape[1]), rows_of(A, readout, x.shape[1])
     weigh(z_1, weight_of(network, hidden), bias_of(network, hidden), x)
-    weigh_rectified(output, weight_of(network, readout), bias_of(network, readout), z_1)
+    weigh_few(output, weight_of(network, readout), bias_of(network, readout), z_1, x.dtype.type(0))
     activate(output, readout.activation)
 
 
@@ -169,11 +169,12 @@ def _pepita(network, settings, block, updated, rate, room):
 
     in_parts = not settings.clean and _in_parts(network, block)
     if n <= k or not (settings.clean or in_parts):
-        add_feedback(x_err, x, F.T, e, sign)
+        copy(x_err, x)
+        add_feedback(x_err, F.T, e, sign)
     through = count if settings.second else count - 1
     if through > 0:
         if n > k:  # W₁F is less work than W₁(x ± F e)
-            add_feedback(h_err, h_err, np.dot(W_1, F.T), e, sign)
+            add_feedback(h_err, np.dot(W_1, F.T), e, sign)
         else:
             weigh(h_err, W_1, b_1, x_err)
         activate(h_err, first.activation)
@@ -194,7 +195,7 @@ def _pepita(network, settings, block, updated, rate, room):
         delta, weight = rows_of(room.D, first, n), weight_of(updated, first)
         from_error = np.empty((first.units, k), x.dtype)
         correlate(from_error, delta, e)
-        add_feedback(weight, weight, from_error, F, -sign * rate)
+        add_feedback(weight, from_error, F, -sign * rate)
     return absolute
 
 
@@ -224,8 +225,9 @@ def _shallow_pepita(network, settings, block, updated, rate, room):
                 with_h_err += from_error[o, 0]
             W_2[0, o] -= rate * with_h_err
             continue
-        response = responses[o : o + 1]
-        add_feedback(h_err.reshape(1, n), z_1[o : o + 1], response, e, sign)
+        for s in range(n):
+            h_err[s] = z[s]
+        add_feedback(h_err.reshape(1, n), responses[o : o + 1], e, sign)
         for s in range(n):
             h_err[s] = zero if h_err[s] < zero else h_err[s]
             to[s] = (zero if z[s] < zero else z[s]) - h_err[s]
@@ -238,7 +240,7 @@ def _shallow_pepita(network, settings, block, updated, rate, room):
     _learn(updated, 0, x, rate, room, n)
     if not settings.clean:
         weight = weight_of(updated, hidden)
-        add_feedback(weight, weight, from_error, F, -sign * rate)
+        add_feedback(weight, from_error, F, -sign * rate)
     return absolute
 
 

@@ -1,7 +1,7 @@
 """Arrays, matrices and functions at addresses, for compiled functions.
 
-A function that C calls takes one pointer. Here it is one to a record, whose fields are those of a
-tuple with names; the functions behind it take arrays, and tuples of numbers.
+A function that C calls takes one pointer. Here it is one to a record; the functions behind it take
+arrays and tuples.
 """
 
 # pyright: basic, reportCallIssue=false
@@ -9,9 +9,11 @@ tuple with names; the functions behind it take arrays, and tuples of numbers.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, get_type_hints, no_type_check
+from collections.abc import Iterable
+from typing import Any, NamedTuple, no_type_check
 
 import numpy as np
+from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 from numba.np.numpy_support import carray
@@ -19,13 +21,14 @@ from numba.np.numpy_support import carray
 from forwardly.fast.compiling import compile_inner
 
 
-def record_of(fields: Any) -> np.dtype[Any]:
-    """The layout in memory of a tuple whose fields are int, float (of 32 bits), or such tuples."""
-    known = {int: np.intp, float: np.float32}
-    hints = get_type_hints(fields).items()
-    return np.dtype(
-        [(name, known.get(kind) or record_of(kind)) for name, kind in hints], align=True
-    )
+def layout_of(integers: Iterable[str], **others: Any) -> np.dtype[Any]:
+    """The layout of a record of integers, which may be addresses, and of other types."""
+    return np.dtype([*((name, np.intp) for name in integers), *others.items()], align=True)
+
+
+def record(layout: np.dtype[Any], **fields: Any) -> np.ndarray:
+    """A record of the fields of its layout, all of which must be given."""
+    return np.array(tuple(fields[name] for name in layout.names or ()), layout)
 
 
 class Matrix(NamedTuple):
@@ -51,41 +54,24 @@ def part(whole, row, column):
 
 
 @compile_inner
-def floats(address, shape):
-    """The array of float32 there."""
-    return carray(_floats_at(address), shape)
-
-
-@compile_inner
-def integers(address, shape):
-    """The array of int64 there."""
-    return carray(_integers_at(address), shape)
+def array_at(address, shape, dtype=np.float32):
+    """The array of this shape that lies there."""
+    return carray(_pointer(address), shape, dtype)
 
 
 @intrinsic
 @no_type_check  # checks of annotations wrap functions, and numba needs them as they are
-def _floats_at(_, address):
-    return _pointer(types.float32)
-
-
-@intrinsic
-@no_type_check
-def _integers_at(_, address):
-    return _pointer(types.int64)
-
-
-def _pointer(kind: Any) -> Any:
+def _pointer(_, address):
     def generate(context, builder, _, given):
-        return builder.inttoptr(given[0], context.get_value_type(types.CPointer(kind)))
+        return builder.inttoptr(given[0], context.get_value_type(types.voidptr))
 
-    return types.CPointer(kind)(types.intp), generate
+    return types.voidptr(types.intp), generate
 
 
 @intrinsic
 @no_type_check
 def call(_, address):
     """What the C function of no arguments there returns, an int."""
-    from llvmlite import ir
 
     def generate(context, builder, signature, given):
         kind = ir.FunctionType(ir.IntType(32), ())

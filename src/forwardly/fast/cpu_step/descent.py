@@ -28,7 +28,15 @@ from numba import cfunc, types
 from numba.np.numpy_support import carray, from_dtype
 
 from forwardly.fast.compiling import compile_cached, compile_inner
-from forwardly.fast.cpu_step.addresses import Matrix, call, floats, matrix, part, record_of
+from forwardly.fast.cpu_step.addresses import (
+    Matrix,
+    array_at,
+    call,
+    layout_of,
+    matrix,
+    part,
+    record,
+)
 from forwardly.fast.cpu_step.tiles import Coefficients, Shape, descending_tile, shape_of_tile
 from forwardly.fast.sgd import Descent, Outer, Weight, suits_kernels
 from forwardly.fast.threads import Pool
@@ -37,23 +45,10 @@ _ROWS, _VECTORS, _LANES = shape_of_tile()
 _COLUMNS = _VECTORS * _LANES
 _STRIP = 16 * _COLUMNS
 
-
-class _Task(NamedTuple):
-    """What the compiled function is told: addresses of arrays and of functions, sizes, numbers."""
-
-    weight: int
-    momentum: int
-    post: int
-    pre: int
-    units: int
-    inputs: int
-    n: int
-    coefficients: Coefficients
-    thread_number: int
-    threads_at_work: int
-
-
-_TASK = record_of(_Task)
+COEFFICIENTS = np.dtype([(name, np.float32) for name in Coefficients._fields])
+_ARRAYS = "weight", "momentum", "post", "pre"
+_OTHERS = "units", "inputs", "n", "thread_number", "threads_at_work"
+_TASK = layout_of((*_ARRAYS, *_OTHERS), coefficients=COEFFICIENTS)
 
 
 def descend(trained: Weight, update: Outer, openmp: Pool) -> bool:
@@ -73,17 +68,16 @@ def descend(trained: Weight, update: Outer, openmp: Pool) -> bool:
     tensors = weight, momentum, post, pre
     if not all(suits_kernels(tensor) and tensor.dim() == 2 for tensor in tensors):
         return False
-    task = _Task(
-        *(tensor.data_ptr() for tensor in tensors),
+    task = record(
+        _TASK,
+        **{name: tensor.data_ptr() for name, tensor in zip(_ARRAYS, tensors, strict=True)},
         units=weight.shape[0],
         inputs=weight.shape[1],
         n=len(post),
         coefficients=coefficients(update.scale, settings),
-        thread_number=openmp.thread_number,
-        threads_at_work=openmp.threads_at_work,
+        **openmp._asdict(),
     )
-    record = np.array(task, _TASK)
-    openmp.parallel(_compiled(), record.ctypes.data, torch.get_num_threads(), 0)
+    openmp.parallel(_compiled(), task.ctypes.data, torch.get_num_threads(), 0)
     torch.autograd.graph.increment_version((weight, momentum))
     return True
 
@@ -170,19 +164,19 @@ def descend_rows(step, first, end, last):
 
 
 @compile_inner
-def coefficients_in(record):
-    """The tuple that a record holds."""
-    return Coefficients(record.scale, record.keep, record.decay, record.rate, record.ahead)
+def coefficients_in(task):
+    """The tuple, of a part of a record."""
+    return Coefficients(task.scale, task.keep, task.decay, task.rate, task.ahead)
 
 
 def _descend_own_rows(given):
     task = carray(given, 1)[0]
     units, inputs, n = task.units, task.inputs, task.n
     step = Step(
-        weight=matrix(floats(task.weight, (units, inputs))),
-        momentum=matrix(floats(task.momentum, (units, inputs))),
-        post=matrix(floats(task.post, (n, units)).T),
-        pre=matrix(floats(task.pre, (n, inputs))),
+        weight=matrix(array_at(task.weight, (units, inputs))),
+        momentum=matrix(array_at(task.momentum, (units, inputs))),
+        post=matrix(array_at(task.post, (n, units)).T),
+        pre=matrix(array_at(task.pre, (n, inputs))),
         inputs=inputs,
         n=n,
         coefficients=coefficients_in(task.coefficients),

@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import math
 from functools import cache, partial
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -34,8 +33,8 @@ from torch import Tensor
 
 from forwardly.fast.compiling import compile_cached, compile_inner
 from forwardly.fast.cpu_step import descent
-from forwardly.fast.cpu_step.addresses import call, floats, integers, matrix, part, record_of
-from forwardly.fast.cpu_step.tiles import Coefficients, Shape, adding_tile, has_avx512
+from forwardly.fast.cpu_step.addresses import array_at, call, layout_of, matrix, part, record
+from forwardly.fast.cpu_step.tiles import Shape, adding_tile, has_avx512
 from forwardly.fast.sgd import Weight
 from forwardly.fast.threads import Pool
 
@@ -46,46 +45,14 @@ COLUMNS = _VECTORS * _LANES
 _STRIP = 512  # inputs whose part of x stays in a processor's own cache
 _PART, _AT_ONCE = 64, 8  # inputs and samples of x that are transposed at a time
 
-
-class _Layer(NamedTuple):
-    weight: int
-    momentum: int
-    bias: int
-    coefficients: Coefficients
-
-
-class _Task(NamedTuple):
-    """What the compiled function is told: sizes, numbers, and addresses, 0 of what there is not."""
-
-    n: int
-    units: int
-    d: int
-    k: int
-    columns: int
-    hidden: _Layer
-    readout: _Layer
-    sign: float
-    second: int
-    thread_number: int
-    threads_at_work: int
-    barrier: int
-    x: int
-    F: int
-    target: int
-    mask: int
-    output: int
-    error: int
-    packed: int
-    Ft: int
-    z: int
-    h: int
-    h_err: int
-    x_err: int
-    sums: int
-    errors: int
-
-
-_TASK = record_of(_Task)
+_LAYER = layout_of(("weight", "momentum", "bias"), coefficients=descent.COEFFICIENTS)
+_INTEGERS = (
+    *("x", "F", "target", "mask", "output", "error"),  # addresses; 0 if there is no mask
+    *("packed", "Ft", "z", "h", "h_err", "x_err", "sums", "errors"),  # of the workspace
+    *("n", "units", "d", "k", "columns", "second"),
+    *("thread_number", "threads_at_work", "barrier"),  # functions
+)
+_TASK = layout_of(_INTEGERS, sign=np.float32, hidden=_LAYER, readout=_LAYER)
 
 
 class Workspace:
@@ -169,36 +136,31 @@ def step(
     """
     n, units, d, k, threads = workspace.sizes
     output, error = x.new_empty(n, k), x.new_empty(n, k)
-    tensors = {
-        "x": x,
-        "F": F,
-        "target": target,
-        "mask": None if mask is None else mask.T.contiguous(),
-        "output": output,
-        "error": error,
-        **workspace.arrays,
-    }
-    task = _Task(
-        *(n, units, d, k, workspace.columns),
+    by_unit = None if mask is None else mask.T.contiguous()
+    given = {"x": x, "F": F, "target": target, "mask": by_unit, "output": output, "error": error}
+    task = record(
+        _TASK,
+        **{name: _address(tensor) for name, tensor in {**given, **workspace.arrays}.items()},
+        n=n,
+        units=units,
+        d=d,
+        k=k,
+        columns=workspace.columns,
         hidden=_layer(hidden, biases[0], n),
         readout=_layer(readout, biases[1], n),
         sign=sign,
         second=second,
-        thread_number=openmp.thread_number,
-        threads_at_work=openmp.threads_at_work,
-        barrier=openmp.barrier,
-        **{name: _address(tensor) for name, tensor in tensors.items()},
+        **openmp._asdict(),
     )
-    record = np.array(task, _TASK)
-    openmp.parallel(_compiled(), record.ctypes.data, threads, 0)
+    openmp.parallel(_compiled(), task.ctypes.data, threads, 0)
     changed = hidden.weight, hidden.momentum, readout.weight, readout.momentum
     torch.autograd.graph.increment_version(changed)
     return output, error
 
 
-def _layer(layer: Weight, bias: Tensor | None, n: int) -> _Layer:
-    coefficients = descent.coefficients(1 / n, layer.settings)
-    return _Layer(_address(layer.weight), _address(layer.momentum), _address(bias), coefficients)
+def _layer(layer: Weight, bias: Tensor | None, n: int) -> tuple[object, ...]:
+    tensors = layer.weight, layer.momentum, bias
+    return *map(_address, tensors), descent.coefficients(1 / n, layer.settings)
 
 
 def _address(tensor: Tensor | None) -> int:
@@ -390,17 +352,21 @@ def _step(given):
     thread, threads = call(task.thread_number), call(task.threads_at_work)
     n, d, k, units, sign = task.n, task.d, task.k, task.units, task.sign
     hidden, readout, wide = task.hidden, task.readout, (units, task.columns)
-    x, F, target = floats(task.x, (n, d)), floats(task.F, (d, k)), integers(task.target, n)
-    mask = floats(task.mask, (units if task.mask else 0, n))
-    W_1, W_2 = floats(hidden.weight, (units, d)), floats(readout.weight, (k, units))
-    M_1, M_2 = floats(hidden.momentum, (units, d)), floats(readout.momentum, (k, units))
-    b_1 = floats(hidden.bias, units if hidden.bias else 0)
-    b_2 = floats(readout.bias, k if readout.bias else 0)
-    z, h, h_err = floats(task.z, wide), floats(task.h, wide), floats(task.h_err, wide)
-    x_err, Ft = floats(task.x_err, (n, d)), floats(task.Ft, (k, d))
-    packed = floats(task.packed, (threads, _STRIP, COLUMNS))[thread]
-    sums = floats(task.sums, (2, threads, k, task.columns))
-    errors = floats(task.errors, (threads, k, task.columns))[thread]
+    x, F, target = (
+        array_at(task.x, (n, d)),
+        array_at(task.F, (d, k)),
+        array_at(task.target, n, np.int64),
+    )
+    mask = array_at(task.mask, (units if task.mask else 0, n))
+    W_1, W_2 = array_at(hidden.weight, (units, d)), array_at(readout.weight, (k, units))
+    M_1, M_2 = array_at(hidden.momentum, (units, d)), array_at(readout.momentum, (k, units))
+    b_1 = array_at(hidden.bias, units if hidden.bias else 0)
+    b_2 = array_at(readout.bias, k if readout.bias else 0)
+    z, h, h_err = array_at(task.z, wide), array_at(task.h, wide), array_at(task.h_err, wide)
+    x_err, Ft = array_at(task.x_err, (n, d)), array_at(task.Ft, (k, d))
+    packed = array_at(task.packed, (threads, _STRIP, COLUMNS))[thread]
+    sums = array_at(task.sums, (2, threads, k, task.columns))
+    errors = array_at(task.errors, (threads, k, task.columns))[thread]
     first, end, last = descent.own_rows(units, thread, threads)
 
     # The clean pass.
@@ -410,10 +376,10 @@ def _step(given):
     call(task.barrier)
     _add_up(sums[0], b_2, n, errors)
     if thread == 0:
-        _write(errors, floats(task.output, (n, k)))
+        _write(errors, array_at(task.output, (n, k)))
     _softmax_errors(errors, target)
     if thread == 0:
-        _write(errors, floats(task.error, (n, k)))
+        _write(errors, array_at(task.error, (n, k)))
 
     # The modulated pass.
     _perturb(x, F, errors, sign, d * thread // threads, d * (thread + 1) // threads, Ft, x_err)
