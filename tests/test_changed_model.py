@@ -127,6 +127,10 @@ def test_thawed_parameters_learn_again() -> None:
             r"\(4, 9\) now: build the rule anew",
         ),
         (
+            lambda m: setattr(m[2].bias, "data", torch.rand(3, dtype=torch.float64)),
+            r"the bias of '2' is \(3,\), its weight \(9, 9\)",
+        ),
+        (
             lambda m: setattr(m[2].weight, "data", torch.rand(9, dtype=torch.float64).expand(9, 9)),
             "several elements in one place of memory",
         ),

@@ -90,6 +90,26 @@ def test_what_has_no_descent_stays() -> None:
     assert changed == {"model.0.weight"}
 
 
+def test_the_next_step_sees_a_changed_model() -> None:
+    rule = rule_of("pepita")
+    step = step_of(rule, descents_of(rule, SETTINGS[0]))
+    batch, start = batches(1)[0], state_of(rule)
+    step(start, *batch)
+    rule.model[1] = nn.Sigmoid()
+    rule.model[0].requires_grad_(False)
+    _, credit = step(start, *batch)
+    torch.testing.assert_close(credit, rule(*batch))
+    assert credit.updates.keys() == {"2.weight", "2.bias"}
+
+
+def test_descents_of_unknown_parameters_are_refused() -> None:
+    """As by its name in the model, which would train nothing without a word."""
+    rule = rule_of("pepita")
+    descent = descents_of(rule, SETTINGS[0])["model.0.weight"]
+    with pytest.raises(ValueError, match=r"the rule has no parameters 0\.weight"):
+        step_of(rule, {"0.weight": descent})
+
+
 @pytest.mark.parametrize("name", ["pepita", "sign-symmetry-batch", "feedback-alignment"])
 def test_can_be_batched_over_states_and_traced(name: str) -> None:
     rules = [rule_of(name, nn.Dropout(0.3), seed=seed) for seed in range(3)]

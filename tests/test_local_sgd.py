@@ -238,6 +238,31 @@ def test_either_loads_what_the_other_saved() -> None:
     assert worst(rule, ours) < 1e-12
 
 
+@pytest.mark.parametrize("fast", [True, False])
+def test_momenta_that_lie_otherwise_or_are_of_another_model(fast: bool) -> None:
+    """Compiled steps read and write where a momentum of the weight's own layout would lie."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10))
+    rule = fw.PEPITA(model, nn.CrossEntropyLoss())
+    local = fw.LocalSGD(rule, 0.1, 0.9, fast=fast)
+    x, target = torch.rand(64, 256), torch.randint(10, (64,))
+    local.step(x, target)
+    other = copy.deepcopy(local)
+    state = copy.deepcopy(local.state_dict())
+    momentum = state["state"][0]["momentum_buffer"]
+    state["state"][0]["momentum_buffer"] = momentum.T.contiguous().T
+    other.load_state_dict(state)
+    local.step(x, target)
+    other.step(x, target)
+    assert worst(local.rule, other.rule) < 1e-6
+    state["state"][0]["momentum_buffer"] = momentum[:3]
+    with pytest.raises(ValueError, match=r"momentum of shape \(3, 256\).* shape \(256, 256\)"):
+        local.load_state_dict(state)
+    local.step(x, target)
+    other.step(x, target)
+    assert worst(local.rule, other.rule) < 1e-6
+
+
 def test_schedulers_work() -> None:
     rule, shape = build("readout-only", dense)
     local = fw.LocalSGD(rule, 0.1)

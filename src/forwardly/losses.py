@@ -108,6 +108,7 @@ def encoded(
             check_classes(target, k)
             t = target.unsqueeze(1) == torch.arange(k, device=target.device)
         elif target.shape == shape and target.is_floating_point():
+            _check_probabilities(target)
             t = target
         else:
             raise _wrong_target(
@@ -116,7 +117,7 @@ def encoded(
         smoothing = loss.label_smoothing
         return t.to(dtype) * (1 - smoothing) + smoothing / k if smoothing else t.to(dtype)
     # Torch would broadcast (n,) against (n, 1) to (n, n) and learn nonsense.
-    if target.shape != shape:
+    if target.shape != shape or target.is_complex():
         raise _wrong_target(loss, target, f"numbers of the output's shape {tuple(shape)}")
     return target.to(dtype)
 
@@ -139,6 +140,15 @@ def check_classes(target: Tensor, k: int) -> None:
         raise ValueError(
             f"class indices must be 0 to {k - 1}, as the model has {k} outputs; "
             f"the target has {low if low < 0 else high}"
+        )
+
+
+def _check_probabilities(target: Tensor) -> None:
+    """Refuse what the softmax cannot become, for which e would not be the loss's derivative."""
+    if values_readable(target) and ((target < 0).any() or (target.sum(1) - 1).abs().max() > 0.01):
+        raise ValueError(
+            "class probabilities must be 0 or more and sum to 1 in each sample; of several labels "
+            "at once nn.BCEWithLogitsLoss learns"
         )
 
 

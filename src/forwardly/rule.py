@@ -401,6 +401,12 @@ class Rule(nn.Module, ABC):
                 "the model has changed since the rule was built, which is for weights of "
                 f"{_listed(self._sizes)}; they are {_listed(sizes)} now: build the rule anew"
             )
+        for stage, size in zip(network.stages, sizes, strict=True):
+            bias: Tensor | None = stage.synapse.bias
+            if bias is not None and bias.shape != size[:1]:
+                raise ValueError(
+                    f"the bias of {stage.name!r} is {shape_of(bias)}, its weight {tuple(size)}"
+                )
         trained = self._trained_parameters(network)
         _check_place(self.model)
         _check_alone(self.model)

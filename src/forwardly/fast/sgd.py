@@ -141,17 +141,21 @@ class Trained:
         parameter.add_(momentum, alpha=-rate * (1 + keep) if nesterov else -rate)
 
     def momentum(self, parameter: Tensor) -> Tensor:
-        """M, of the parameter's dtype and on its device; zero where there is none yet."""
+        """M, lying in memory as the parameter does; zero where there is none yet."""
         state = self._state[parameter]
         momentum: Tensor | None = state.get("momentum_buffer")
         if momentum is None:  # torch's SGD saves None where it had no momentum
             momentum = state["momentum_buffer"] = torch.zeros_like(parameter)
-        elif (momentum.dtype, momentum.device) != (parameter.dtype, parameter.device):
-            momentum = state["momentum_buffer"] = momentum.to(parameter)  # the rule was moved
+        elif _layout(momentum) != _layout(parameter):  # the rule was moved, or a state loaded
+            momentum = state["momentum_buffer"] = torch.empty_like(parameter).copy_(momentum)
         return momentum
 
     def _is_new(self, parameter: Tensor) -> bool:
         return self._state[parameter].get("momentum_buffer") is None
+
+
+def _layout(tensor: Tensor) -> tuple[object, ...]:
+    return tensor.shape, tensor.stride(), tensor.dtype, tensor.device
 
 
 FEWEST_NUMBERS = 1 << 16

@@ -57,11 +57,16 @@ def step_of(rule: Rule, descents: Mapping[str, Descent]) -> Step:
 
     Returns:
         A pure function. It raises what ``rule(x, target)`` raises.
+
+    Raises:
+        ValueError: if a descent is of no parameter of the rule.
     """
-    rule.look()
+    if unknown := descents.keys() - dict(rule.named_parameters()).keys():
+        raise ValueError(f"the rule has no parameters {', '.join(sorted(unknown))}")
     whole = _Run(rule)
 
     def step(state: State, x: Tensor, target: Tensor) -> tuple[State, Credit]:
+        rule.look()  # within the functional call not all of the model can be seen
         given = {f"rule.{name}": value for name, value in state.values.items()}
         credit, buffers = cast(
             tuple[Credit, dict[str, Tensor]], functional_call(whole, given, (x, target))

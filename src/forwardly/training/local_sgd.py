@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from forwardly.checks import check_kind, one_of
+from forwardly.checks import check_kind, one_of, shape_of
 from forwardly.fast.find import Engines, Path, Precision
 from forwardly.fast.sgd import Descent, Trained, whole
 from forwardly.loss_value import LossValue
@@ -97,6 +97,7 @@ class LocalSGD(Optimizer):
         self.precision: Precision = precision
         self.path: Path | None = None
         self._check_groups()
+        self._trained()
 
     def __getstate__(self) -> dict[str, Any]:
         """What is copied and pickled: the rule as well, whose model has the parameters."""
@@ -105,6 +106,13 @@ class LocalSGD(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Be what ``__getstate__`` was asked of, or take over settings and momenta alone."""
+        for parameter, own in state["state"].items():
+            momentum = own.get("momentum_buffer")
+            if momentum is not None and momentum.shape != parameter.shape:
+                raise ValueError(
+                    "the state is of another model: it has a momentum of shape "
+                    f"{shape_of(momentum)} for a parameter of shape {shape_of(parameter)}"
+                )
         super().__setstate__(state)
         self._engines = Engines(self.rule, fast=self.fast, precision=self.precision)
 
@@ -140,11 +148,11 @@ class LocalSGD(Optimizer):
         return credit._replace(updates={}, loss=credit.loss.as_subclass(LossValue))
 
     def _trained(self) -> Trained:
-        descents = {p: _descent(group) for group in self.param_groups for p in group["params"]}
-        return Trained(descents, self.state)
+        groups = ((_descent(group), group["params"]) for group in self.param_groups)
+        return Trained({p: descent for descent, params in groups for p in params}, self.state)
 
     def _check_groups(self) -> None:
-        """Refuse settings that make no sense or are not SGD's, and parameters of another model."""
+        """Refuse settings that are not SGD's, and parameters of another model."""
         own = set(self.rule.model.parameters())
         for group in self.param_groups:
             unknown = (group.keys() - _NO_MATTER) ^ _SETTINGS
@@ -153,11 +161,6 @@ class LocalSGD(Optimizer):
                     f"a group of LocalSGD has the settings {', '.join(sorted(_SETTINGS))}; missing "
                     f"or unknown: {', '.join(sorted(unknown)) or 'differentiable'}"
                 )
-            for name in ("lr", "momentum", "weight_decay"):
-                if not 0 <= group[name] < math.inf:
-                    raise ValueError(f"{name} must be at least 0; given {group[name]}")
-            if group["nesterov"] and (group["momentum"] == 0 or group["dampening"] != 0):
-                raise ValueError("nesterov needs a momentum above 0, and no dampening")
             if not own.issuperset(group["params"]):
                 raise ValueError(
                     "the optimizer holds a parameter that is not the model's, or is so no more, as "
@@ -168,15 +171,22 @@ class LocalSGD(Optimizer):
 def _number(name: str, given: Any) -> float:
     """As Python's, since NumPy's would not load from a checkpoint."""
     try:
-        return float(given)
-    except (TypeError, ValueError):
+        number = float(given)
+    except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"{name} must be a number; given {given!r}") from None
+    any_sign = name == "dampening"
+    if not (math.isfinite(number) and (any_sign or number >= 0)):
+        must = "finite" if any_sign else "at least 0"
+        raise ValueError(f"{name} must be {must}; given {given}")
+    return number
 
 
 def _descent(group: Mapping[str, Any]) -> Descent:
+    """The settings of a group, refused if they make no sense."""
     momentum, decay, rate, dampening = (
-        float(group[name]) for name in ("momentum", "weight_decay", "lr", "dampening")
+        _number(name, group[name]) for name in ("momentum", "weight_decay", "lr", "dampening")
     )
-    return Descent(
-        momentum, decay, rate, bool(group["nesterov"]), bool(group["maximize"]), dampening
-    )
+    nesterov = bool(group["nesterov"])
+    if nesterov and (momentum == 0 or dampening != 0):
+        raise ValueError("nesterov needs a momentum above 0, and no dampening")
+    return Descent(momentum, decay, rate, nesterov, bool(group["maximize"]), dampening)
