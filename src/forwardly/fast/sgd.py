@@ -98,10 +98,9 @@ class Trained:
     def is_compilable(self, parameter: Tensor) -> bool:
         """Whether compiled steps know how the parameter is trained."""
         descent = self.descents.get(parameter)
-        if descent is None or not descent.momentum or descent.maximize or descent.dampening:
+        if descent is None:
             return False
-        momentum = self._state.get(parameter, {}).get("momentum_buffer")
-        return momentum is None or momentum.is_contiguous()
+        return descent.momentum > 0 and not (descent.maximize or descent.dampening)
 
     def weight(self, parameter: Tensor) -> Weight:
         """What a compiled step needs of a parameter that it knows how to train."""
