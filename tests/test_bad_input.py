@@ -136,6 +136,15 @@ def test_feedback_is_for_inputs_of_one_size(name: str) -> None:
         local.step(x, T)
 
 
+def test_feedback_that_is_replaced_by_another_of_other_sizes() -> None:
+    rule = fw.PEPITA(_model(), nn.CrossEntropyLoss())
+    for wrong in (torch.ones(2, 4), torch.ones(5, 2), torch.ones(4, 3)):
+        rule.F = wrong
+        for step in (rule, fw.LocalSGD(rule, 0.1).step):
+            with pytest.raises(ValueError, match=rf"F is \({len(wrong)}, .* \(5, 4\)"):
+                step(X, T)
+
+
 def test_feedback_is_for_outputs_of_one_number() -> None:
     model = nn.Sequential(nn.Conv1d(1, 2, 3), nn.ReLU(), nn.Conv1d(2, 1, 3), nn.Flatten())
     for kind in (fw.PEPITA, fw.DirectFeedbackAlignment):

@@ -206,6 +206,23 @@ def test_slowness_of_no_curve(curve: list[float]) -> None:
         metrics.slowness(curve)
 
 
+def test_slowness_of_no_epochs() -> None:
+    for epochs in (1, 0, -1):  # which would leave out the last one
+        with pytest.raises(ValueError, match="two epochs or more"):
+            metrics.slowness([0.1, 0.2, 0.3], epochs=epochs)
+
+
+@pytest.mark.unchecked
+def test_what_is_no_rule() -> None:
+    model = nn.Sequential(nn.Linear(3, 2))
+    x, y = torch.rand(4, 3), torch.zeros(4).long()
+    for ask in (metrics.feedback_angle, metrics.layer_angles):
+        with pytest.raises(TypeError, match="rule must be of class Rule; given is Sequential"):
+            ask(model)
+    with pytest.raises(TypeError, match="rule must be of class Rule; given is Sequential"):
+        metrics.update_alignment(model, x, y)
+
+
 @pytest.mark.parametrize(("curve", "chance"), [([0.0, 0.0], 0.0), ([0.1, 0.05, 0.1], 0.1)])
 def test_slowness_where_nothing_is_gained(curve: list[float], chance: float) -> None:
     assert math.isnan(metrics.slowness(curve, chance=chance))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from forwardly._typing import Float, Int
-from forwardly.checks import shape_of
+from forwardly.checks import check_kind, shape_of
 from forwardly.feedback import chain
 from forwardly.rule import Rule
 from forwardly.rules.backprop import Backprop
@@ -56,7 +56,7 @@ def feedback_angle(rule: Rule) -> float:
     Raises:
         TypeError: if the rule has no F, or a synapse is a convolution.
     """
-    rule.look()
+    _look(rule)
     F = dict(rule.named_buffers()).get("F")
     if F is None:
         raise TypeError(f"{type(rule).__name__} has no feedback matrix F from output to input")
@@ -72,7 +72,7 @@ def layer_angles(rule: Rule) -> dict[str, float]:
     Raises:
         TypeError: if the rule has neither.
     """
-    rule.look()
+    _look(rule)
     if isinstance(rule, FeedbackAlignment):
         synapses = {stage.name: stage.synapse for stage in rule.network.stages}
         return {name: angle(synapses[name].weight, B) for name, B in rule.B.items()}
@@ -95,6 +95,7 @@ def update_alignment(rule: Rule, x: Tensor, target: Tensor) -> dict[str, float]:
     1 is the direction of the gradient, 0 orthogonal to it. Both see the same dropout masks. Raises
     what calling the rule does.
     """
+    _look(rule)
     ours = rule(x, target).updates
     # From a generator of its own, as measuring must not change what is drawn next.
     own = torch.Generator()
@@ -125,7 +126,7 @@ def slowness(accuracy: Sequence[float], *, chance: float = 0.0, epochs: int | No
     from scipy.optimize import curve_fit  # pyright: ignore
 
     curve = np.array([chance, *accuracy[:epochs]], dtype=np.float64)
-    if len(curve) < 3 or not np.isfinite(curve).all():
+    if len(curve) < 3 or (epochs is not None and epochs < 2) or not np.isfinite(curve).all():
         raise ValueError(
             f"slowness needs the finite accuracies of two epochs or more; given {list(accuracy)}"
         )
@@ -215,6 +216,11 @@ class UpdateAlignment:
     def compute(self) -> Mapping[str, float]:
         """The mean cosines so far."""
         return {name: sum(values) / len(values) for name, values in self._values.items()}
+
+
+def _look(rule: Rule) -> None:
+    check_kind("rule", rule, Rule)
+    rule.look()
 
 
 def _linear_weights(rule: Rule) -> list[Tensor]:

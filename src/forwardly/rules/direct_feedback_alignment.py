@@ -40,17 +40,6 @@ def register_matrices(
         rule.register_buffer(f"B_{l}", B)
 
 
-def delta(rule: Rule, step: Step, l: int, z: Tensor, e: Tensor) -> Tensor:
-    """δ_l = (B_l e) ⊙ σ′(z_l), of z_l's shape.
-
-    Raises:
-        ValueError: if B_l is for a layer of another size.
-    """
-    B = rule.get_buffer(f"B_{l}")
-    feedback.check_sizes(f"B_{l}", B, z, e.shape[1])
-    return step.through_elementwise(rule.network.stages[l - 1], z, (e @ B.T).reshape(z.shape))
-
-
 @final
 class DirectFeedbackAlignment(Rule):
     """Fixed random matrices carry the error to each hidden layer directly (Nøkland 2016).
@@ -95,7 +84,10 @@ class DirectFeedbackAlignment(Rule):
         e = self.error(last.a, target)
         updates: dict[str, Tensor] = {}
         for l, layer in enumerate(hidden, start=1):
-            post = delta(self, step, l, layer.z, e)
-            updates |= step.update(self.network.stages[l - 1], post, layer.pre)
+            stage = self.network.stages[l - 1]
+            feedback.check_sizes(f"B_{l}", self.get_buffer(f"B_{l}"), layer.z, e.shape[1])
+            signal = (e @ self.get_buffer(f"B_{l}").T).reshape(layer.z.shape)
+            delta = step.through_elementwise(stage, layer.z, signal)
+            updates |= step.update(stage, delta, layer.pre)
         updates |= step.update(self.network.stages[-1], e.reshape(last.z.shape), last.pre)
         return Credit(updates, last.a, self.loss_value(last.a, target), e)

@@ -28,7 +28,7 @@ from forwardly import feedback, losses
 from forwardly.checks import shape_of
 from forwardly.network import Step
 from forwardly.rule import Credit, Rule
-from forwardly.rules.direct_feedback_alignment import delta, register_matrices
+from forwardly.rules.direct_feedback_alignment import register_matrices
 from forwardly.rules.papers import paper
 
 
@@ -69,7 +69,10 @@ class DRTP(Rule):
                 e = self.error(layer.a, target)
                 updates |= step.update(stage, e.reshape(layer.z.shape), layer.pre)
                 return Credit(updates, layer.a, self.loss_value(layer.a, target), e)
-            updates |= step.update(stage, delta(self, step, l, layer.z, -t), layer.pre)
+            feedback.check_sizes(f"B_{l}", self.get_buffer(f"B_{l}"), layer.z, t.shape[1])
+            signal = -(t @ self.get_buffer(f"B_{l}").T).reshape(layer.z.shape)
+            delta = step.through_elementwise(stage, layer.z, signal)
+            updates |= step.update(stage, delta, layer.pre)
         raise AssertionError("a network has a last stage")
 
     def _target(self, target: Tensor) -> Tensor:

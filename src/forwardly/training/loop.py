@@ -136,6 +136,7 @@ def fit(
     check_kind("scheduler", scheduler, LRScheduler, ReduceLROnPlateau, type(None))
     check_kind("mirror", mirror, Mirror, type(None))
     check_kind("settings", settings, Mapping, type(None))
+    check_kind("measures", measures, Sequence)
     for name, calls in (("measures", measures), ("on_batch and on_epoch", (on_batch, on_epoch))):
         if not all(call is None or callable(call) for call in calls):
             raise TypeError(f"{name} must be functions; given {calls!r}")
@@ -426,12 +427,13 @@ def _measured(measures: Sequence[Measure], rule: Rule, dataset: Dataset) -> Row:
     with evaluating(rule):
         for measure in measures:
             figures = measure(rule, *batch)
-            if not isinstance(figures, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+            try:
+                row |= {name: float(figure) for name, figure in figures.items()}
+            except (AttributeError, TypeError, ValueError, RuntimeError):
                 raise TypeError(
                     f"a measure must return named figures, as {{'norm': 1.0}}; {measure} returned "
                     f"{figures!r}"
-                )
-            row |= figures
+                ) from None
     return row
 
 

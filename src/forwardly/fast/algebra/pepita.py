@@ -72,8 +72,8 @@ def _through_first_synapse(rule: PEPITA, a_0: Tensor, step: Step) -> tuple[Tenso
     """z₁, the synapse's response, without bias, to each column of F, and a copy of a₀."""
     stage = rule.network.stages[0]
     n, columns = len(a_0), rule.F.T
+    check_sizes("F", rule.F, a_0, len(columns))
     if a_0.dim() > 2:
-        check_sizes("F", rule.F, a_0, len(columns))
         columns = _channels_last(rule, columns.reshape(-1, *a_0.shape[1:]))
     together = torch.cat([a_0, columns])
     z = step.through_synapse(stage, together)
@@ -88,6 +88,7 @@ def _through_first_synapse(rule: PEPITA, a_0: Tensor, step: Step) -> tuple[Tenso
 def _perturbed_in_place(rule: PEPITA, copy: Tensor, e: Tensor) -> Tensor:
     """``perturbed`` of a copy of a₀ that nobody needs."""
     if copy.dim() == 2:
+        check_sizes("F", rule.F, copy, e.shape[1])
         return copy.addmm_(e, rule.F.T, alpha=rule.sign)
     return _channels_last(rule, perturbed(copy, e, rule.F, rule.sign))
 
