@@ -22,6 +22,7 @@ from forwardly.checks import check_kind, one_of, shape_of
 from forwardly.fast.find import Engines, Path, Precision
 from forwardly.fast.sgd import Descent, Trained, whole
 from forwardly.loss_value import LossValue
+from forwardly.network import Network
 from forwardly.rule import Credit, Rule, undisturbed
 
 _SETTINGS = {"lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize"}
@@ -96,6 +97,7 @@ class LocalSGD(Optimizer):
         self.fast = fast
         self.precision: Precision = precision
         self.path: Path | None = None
+        self._own: tuple[Network, set[Tensor]] | None = None
         self._check_groups()
         self._trained()
 
@@ -114,6 +116,7 @@ class LocalSGD(Optimizer):
                     f"{shape_of(momentum)} for a parameter of shape {shape_of(parameter)}"
                 )
         super().__setstate__(state)
+        self._own = None
         self._engines = Engines(self.rule, fast=self.fast, precision=self.precision)
 
     def prepare(self) -> None:
@@ -151,9 +154,15 @@ class LocalSGD(Optimizer):
         groups = ((_descent(group), group["params"]) for group in self.param_groups)
         return Trained({p: descent for descent, params in groups for p in params}, self.state)
 
+    def _parameters(self) -> set[Tensor]:
+        """The model's, found anew where it has changed since the last step."""
+        if self._own is None or self._own[0] is not self.rule.network:
+            self._own = self.rule.network, {*self.rule.model.parameters()}
+        return self._own[1]
+
     def _check_groups(self) -> None:
         """Refuse settings that are not SGD's, and parameters of another model."""
-        own = set(self.rule.model.parameters())
+        own = self._parameters()
         for group in self.param_groups:
             unknown = (group.keys() - _NO_MATTER) ^ _SETTINGS
             if unknown or group.get("differentiable"):

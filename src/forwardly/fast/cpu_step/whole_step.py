@@ -49,8 +49,9 @@ class WholeStep(Engine):
                 f"it is for {FEWEST_NUMBERS:,} weights in float32 on the CPU, and up to "
                 f"{MOST_SAMPLES:,} samples"
             )
-        read = rule.F, *hidden.parameters(), *readout.parameters()
-        if not all(map(suits_kernels, read)) or target.device.type != "cpu":
+        read = rule.F, hidden.weight, hidden.bias, readout.weight, readout.bias
+        suited = all(tensor is None or suits_kernels(tensor) for tensor in read)
+        if not suited or target.device.type != "cpu":
             return "it is for contiguous float32 tensors on the CPU"
         if target.shape != (n,) or target.dtype != torch.int64:
             return "it is for classes"
@@ -66,7 +67,9 @@ class WholeStep(Engine):
             return "the processor has no AVX-512"
         if not kernel.fills_tiles(n, d, k, torch.get_num_threads()):
             return f"a batch of {n} would leave much of its tiles empty"
-        a_0 = rule.begin_step().prepare(x[:2])  # batch normalisation needs two
+        a_0 = x
+        if rule.network.preparation:  # of two samples, as batch normalisation needs
+            a_0 = rule.begin_step().prepare(x[:2])
         return "" if a_0.dim() == 2 else "it is for vectors"
 
     def step(self, x: Tensor, target: Tensor, trained: Trained) -> Credit:
