@@ -39,6 +39,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
+def pytest_collection_finish() -> None:
+    """What is there by now stays, so collecting garbage need never look through it again."""
+    gc.collect()
+    gc.freeze()
+    gc.unfreeze = lambda: None  # of the audit's costs, which freeze for themselves
+    gc.set_threshold(20_000)
+
+
 @pytest.fixture(autouse=True)
 def _annotations(request: pytest.FixtureRequest) -> Iterator[None]:
     """Under pytest every call is checked against its annotations (see addopts in pyproject.toml).
@@ -49,13 +57,6 @@ def _annotations(request: pytest.FixtureRequest) -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", unchecked)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
-
-
-@pytest.fixture
-def frozen(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For code that collects garbage often: what is there already is not looked through again."""
-    gc.freeze()
-    monkeypatch.setattr(gc, "unfreeze", lambda: None)
 
 
 @pytest.fixture

@@ -22,8 +22,6 @@ from forwardly.network import Step
 from test_cli import Command
 from test_report import Page
 
-pytestmark = pytest.mark.usefixtures("frozen")
-
 aten = torch.ops.aten
 N, D, K = 7, 12, 4
 DENSE = (9, 8, 6)

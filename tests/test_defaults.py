@@ -26,6 +26,8 @@ from forwardly.experiments.recipe import Recipe
 from forwardly.experiments.teacher_student import Run, TeacherStudent
 from forwardly.rules import RULES
 
+RECORDS = Path(__file__).parent.parent / "records"
+
 TESTED = {
     *("teacher-student", "train", "reproduce", "report", "compare", "audit", "bench", "rules"),
     "cite",
@@ -155,6 +157,15 @@ def test_audit(call: Any, capsys: pytest.CaptureFixture[str]) -> None:
     folder = only_run("audit")
     assert names_in(folder) == {"audit.json", "audit.html"}
     assert str(folder / "audit.html") in capsys.readouterr().out
+    made, recorded = (
+        json.loads((place / "audit.json").read_text("utf-8"))["rules"]
+        for place in (folder, RECORDS / "audit")
+    )
+    for name, answers in recorded.items():
+        for question in ("transport", "locality", "frozen", "locking"):
+            for part, value in answers[question].items():
+                if part != "evidence":  # which names lines
+                    assert made[name][question][part] == value, (name, question, part)
 
 
 def test_bench(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,13 +13,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 import forwardly as fw
 from forwardly.cli import app
 from forwardly.experiments.comparison import LEARNING_RATES, Digits
 from forwardly.experiments.teacher_student import TeacherStudent
-from forwardly.models import mlp
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -54,21 +52,12 @@ def test_comparisons_are_of_the_experiment(record: str, hidden: int) -> None:
         assert len(row["accuracies"]) == 5
 
 
-@pytest.mark.usefixtures("frozen")
-def test_the_audits_record_is_what_the_audit_says() -> None:
+def test_the_audits_record_is_of_all_rules() -> None:
+    """That it is what the audit says is test_defaults.py's."""
     content = json.loads((ROOT / "records" / "audit" / "audit.json").read_text())
     assert content["uncommitted_changes"] is False
     assert content["rules"].keys() == fw.RULES.keys()
     assert (ROOT / "records" / "audit" / "audit.html").exists()
-    x, target = torch.rand(16, 64), torch.randint(10, (16,))
-    for name, recorded in content["rules"].items():
-        kind: Any = fw.RULES[name]
-        rule = kind(mlp(64, (32, 32, 32), 10), nn.CrossEntropyLoss(), input_shape=(64,))
-        answers = json.loads(json.dumps(fw.audit(rule, x, target).answers.as_data()))
-        for question in ("transport", "locality", "frozen", "locking"):
-            for part, value in answers[question].items():
-                if part != "evidence":  # which names lines
-                    assert recorded[question][part] == value, (name, question, part)
 
 
 def test_readme_example_runs_and_learns() -> None:

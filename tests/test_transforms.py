@@ -70,7 +70,7 @@ def test_compile() -> None:
     """Every rule without a graph break, and one by the default backend, which writes C++."""
     from torch._inductor import cpp_builder, exc
 
-    given = [f"aot_eager:{name}:whole" for name in FACTORIES]
+    given = [f"eager:{name}:whole" for name in FACTORIES]
     with suppress(exc.InvalidCxxCompiler):
         cpp_builder.get_cpp_compiler()
         given.append("inductor:pepita:regression")
