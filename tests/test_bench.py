@@ -22,7 +22,7 @@ from forwardly.commands.bench import bench
 from forwardly.errors import UsageError
 from forwardly.experiments import figures
 
-pytestmark = pytest.mark.usefixtures("frozen")
+pytestmark = pytest.mark.unchecked  # whole commands
 
 
 def test_ratio_is_of_rounds_not_of_medians() -> None:

@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.unchecked  # whole commands
+
 Command = Callable[..., subprocess.CompletedProcess[str]]
 COMMAND = [str(Path(sys.executable).with_name("forwardly"))]
 QUICK = ("--epochs", "20", "--log-every", "10")

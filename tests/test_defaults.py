@@ -26,6 +26,8 @@ from forwardly.experiments.recipe import Recipe
 from forwardly.experiments.teacher_student import Run, TeacherStudent
 from forwardly.rules import RULES
 
+pytestmark = pytest.mark.unchecked  # whole commands
+
 RECORDS = Path(__file__).parent.parent / "records"
 
 TESTED = {

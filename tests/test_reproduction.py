@@ -20,6 +20,8 @@ from forwardly.experiments.jobs import Job, State, jobs_of, run, run_all
 from forwardly.experiments.recipe import Recipe
 from test_cli import Command
 
+pytestmark = pytest.mark.unchecked  # whole commands
+
 EPOCHS = 5
 
 

@@ -19,6 +19,8 @@ import torch
 from forwardly.training import checkpoint
 from test_cli import COMMAND, Command, run
 
+pytestmark = pytest.mark.unchecked  # whole commands
+
 SMALL = ["train", "--data", "digits", "--hidden", "16", "--threads", "1", "--seed", "4"]
 # Without digits, which scikit-learn brings: its import takes as long as the training.
 NUMBERS = ["train", "--data", "teacher-student", "--hidden", "8", "--learning-rate", "0.001"]
