@@ -169,7 +169,7 @@ def ran(path: Path, folder: Path) -> bool:
             *("--dump-dom", path.as_uri()),
         ],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=120,
     )
     assert done.returncode == 0, done.stderr

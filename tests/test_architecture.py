@@ -83,7 +83,7 @@ def test_imports_point_down() -> None:
     ],
 )
 def test_an_import_that_points_up_is_found(text: str, room: str, tmp_path: Path) -> None:
-    (tmp_path / "rule.py").write_text(text)
+    (tmp_path / "rule.py").write_text(text, "utf-8")
     assert [found for _, found in imported(tmp_path / "rule.py")] == [room]
     assert room not in ROOMS[ROOMS.index("rule") :]
 

@@ -636,7 +636,7 @@ def test_the_command(tmp_path: Path, command: Command) -> None:
     done = command("audit", "--rules", "pepita", "backprop", "--out", "here")
     assert done.returncode == 0
     assert "here/audit.json" in done.stdout
-    content = json.loads((tmp_path / "here" / "audit.json").read_text())
+    content = json.loads((tmp_path / "here" / "audit.json").read_text("utf-8"))
     assert content["rules"]["backprop"]["transport"]["answer"] == "full"
     assert content["rules"]["pepita"]["frozen"]["answer"] == "modulated"
     assert content["rules"]["pepita"]["locking"]["layers"]["1"]["update"] == 5

@@ -82,7 +82,7 @@ def test_a_case_goes_on_until_its_median_is_known(
         monkeypatch.setattr(bench_command.memory, "process_bytes", lambda *_: None)
         out = tmp_path / f"{noise}-{must}"
         assert bench(cases=("x",), out=out) == 0
-        return json.loads((out / "bench.json").read_text())["cases"]["x"]["rounds"]
+        return json.loads((out / "bench.json").read_text("utf-8"))["cases"]["x"]["rounds"]
 
     assert [rounds_of(0.001, must) for must in (0.5, 1.0, 2.0)] == [24, 24, 24]
     assert [rounds_of(1.0, must) for must in (0.5, 1.0, 2.0)] == [96, 96, 96]
@@ -177,7 +177,7 @@ def test_cases_have_what_they_compare() -> None:
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert bench(cases=("online-small",), quick=True, out=tmp_path / "b", threads=1) == 0
-    content = json.loads((tmp_path / "b" / "bench.json").read_text())
+    content = json.loads((tmp_path / "b" / "bench.json").read_text("utf-8"))
     assert content["threads"] == 1
     case = content["cases"]["online-small"]
     assert (case["over"], case["under"]) == ("eager", "pepita")
@@ -200,14 +200,16 @@ def test_what_a_machine_cannot_run_is_left_out(
     cases = [replace(case, why_not=lambda: "no such instructions") for case in CASES]
     monkeypatch.setattr(bench_command, "CASES", cases)
     assert bench(cases=("bf16",), quick=True, out=tmp_path / "b") == 0
-    assert json.loads((tmp_path / "b" / "bench.json").read_text())["cases"] == {}
+    assert json.loads((tmp_path / "b" / "bench.json").read_text("utf-8"))["cases"] == {}
     assert "bf16 left out: no such instructions" in capsys.readouterr().out
 
 
 def test_bytes_are_compared_too(tmp_path: Path) -> None:
     """And these are not the machine's, so the goal can be asserted."""
     assert bench(cases=("mem-pepita-bytes",), quick=True, out=tmp_path / "b") == 0
-    case = json.loads((tmp_path / "b" / "bench.json").read_text())["cases"]["mem-pepita-bytes"]
+    case = json.loads((tmp_path / "b" / "bench.json").read_text("utf-8"))["cases"][
+        "mem-pepita-bytes"
+    ]
     used = case["activation_bytes"]
     assert case["ratio"]["median"] == used["mem-pepita"] / used["backprop"] <= 0.15
     assert case["verdict"] == "must"

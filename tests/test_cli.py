@@ -44,13 +44,15 @@ def test_teacher_student_and_the_same_from_its_arrays(tmp_path: Path, command: C
         assert (folder / name).stat().st_size > 0
     for text in ("rule", "train MAE", "validation MAE", "seconds", "pepita", "readout-only"):
         assert text in done.stdout
-    summary = json.loads((folder / "summary.json").read_text())
+    summary = json.loads((folder / "summary.json").read_text("utf-8"))
     assert f"{summary['rules']['pepita']['final']['train_mae']:.4f}" in done.stdout
 
     (folder / "arrays.npz").rename(tmp_path / "given.npz")
     again = command("teacher-student", *QUICK, "--out", "b", "--arrays", "given.npz")
     assert again.returncode == 0, again.stderr
-    assert (tmp_path / "b/metrics.csv").read_text() == (folder / "metrics.csv").read_text()
+    assert (tmp_path / "b/metrics.csv").read_text("utf-8") == (folder / "metrics.csv").read_text(
+        "utf-8"
+    )
 
 
 def test_options_reach_the_run(tmp_path: Path, command: Command) -> None:
@@ -58,7 +60,7 @@ def test_options_reach_the_run(tmp_path: Path, command: Command) -> None:
     more = f"--dtype float32 --log-every 5 --epochs 12 --threads 1 --out {tmp_path / 'here'}"
     done = command("teacher-student", *options.split(), *more.split())
     assert done.returncode == 0, done.stderr
-    settings = json.loads((tmp_path / "here" / "config.json").read_text())["settings"]
+    settings = json.loads((tmp_path / "here" / "config.json").read_text("utf-8"))["settings"]
     expected = {
         "rules": ["backprop", "pepita"],
         "seeds": 2,
@@ -98,10 +100,10 @@ def test_options_reach_the_run(tmp_path: Path, command: Command) -> None:
     ],
 )
 def test_mistakes(tmp_path: Path, arguments: str, message: str, command: Command) -> None:
-    (tmp_path / "text.npz").write_text("hello")
+    (tmp_path / "text.npz").write_text("hello", "utf-8")
     np.savez(tmp_path / "few.npz", x_train=np.ones((3, 2)))
     (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "precious").write_text("kept")
+    (tmp_path / "full" / "precious").write_text("kept", "utf-8")
     before = sorted(tmp_path.rglob("*"))
     done = command("teacher-student", *arguments.split())
     assert (done.returncode, done.stdout) == (2, "")
@@ -139,7 +141,7 @@ def test_divergence_is_told(tmp_path: Path, command: Command) -> None:
         *("--out", "d"),
     )
     assert done.returncode == 1
-    summary = json.loads((tmp_path / "d" / "summary.json").read_text())
+    summary = json.loads((tmp_path / "d" / "summary.json").read_text("utf-8"))
     (epoch,) = summary["rules"]["readout-only"]["diverged"].values()
     told = (
         f"readout-only diverged (NaN or infinity) with learning rate 10: seed 99 at epoch {epoch}"
@@ -170,7 +172,7 @@ def _started(folder: Path) -> subprocess.Popen[str]:
     saved = folder / "out" / "metrics.csv"
     for _ in range(600):
         assert process.poll() is None, process.communicate()
-        if saved.exists() and all(name in saved.read_text() for name in RULES):
+        if saved.exists() and all(name in saved.read_text("utf-8") for name in RULES):
             return process
         time.sleep(0.1)
     raise AssertionError(f"{saved} was not written in a minute")
@@ -184,7 +186,7 @@ def test_ctrl_c_keeps_what_was_done(tmp_path: Path, how: signal.Signals) -> None
     assert process.returncode == 130, stderr
     assert "Traceback" not in stderr
     assert "what was done is written" in stdout
-    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text("utf-8"))
     assert summary["status"] == "interrupted"
     with (tmp_path / "out" / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -203,4 +205,6 @@ def test_a_kill_loses_no_more_than_seconds(tmp_path: Path) -> None:
         rows = list(csv.DictReader(file))
     assert {row["rule"] for row in rows} == RULES
     assert all(float(row["val_mae"]) > 0 for row in rows)
-    assert json.loads((tmp_path / "out" / "config.json").read_text())["settings"]["seed"] == 99
+    assert (
+        json.loads((tmp_path / "out" / "config.json").read_text("utf-8"))["settings"]["seed"] == 99
+    )

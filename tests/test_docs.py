@@ -41,7 +41,9 @@ def test_figures_are_as_generated(document: str) -> None:
 
 @pytest.mark.parametrize(("record", "hidden"), [("digits", 128), ("digits-16", 16)])
 def test_comparisons_are_of_the_experiment(record: str, hidden: int) -> None:
-    summary = json.loads((ROOT / "records" / "compare" / record / "summary.json").read_text())
+    summary = json.loads(
+        (ROOT / "records" / "compare" / record / "summary.json").read_text("utf-8")
+    )
     expected = json.loads(json.dumps(asdict(Digits(hidden=(hidden,)))))
     assert summary["settings"] == expected
     assert summary["status"] == "finished"
@@ -54,7 +56,7 @@ def test_comparisons_are_of_the_experiment(record: str, hidden: int) -> None:
 
 def test_the_audits_record_is_of_all_rules() -> None:
     """That it is what the audit says is test_defaults.py's."""
-    content = json.loads((ROOT / "records" / "audit" / "audit.json").read_text())
+    content = json.loads((ROOT / "records" / "audit" / "audit.json").read_text("utf-8"))
     assert content["uncommitted_changes"] is False
     assert content["rules"].keys() == fw.RULES.keys()
     assert (ROOT / "records" / "audit" / "audit.html").exists()
@@ -141,11 +143,11 @@ def test_commands_and_names_in_the_documents_exist() -> None:
 @pytest.mark.parametrize(("record", "seeds"), [("default", 1), ("ten-seeds", 10)])
 def test_records_are_of_the_experiment(record: str, seeds: int) -> None:
     folder = ROOT / "records" / "teacher-student" / record
-    config = json.loads((folder / "config.json").read_text())
+    config = json.loads((folder / "config.json").read_text("utf-8"))
     expected = asdict(TeacherStudent(seeds=seeds, log_every=config["settings"]["log_every"]))
     assert config["settings"] == json.loads(json.dumps(expected))
     assert config["uncommitted_changes"] is False
-    summary = json.loads((folder / "summary.json").read_text())
+    summary = json.loads((folder / "summary.json").read_text("utf-8"))
     assert summary["status"] == "finished"
     with (folder / "metrics.csv").open() as file:
         last = {(row["rule"], row["seed"]): row for row in csv.DictReader(file)}
@@ -159,11 +161,13 @@ def test_records_are_of_the_experiment(record: str, seeds: int) -> None:
 
 def test_every_citation_is_a_rules() -> None:
     folder = Path(fw.__file__).parent / "rules"
-    keys = re.findall(r"^@\w+\{(\w+),", (folder / "papers.bib").read_text(), re.MULTILINE)
+    keys = re.findall(r"^@\w+\{(\w+),", (folder / "papers.bib").read_text("utf-8"), re.MULTILINE)
     cited = [
         key
         for file in folder.glob("*.py")
-        for key in re.findall(r'^    paper = paper\("(\w+)"\)', file.read_text(), re.MULTILINE)
+        for key in re.findall(
+            r'^    paper = paper\("(\w+)"\)', file.read_text("utf-8"), re.MULTILINE
+        )
     ]
     assert len(keys) == len(set(keys)) == 10
     assert set(keys) == set(cited)

@@ -231,8 +231,8 @@ def test_the_commands_figures_are_of_what_was_trained(
     with pytest.raises(SystemExit, match="0"):
         app(["train", *options.split(), "--batch", "32", "--out", "run"])
     shown = capsys.readouterr().out
-    rows = (tmp_path / "run" / "epochs.csv").read_text().splitlines()
+    rows = (tmp_path / "run" / "epochs.csv").read_text("utf-8").splitlines()
     last = dict(zip(rows[0].split(","), rows[-1].split(","), strict=True))
-    tested = json.loads((tmp_path / "run" / "result.json").read_text())["test_accuracy"]
+    tested = json.loads((tmp_path / "run" / "result.json").read_text("utf-8"))["test_accuracy"]
     assert f"{100 * float(last['accuracy']):.2f}" in shown
     assert abs(float(last["accuracy"]) - tested) < 0.15

@@ -76,7 +76,7 @@ def put(folder: Path, rows: str = "", **changes: Any) -> None:
         "environment": {"versions": {}, "platform": "here"},
     }
     folder.mkdir(parents=True)
-    (folder / "record.json").write_text(json.dumps(content | changes))
+    (folder / "record.json").write_text(json.dumps(content | changes), "utf-8")
     heads = "epoch,validation_accuracy"
     plain = f"{heads}\n1,0.5\n2,0.6\n3,0.7\n"
     (folder / "epochs.csv").write_text(rows or plain, "utf-8", newline="")
@@ -87,11 +87,17 @@ RECIPE = Recipe("pepita", "digits", {f"option {name}": f"choice {name}" for name
 UTF8 = tuple(name for name in NAMES if not re.search("[\ud800-\udfff]", name))
 """Those that a file of text may have."""
 
-FILE_NAMES = tuple(
-    name
-    for name in (NAMES if sys.platform == "linux" else UTF8)
-    if not re.search("[/\0\ud800]", name)
-)
+
+def can_be_a_file(name: str) -> bool:
+    """Whether this system's encoding has the name's characters."""
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
+    return not re.search("[/\0\ud800]", name)
+
+
+FILE_NAMES = tuple(filter(can_be_a_file, NAMES if sys.platform == "linux" else UTF8))
 """Those that a folder may have."""
 
 
@@ -120,14 +126,14 @@ def hostile_report(
         put(root / f"experiment-{number}", experiment=f"experiment {name}", environment=environment)
         put(root / f"cell-{number}", cell=f"cell {name}")
     source = Path(__file__).parent.parent / "records" / "teacher-student" / "default"
-    summary = json.loads((source / "summary.json").read_text())
+    summary = json.loads((source / "summary.json").read_text("utf-8"))
     rule = summary["rules"]["pepita"]
     summary["rules"] = {f"rule {name}": rule for name in names}
     for name in FILE_NAMES:
         folder = root / f"folder {name}"
         folder.mkdir()
         shutil.copy(source / "config.json", folder)
-        (folder / "summary.json").write_text(json.dumps(summary))
+        (folder / "summary.json").write_text(json.dumps(summary), "utf-8")
     shutil.copy(source / "mae.png", root / f"folder {FILE_NAMES[0]}")
     return report.render([root])
 
@@ -197,7 +203,7 @@ def test_templates_leave_nothing_unescaped() -> None:
         *("base.html.jinja", "report.html.jinja", "audit.html.jinja")
     }
     for path in templates:
-        text = path.read_text()
+        text = path.read_text("utf-8")
         assert not re.search(r"\|\s*safe|autoescape|Markup", text)
         assert not re.search(r"=\s*\{\{", text), "an attribute without quotes"
         assert path.name == "base.html.jinja" or text.startswith('{% extends "base.html.jinja" %}')
@@ -302,14 +308,14 @@ def test_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for kind in ("audit", "bench"):
         shutil.copytree(Path(__file__).parent.parent / "records" / kind, tmp_path / kind)
     monkeypatch.setattr(made, "ALL_RECORDS", tmp_path)
-    content = json.loads((tmp_path / "audit" / "audit.json").read_text())
+    content = json.loads((tmp_path / "audit" / "audit.json").read_text("utf-8"))
     content["rules"] = dict.fromkeys((*made.AUDITED, *NAMES), content["rules"]["pepita"])
-    (tmp_path / "audit" / "audit.json").write_text(json.dumps(content))
+    (tmp_path / "audit" / "audit.json").write_text(json.dumps(content), "utf-8")
     assert len(made.audit().splitlines()) == 2 + 5 + len(NAMES)
-    content = json.loads((tmp_path / "bench" / "bench.json").read_text())
+    content = json.loads((tmp_path / "bench" / "bench.json").read_text("utf-8"))
     for name in NAMES:
         content["processor"] = name
-        (tmp_path / "bench" / "bench.json").write_text(json.dumps(content))
+        (tmp_path / "bench" / "bench.json").write_text(json.dumps(content), "utf-8")
         machine = MarkdownIt("commonmark", {"html": True}).render(made.bench().splitlines()[-1])
         assert f"On {flat(visible(name))}, 2 threads" in flat(Texts.of(machine))
 
@@ -419,7 +425,7 @@ PLUGIN = """
 import json, pathlib
 import forwardly as fw
 
-NAMES = json.loads(pathlib.Path(__file__).with_name("names.json").read_text())
+NAMES = json.loads(pathlib.Path(__file__).with_name("names.json").read_text("utf-8"))
 ALL = " ".join(NAMES)
 
 class Evil(fw.Rule):
@@ -445,11 +451,11 @@ def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
     names += ["\x1b[2J\x1b]8;;x\x1b\\y", "[/a] [bold]b[/bold]"]
     names = [n for n in names if n == n.strip() and len(n.splitlines()) == 1 and n[0] != "-"]
     (tmp_path / "site" / "evil").mkdir(parents=True)
-    (tmp_path / "site" / "evil" / "__init__.py").write_text(PLUGIN)
-    (tmp_path / "site" / "evil" / "names.json").write_text(json.dumps(names))
+    (tmp_path / "site" / "evil" / "__init__.py").write_text(PLUGIN, "utf-8")
+    (tmp_path / "site" / "evil" / "names.json").write_text(json.dumps(names), "utf-8")
     info = tmp_path / "site" / "evil-1.0.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: evil\nVersion: 1.0\n")
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: evil\nVersion: 1.0\n", "utf-8")
     lines = [f"{name} = evil:Evil" for name in names]
     lines += [f"{name} bare = evil:Bare" for name in names]
     (info / "entry_points.txt").write_text("\n".join(["[forwardly.rules]", *lines, ""]), "utf-8")

@@ -145,9 +145,9 @@ def test_values_of_a_record(place: Path, tmp_path: Path, toy: Experiment) -> Non
 
 
 def test_a_recipe_with_other_settings(place: Path, toy: Experiment, tmp_path: Path) -> None:  # noqa: F811
-    content = json.loads((place / "record.json").read_text())
+    content = json.loads((place / "record.json").read_text("utf-8"))
     content["recipe"] |= {"colour": "red", "batch": 7}
-    (place / "record.json").write_text(json.dumps(content))
+    (place / "record.json").write_text(json.dumps(content), "utf-8")
     words = r"seed-1/record.json was made with another recipe .*\(other: batch, colour\)"
     with pytest.raises(UsageError, match=words):
         report.render([tmp_path])
@@ -155,20 +155,20 @@ def test_a_recipe_with_other_settings(place: Path, toy: Experiment, tmp_path: Pa
 
 CONTENTS: dict[str, Callable[[Path], object]] = {
     "missing": lambda path: path.unlink(),
-    "empty": lambda path: path.write_text(""),
+    "empty": lambda path: path.write_text("", "utf-8"),
     "binary": lambda path: path.write_bytes(bytes(range(256))),
     "zeros": lambda path: path.write_bytes(bytes(100)),
     "a half": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
     "but a byte": lambda path: path.write_bytes(path.read_bytes()[:-2]),
     "UTF-16": lambda path: path.write_bytes(path.read_bytes().decode("latin1").encode("utf-16")),
-    "a list": lambda path: path.write_text("[]\n"),
-    "a number": lambda path: path.write_text("3\n"),
-    "null": lambda path: path.write_text("null\n"),
-    "nested": lambda path: path.write_text("[" * 100_000),
-    "nested objects": lambda path: path.write_text('{"a":' * 100_000),
-    "long number": lambda path: path.write_text("1" * 10_000),
+    "a list": lambda path: path.write_text("[]\n", "utf-8"),
+    "a number": lambda path: path.write_text("3\n", "utf-8"),
+    "null": lambda path: path.write_text("null\n", "utf-8"),
+    "nested": lambda path: path.write_text("[" * 100_000, "utf-8"),
+    "nested objects": lambda path: path.write_text('{"a":' * 100_000, "utf-8"),
+    "long number": lambda path: path.write_text("1" * 10_000, "utf-8"),
     "a folder": lambda path: (path.unlink(), path.mkdir()),
-    "a page": lambda path: path.write_text("<!doctype html><script>alert(1)</script>\n"),
+    "a page": lambda path: path.write_text("<!doctype html><script>alert(1)</script>\n", "utf-8"),
 }
 if os.name == "posix":
     CONTENTS["a pipe"] = lambda path: (path.unlink(), os.mkfifo(path))
@@ -228,7 +228,7 @@ def test_tables_of_a_record(place: Path) -> None:
 
     def turns() -> Iterator[str]:
         for name, table in TABLES.items():
-            path.write_text(table)
+            path.write_text(table, "utf-8")
             yield name
 
     assert refused(lambda: records.read(place), path, turns()) == set(TABLES)
@@ -240,7 +240,9 @@ def test_figures_of_extreme_values(place: Path, tmp_path: Path) -> None:
     names = [f"alignment/{i}.weight" for i in range(len(extreme))]
     heads = ["epoch", "validation_accuracy", "angle/F", *names, "alignment/².x", "alignment/"]
     lines = [[epoch, "0.5", extreme[int(epoch)], *extreme, "1", "2"] for epoch in "1234"]
-    (place / "epochs.csv").write_text("".join(f"{','.join(row)}\n" for row in (heads, *lines)))
+    (place / "epochs.csv").write_text(
+        "".join(f"{','.join(row)}\n" for row in (heads, *lines)), "utf-8"
+    )
     page = Page(report.render([tmp_path]))
     # Accuracy, angle, and all layers but the last, the readout; one has no value at all.
     assert page.tags.count("svg") == 2 + (len(extreme) - 1 + 2) - 1
@@ -253,8 +255,8 @@ def test_the_same_run_twice(place: Path, tmp_path: Path) -> None:
 
 
 def test_cells_that_are_no_more_are_named(place: Path, tmp_path: Path) -> None:
-    content = json.loads((place / "record.json").read_text()) | {"cell": "fc-digits/old"}
-    (place / "record.json").write_text(json.dumps(content))
+    content = json.loads((place / "record.json").read_text("utf-8")) | {"cell": "fc-digits/old"}
+    (place / "record.json").write_text(json.dumps(content), "utf-8")
     assert "not shown: toy2026/fc-digits/old." in report.render([tmp_path])
 
 
@@ -396,17 +398,17 @@ def test_revisions_of_an_unfinished_run(tmp_path: Path) -> None:
     job = jobs(tmp_path)[0]
     job.folder.mkdir(parents=True)
     path = job.folder / "revisions.json"
-    path.write_text("[]")
+    path.write_text("[]", "utf-8")
 
     def turns() -> Iterator[str]:
         yield from broken(path)
         for text in ("{}", '{"a": 1}', "[1]", '["abc"]', "[[1]]", "[[1, 2, 3]]", "[null]", '"ab"'):
-            path.write_text(text)
+            path.write_text(text, "utf-8")
             yield text
 
     found = refused(lambda: run(job, nothing, lambda: True), path, turns())
     assert found >= set(CONTENTS) - {"missing", "a list", "but a byte"}
-    path.write_text('[["abc", true]]')
+    path.write_text('[["abc", true]]', "utf-8")
     assert run(job, nothing, never) == "finished"
     (made,) = records.read_all(tmp_path / "records")
     assert made.environment["earlier_revisions"] == ["abc"]

@@ -33,11 +33,13 @@ def test_the_guide_runs() -> None:
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An installed package with the guide's rule, and entry points that are wrong."""
     (tmp_path / "my_package").mkdir()
-    (tmp_path / "my_package" / "__init__.py").write_text("")
+    (tmp_path / "my_package" / "__init__.py").write_text("", "utf-8")
     (tmp_path / "my_package" / "node_perturbation.py").write_text(snippets()[0], "utf-8")
     info = tmp_path / "my_package-1.0.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 1.0\n")
+    (info / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: my-package\nVersion: 1.0\n", "utf-8"
+    )
     (info / "entry_points.txt").write_text(
         "[forwardly.rules]\n"
         "node-perturbation = my_package.node_perturbation:NodePerturbation\n"

@@ -174,7 +174,7 @@ LONG = {"epochs": 100}
 def test_killed_and_given_again_it_ends_the_same(tmp_path: Path) -> None:
     """SIGKILL to the parent: its workers stop by themselves, and nothing is lost or mixed."""
     program = tmp_path / "program.py"
-    program.write_text(PROGRAM)
+    program.write_text(PROGRAM, "utf-8")
     killed, alone = tmp_path / "killed", tmp_path / "alone"
     process = subprocess.Popen(
         [sys.executable, str(program), str(killed)], cwd=Path(__file__).parent.parent
@@ -209,7 +209,9 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: C
     arguments = ("reproduce", "toy2026", "--seeds", "1", "--cells", "*/pepita")
     done = command(*arguments)
     assert done.returncode == 0
-    record = json.loads((tmp_path / "records/toy2026/small/pepita/seed-0/record.json").read_text())
+    record = json.loads(
+        (tmp_path / "records/toy2026/small/pepita/seed-0/record.json").read_text("utf-8")
+    )
     assert f"test accuracy {100 * record['result']['test_accuracy']:.2f} %" in done.stdout
     done = command(*arguments)
     assert done.returncode == 0

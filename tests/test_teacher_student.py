@@ -316,11 +316,11 @@ def test_the_folder(tmp_path: Path) -> None:
     assert [row["epoch"] for row in pepita] == ["5", "10", "15", "20"]
     assert float(pepita[-1]["val_mae"]) == run.histories["pepita"].validation[-1][1]
 
-    config = json.loads((folder.path / "config.json").read_text())
+    config = json.loads((folder.path / "config.json").read_text("utf-8"))
     assert config["settings"]["seed"] == 7
     assert config["versions"].keys() == {"python", "forwardly", "torch", "numpy"}
 
-    summary = json.loads((folder.path / "summary.json").read_text())
+    summary = json.loads((folder.path / "summary.json").read_text("utf-8"))
     assert summary["status"] == "finished"
     assert summary["rules"].keys() == set(settings.rules)
     final = summary["rules"]["pepita"]["final"]

@@ -46,13 +46,13 @@ def test_trains_and_writes(tmp_path: Path) -> None:
     assert {path.name for path in here.iterdir()} == names
     for name in names - {"config.json"}:
         assert f"here/{name}" in done.stdout
-    rows = list(csv.DictReader((here / "epochs.csv").read_text().splitlines()))
+    rows = list(csv.DictReader((here / "epochs.csv").read_text("utf-8").splitlines()))
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
     assert {"norm/1.weight", "alignment/1.weight", "angle/F"} <= rows[0].keys()
-    result = json.loads((here / "result.json").read_text())
+    result = json.loads((here / "result.json").read_text("utf-8"))
     assert f"{100 * result['test_accuracy']:.2f}" in done.stdout
     assert f"{100 * float(rows[-1]['validation_accuracy']):.2f}" in done.stdout
-    config = json.loads((here / "config.json").read_text())
+    config = json.loads((here / "config.json").read_text("utf-8"))
     assert (config["recipe"]["hidden"], config["run_seed"]) == ([16], 4)
     assert config["versions"]["torch"]
 
@@ -79,7 +79,7 @@ def test_every_option_reaches_the_recipe(tmp_path: Path, command: Command) -> No
     given = [part for name, (text, _) in options.items() for part in (f"--{name}", *text.split())]
     done = command("train", "--data", "digits", "--out", "here", *given)
     assert done.returncode == 0, done.stderr
-    recipe = json.loads((tmp_path / "here" / "config.json").read_text())["recipe"]
+    recipe = json.loads((tmp_path / "here" / "config.json").read_text("utf-8"))["recipe"]
     for name, (_, value) in options.items():
         other = {"rule-options": "options", "precision": "dtype"}
         key = other.get(name, name.replace("-", "_"))
@@ -89,7 +89,7 @@ def test_every_option_reaches_the_recipe(tmp_path: Path, command: Command) -> No
 def test_regression(tmp_path: Path, command: Command) -> None:
     done = command(*NUMBERS, "--epochs", 2, "--out", "here")
     assert done.returncode == 0, done.stderr
-    assert "test_accuracy" not in json.loads((tmp_path / "here" / "result.json").read_text())
+    assert "test_accuracy" not in json.loads((tmp_path / "here" / "result.json").read_text("utf-8"))
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_divergence_is_told(tmp_path: Path, command: Command) -> None:
     done = command(*SMALL, "--learning-rate", "1e30", "--out", "here")
     assert done.returncode == 1
     assert "diverged (NaN or infinity) in epoch 1 with learning rate 1e+30" in done.stdout
-    assert json.loads((tmp_path / "here" / "result.json").read_text())["diverged"] == 1
+    assert json.loads((tmp_path / "here" / "result.json").read_text("utf-8"))["diverged"] == 1
 
 
 def wait_for(happens: Callable[[], bool], process: subprocess.Popen[str]) -> None:
@@ -187,7 +187,7 @@ def test_killed_again_and_again_it_ends_with_the_same_weights(
     for name, value in expected.items():
         assert torch.equal(value, found[name]), name
     tested = [
-        json.loads((tmp_path / name / "result.json").read_text())["test_loss"]
+        json.loads((tmp_path / name / "result.json").read_text("utf-8"))["test_loss"]
         for name in ("alone", "killed")
     ]
     assert tested[0] == tested[1]
@@ -196,11 +196,11 @@ def test_killed_again_and_again_it_ends_with_the_same_weights(
 def test_resume_refuses_what_is_not_of_this_run(tmp_path: Path, command: Command) -> None:
     once = (*SMALL, "--epochs", "1", "--out", "here")
     assert command(*once).returncode == 0
-    before = (tmp_path / "here" / "config.json").read_text()
+    before = (tmp_path / "here" / "config.json").read_text("utf-8")
     done = command(*once, "--batch", "7", "--resume")
     assert done.returncode == 2
     assert "is of a run with other settings: batch 64 there, 7 here" in done.stderr
-    assert (tmp_path / "here" / "config.json").read_text() == before
+    assert (tmp_path / "here" / "config.json").read_text("utf-8") == before
     (tmp_path / "here" / "checkpoint.pt").write_bytes(b"half")
     done = command(*once, "--resume")
     assert done.returncode == 2
