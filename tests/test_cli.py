@@ -30,7 +30,7 @@ def run(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
         text=True,
         cwd=cwd,
         env={**os.environ, "COLUMNS": "200"},
-        timeout=100,
+        timeout=300,
     )
 
 

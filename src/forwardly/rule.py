@@ -78,12 +78,13 @@ def undisturbed(
                     f"{name} must be a tensor; given is a {type(given).__name__}: torch.as_tensor "
                     "makes one of an array or a list"
                 )
-        # In a compiled graph this cannot be asked.
-        if not torch.compiler.is_dynamo_compiling() and torch.is_inference_mode_enabled():
+        compiling = torch.compiler.is_dynamo_compiling()  # a compiled graph cannot ask all
+        if not compiling and torch.is_inference_mode_enabled():
             with torch.inference_mode(False), torch.no_grad():
                 return call(self, _outside_inference(x), _outside_inference(target))
         kind = x.device.type
-        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        available = compiling or torch.amp.is_autocast_available(kind)
+        if available and torch.is_autocast_enabled(kind):
             with torch.autocast(kind, enabled=False):
                 return method(self, x, target)
         return method(self, x, target)
