@@ -66,9 +66,6 @@ def test_backprop_cannot_be_exported_but_traced() -> None:
 
 
 @pytest.mark.long
-@pytest.mark.skipif(
-    torch.__version__.startswith("2.8."), reason="the dynamo of torch 2.8 lacks unions of types"
-)
 def test_compile() -> None:
     """Every rule without a graph break, and one by the default backend, which writes C++."""
     from torch._inductor import cpp_builder, exc

@@ -31,6 +31,20 @@ def _has_values(tensor: Tensor) -> bool:
     return not (wrapped or tensor.is_meta)
 
 
+def check_not_exported() -> None:
+    """Refuse ``torch.export`` of what differentiates automatically.
+
+    Raises:
+        NotImplementedError: that says what can be exported.
+    """
+    # Of a graph that is compiled torch 2.8 says that it is exported.
+    if torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling():
+        raise NotImplementedError(
+            "torch.export cannot trace a backward pass, not even one through a single layer; rules "
+            "with uses_autograd = False can be exported, on torch's own modules without hooks"
+        )
+
+
 def all_finite(values: Tensor) -> bool:
     """Whether no element is NaN or infinite; one reduction where all is well."""
     return math.isfinite(float(values.sum())) or bool(values.isfinite().all())

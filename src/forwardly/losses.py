@@ -75,7 +75,7 @@ def mean_loss(loss: nn.Module, output: Tensor, target: Tensor) -> Float[Tensor, 
     if getattr(loss, "reduction", "mean") in ("sum", "none"):
         loss = copy.copy(loss)
         vars(loss)["reduction"] = "mean"
-    if target.is_floating_point() or isinstance(loss, nn.MSELoss | nn.BCEWithLogitsLoss):
+    if target.is_floating_point() or isinstance(loss, (nn.MSELoss, nn.BCEWithLogitsLoss)):
         target = target.to(output.dtype)
     value: Tensor = loss(output, target)
     return value.mean() if value.dim() else value

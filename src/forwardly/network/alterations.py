@@ -65,12 +65,12 @@ def has_own_forward(module: nn.Module) -> bool:
 
 def is_hooked(module: nn.Module) -> bool:
     """Whether something is called before or after its forward pass."""
-    return any(bool(vars(module)[table]) for table in MODULE_HOOKS[:2])
+    return any(getattr(module, table) for table in MODULE_HOOKS[:2])
 
 
 def has_backward_hook(module: nn.Module) -> bool:
     """Whether something is to be called in a backward pass, which never comes."""
-    return any(bool(vars(module)[table]) for table in MODULE_HOOKS[2:])
+    return any(getattr(module, table) for table in MODULE_HOOKS[2:])
 
 
 def has_gradient_hook(parameter: nn.Parameter) -> bool:

@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import cast
 
-import torch
 from torch import Tensor, nn
 from torch.func import jvp, vjp
 from torch.nn import functional
 
+from forwardly.checks import check_not_exported
 from forwardly.network.normalisation import Normalise
 
 
@@ -26,11 +26,7 @@ def vector_jacobian(function: Callable[[Tensor], Tensor], at: Tensor, signal: Te
     Raises:
         NotImplementedError: in ``torch.export``, which cannot trace a backward pass.
     """
-    if torch.compiler.is_exporting():
-        raise NotImplementedError(
-            "torch.export cannot trace a backward pass, not even one through a single layer; rules "
-            "with uses_autograd = False can be exported, on torch's own modules without hooks"
-        )
+    check_not_exported()
     _, pull_back = cast(
         tuple[Tensor, Callable[[Tensor], tuple[Tensor]]], vjp(function, at.detach())
     )
@@ -55,7 +51,7 @@ def scale_of_norm(module: nn.Module, a: Tensor) -> Tensor:
         dims = [-1 - i for i in range(len(module.normalized_shape))]
         scale = (a.var(dims, correction=0, keepdim=True) + module.eps).rsqrt()
         return scale if module.weight is None else scale * module.weight  # pyright: ignore[reportUnnecessaryComparison]
-    module = cast(nn.BatchNorm1d | nn.BatchNorm2d, module)
+    module = cast("nn.BatchNorm1d | nn.BatchNorm2d", module)
     dims = [i for i in range(a.dim()) if i != 1]
     if module.training or module.running_var is None:
         variance = a.var(dims, correction=0)
@@ -95,7 +91,7 @@ def tangent_of_norm(module: nn.Module, a: Tensor, change: Tensor) -> Tensor:
 
 def tangent_of_max_pool(module: nn.Module, a: Tensor, change: Tensor) -> Tensor:
     """The tangent of max pooling's output: that of each window's largest element."""
-    if isinstance(module, nn.AdaptiveMaxPool1d | nn.AdaptiveMaxPool2d):
+    if isinstance(module, (nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d)):
         flat = isinstance(module, nn.AdaptiveMaxPool1d)
         pool = functional.adaptive_max_pool1d if flat else functional.adaptive_max_pool2d
         _, where = pool(a, module.output_size, return_indices=True)  # pyright: ignore

@@ -227,7 +227,7 @@ class Step:
             shape: of the activity.
             like: has the mask's dtype and device.
         """
-        module = cast(nn.Dropout | nn.Dropout1d | nn.Dropout2d, part.module)
+        module = cast("nn.Dropout | nn.Dropout1d | nn.Dropout2d", part.module)
         if not module.training or module.p == 0 or self._noise is None:
             return None
         if part.name in self._masks:

@@ -19,10 +19,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import cast, final
 
-import torch
 from torch import Tensor
 from torch.func import vjp
 
+from forwardly.checks import check_not_exported
 from forwardly.network import Step
 from forwardly.rule import Credit, Rule
 from forwardly.rules.papers import paper
@@ -46,11 +46,7 @@ class Backprop(Rule):
 
     def assign(self, x: Tensor, target: Tensor, step: Step) -> Credit:
         """One forward pass, and the vector–Jacobian product of the parameters with e / n."""
-        if torch.compiler.is_exporting():
-            raise NotImplementedError(
-                "torch.export cannot trace a backward pass, so Backprop cannot be exported; rules "
-                "with uses_autograd = False can"
-            )
+        check_not_exported()
 
         def forward(parameters: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
             *_, last = step.activities(step.prepare(x, parameters), parameters)
