@@ -52,6 +52,8 @@ def test_plain_data_must_be_complete() -> None:
         ({"dtype": "float16"}, "dtype must be one of float32, float64, bf16"),
         ({"batch": 0}, "batch must be at least 1; given 0"),
         ({"epochs": -1}, "epochs must be at least 1; given -1"),
+        ({"validation": 0}, "validation must be at least 1; given 0"),
+        ({"milestones": (3, -1)}, r"milestones must be numbers of epochs .* given \[3, -1\]"),
         ({"learning_rate": -0.1}, "learning_rate must be at least 0 and finite; given -0.1"),
         ({"learning_rate": float("nan")}, "learning_rate must be at least 0 and finite"),
         ({"momentum": float("inf")}, "momentum must be at least 0 and finite"),

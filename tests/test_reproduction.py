@@ -221,6 +221,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: C
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ("", "no experiment given; the known ones are dellaferrera2022_"),
         ("dellaferrera", "unknown experiment 'dellaferrera'; the known ones are dellaferrera2022_"),
         ("toy2026 --cells fc/*", "no cell of toy2026 is called 'fc/*'; there are small/pepita"),
         ("toy2026 --seeds 0", "seeds must be at least 1; given 0"),

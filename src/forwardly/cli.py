@@ -6,6 +6,7 @@ import signal
 import sys
 from contextlib import suppress
 from types import FrameType
+from typing import cast
 
 import cyclopts
 
@@ -37,11 +38,22 @@ COMMANDS = {
 }
 """Where each is and its summary, for the list of all: a command is imported when it is called."""
 
+
+def as_given(default: object) -> str | None:
+    """A default in a help as one would give it; none where there is nothing to give."""
+    values = cast(tuple[object, ...], default) if isinstance(default, tuple) else (default,)
+    return (
+        " ".join(str(value) for value in values if value is not None and value is not False) or None
+    )
+
+
 app = cyclopts.App(
     name="forwardly",
     help="Train networks with forward passes only: PEPITA and the rules it is compared with.",
     version=__version__,
-    default_parameter=cyclopts.Parameter(consume_multiple=True, negative_iterable=""),
+    default_parameter=cyclopts.Parameter(
+        consume_multiple=True, negative_iterable="", show_default=as_given
+    ),
 )
 for _function, _summary in COMMANDS.items():
     app.command(f"forwardly.commands.{_function}", help=_summary)

@@ -21,7 +21,7 @@ from forwardly.fast import processors
 
 
 def reproduce(
-    name: str,
+    name: str = "",
     *,
     cells: tuple[str, ...] = (),
     seeds: int = 3,

@@ -12,7 +12,6 @@ from rich.table import Table
 
 from forwardly.commands.console import INTERRUPTED, PlainConsole, bars
 from forwardly.commands.options import fields_but, set_threads
-from forwardly.data import load
 from forwardly.errors import UsageError
 from forwardly.experiments import records
 from forwardly.experiments.provenance import provenance
@@ -80,11 +79,10 @@ def train(
         )
     require(at_least(0), seed=seed)
     set_threads(threads)
-    # Says now if it cannot.
-    load(recipe.data, data_root, validation=recipe.validation, seed=seed, progress=True)
-    prepared = prepare(recipe, seed, data_root)
+    before = RunFolder.to_resume(out) if resume else None
+    prepared = prepare(recipe, seed, data_root, progress=True)
     settings = {"recipe": recipe.as_data(), "run_seed": seed, "measure": list(measure)}
-    folder = RunFolder.to_resume(out) if resume else RunFolder.new(out, "train")
+    folder = before or RunFolder.new(out, "train")
     if not resume:
         folder.write_json("config.json", {**settings, **provenance()})
     console = PlainConsole()

@@ -30,7 +30,10 @@ def load(path: Path) -> Arrays:
                 raise ValueError("it holds one array without a name")
             return {visible(name): content[name] for name in content.files}
     except Exception as problem:  # of a damaged file zlib, zipfile and numpy raise anything
-        raise ValueError(visible(str(problem))) from None
+        said = visible(str(problem))
+        if "pickle" in said:  # numpy's advice is to load it unsafely
+            said = "it is another kind of file, or holds Python objects, which are not loaded"
+        raise ValueError(said) from None
 
 
 def read(path: Path) -> Arrays:

@@ -17,7 +17,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from forwardly.errors import check_rules
 from forwardly.experiments.recipe import Recipe, prepare
-from forwardly.experiments.settings import LAYERS, at_least, check
+from forwardly.experiments.settings import LAYERS, RATE, at_least, check
 from forwardly.experiments.statistics import Difference, difference, mean_text
 from forwardly.rules import RULES
 from forwardly.training import evaluate
@@ -67,8 +67,8 @@ class Digits:
     seed: Annotated[int, at_least(0)] = 0
     epochs: Annotated[int, at_least(1)] = 30
     batch: Annotated[int, at_least(1)] = 32
-    momentum: float = 0.9
-    validation_samples: int = 200
+    momentum: Annotated[float, RATE] = 0.9
+    validation_samples: Annotated[int, at_least(1)] = 200
 
     def __post_init__(self) -> None:
         """Refuse settings that make no sense."""

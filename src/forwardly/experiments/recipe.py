@@ -23,7 +23,7 @@ from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
 from forwardly import data, feedback, models
 from forwardly.data import NAMES as DATA_SETS
 from forwardly.errors import UsageError, check_rules
-from forwardly.experiments.settings import BELOW_1, RATE, at_least, check, one_of
+from forwardly.experiments.settings import BELOW_1, EPOCHS, RATE, at_least, check, one_of
 from forwardly.rule import Rule
 from forwardly.rules import RULES
 from forwardly.rules.plugins import all_rules
@@ -90,9 +90,9 @@ class Recipe:
     conv_rate: Annotated[float, RATE] = 1.0
     batch: Annotated[int, at_least(1)] = 64
     epochs: Annotated[int, at_least(1)] = 10
-    milestones: tuple[int, ...] = ()
+    milestones: Annotated[tuple[int, ...], EPOCHS] = ()
     gamma: Annotated[float, RATE] = 0.1
-    validation: int | None = None
+    validation: Annotated[int | None, at_least(1)] = None
     mirroring: Mirroring | None = None
     dtype: Annotated[str, one_of("float32", "float64", "bf16")] = "float32"
 
@@ -166,8 +166,10 @@ class Prepared:
         )
 
 
-def prepare(recipe: Recipe, seed: int, data_root: Path | None = None) -> Prepared:
-    """Load the data and build model, rule, optimizer and scheduler.
+def prepare(
+    recipe: Recipe, seed: int, data_root: Path | None = None, *, progress: bool = False
+) -> Prepared:
+    """Load the data, perhaps with a bar, and build model, rule, optimizer and scheduler.
 
     Raises:
         UsageError: if the data is not there, or rule, model and data do not go together.
@@ -175,7 +177,9 @@ def prepare(recipe: Recipe, seed: int, data_root: Path | None = None) -> Prepare
     streams = np.random.SeedSequence(seed).generate_state(4, np.uint64)
     seeds = [int(state) >> 1 for state in streams]  # a torch generator's are signed
     weights, drawn, noise = (torch.Generator().manual_seed(s) for s in seeds[:3])
-    dataset = data.load(recipe.data, data_root, validation=recipe.validation, seed=seed)
+    dataset = data.load(
+        recipe.data, data_root, validation=recipe.validation, seed=seed, progress=progress
+    )
     try:
         model = _model(recipe, dataset, weights)
         rule = _rule(recipe, dataset, model, drawn)

@@ -37,6 +37,7 @@ def one_of(*options: str) -> Must:
 RATE = Must("at least 0 and finite", lambda value: 0 <= value < math.inf)
 POSITIVE = Must("positive and finite", lambda value: 0 < value < math.inf)
 BELOW_1 = Must("below 1", lambda value: value < 1)
+EPOCHS = Must("numbers of epochs of at least 1", lambda epochs: min(epochs, default=1) >= 1)
 LAYERS = Must(
     "one or more layer sizes of at least 1", lambda sizes: bool(sizes) and min(sizes) >= 1
 )

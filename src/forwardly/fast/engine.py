@@ -25,9 +25,9 @@ class Engine(ABC):
     def __init__(self, rule: Rule) -> None:
         self.rule = rule
 
-    @abstractmethod
-    def why_not(self, x: Tensor, target: Tensor, trained: Trained) -> str:
+    def why_not(self, x: Tensor, target: Tensor, trained: Trained) -> str:  # noqa: ARG002
         """Why it cannot take this step, or would gain nothing; empty if it can."""
+        return ""
 
     @abstractmethod
     def step(self, x: Tensor, target: Tensor, trained: Trained) -> Credit:
@@ -44,10 +44,6 @@ class Readable(Engine):
     """The rule as it is written."""
 
     name = "readable"
-
-    def why_not(self, x: Tensor, target: Tensor, trained: Trained) -> str:  # noqa: ARG002
-        """Nothing speaks against it."""
-        return ""
 
     def step(self, x: Tensor, target: Tensor, trained: Trained) -> Credit:
         """The pure step, and then its results put in place."""

@@ -10,19 +10,17 @@ Whole epochs of small networks are compiled too: ``why_no_epochs``.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
 
 from forwardly.fast.algebra import ASSIGN
-from forwardly.fast.algebra.engine import Algebra
+from forwardly.fast.algebra.engine import Algebra, Precision
 from forwardly.fast.cpu_step.engine import CompiledParts
 from forwardly.fast.cpu_step.whole_step import WholeStep
 from forwardly.fast.engine import Engine, Readable
 from forwardly.fast.sgd import Trained
 from forwardly.rule import Rule
-
-Precision = Literal["full", "bf16"]
 
 
 class Path(NamedTuple):
@@ -55,27 +53,28 @@ class Engines:
     """
 
     def __init__(self, rule: Rule, *, fast: bool, precision: Precision) -> None:
-        self._engines: list[Engine] = [Readable(rule)]
         if precision == "bf16":
             _check_bfloat16(rule, fast)
-        if fast:
-            self._engines[:0] = [CompiledParts(rule, precision), Algebra(rule, precision)]
+        self._readable = Readable(rule)
+        self._quicker: list[Engine] = []
         if fast and precision == "full":
-            self._engines.insert(0, WholeStep(rule))
+            self._quicker.append(WholeStep(rule))
+        if fast:
+            self._quicker += CompiledParts(rule, precision), Algebra(rule, precision)
 
     def find(self, x: Tensor, target: Tensor, trained: Trained) -> tuple[Engine, Path]:
         """The quickest engine that can take this step."""
         why_not: dict[str, str] = {}
-        for engine in self._engines:
+        for engine in self._quicker:
             why = engine.why_not(x, target, trained)
             if not why:
                 return engine, Path(engine.name, why_not)
             why_not[engine.name] = why
-        raise AssertionError("the readable rule takes every step")
+        return self._readable, Path(self._readable.name, why_not)
 
     def prepare(self, trained: Trained) -> None:
         """Have compiled what steps need: some seconds, once a machine, as it is cached."""
-        for engine in self._engines:
+        for engine in self._quicker:
             engine.prepare(trained)
 
 

@@ -36,5 +36,6 @@ def experiment(name: str) -> Experiment:
     found = EXPERIMENTS.get(name.replace("-", "_"))
     if found is None:
         known = ", ".join((*EXPERIMENTS, "teacher_student"))
-        raise UsageError(f"unknown experiment {name!r}; the known ones are {known}")
+        given = f"unknown experiment {name!r}" if name else "no experiment given"
+        raise UsageError(f"{given}; the known ones are {known}")
     return found

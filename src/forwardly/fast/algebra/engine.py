@@ -15,6 +15,8 @@ from forwardly.network import Stage
 from forwardly.network.step import Kernels
 from forwardly.rule import Credit, Rule
 
+Precision = Literal["full", "bf16"]
+
 
 class Algebra(Engine):
     """See the module docstring.
@@ -29,7 +31,7 @@ class Algebra(Engine):
 
     name = "algebra"
 
-    def __init__(self, rule: Rule, precision: Literal["full", "bf16"]) -> None:
+    def __init__(self, rule: Rule, precision: Precision) -> None:
         super().__init__(rule)
         self._products = InBFloat16 if precision == "bf16" else InFloat32
         self._products()  # says now if it cannot

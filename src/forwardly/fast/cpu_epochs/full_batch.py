@@ -26,19 +26,12 @@ _PIECES = 4
 
 
 class CompiledFullBatchTraining:
-    """What ``FullBatchTraining`` does, for rules that ``CompiledTraining`` takes.
+    """``training.full_batch.FullBatchTraining`` for rules that ``CompiledTraining`` takes.
+
+    Arguments and attributes are the same. A seed that diverges stays where it is.
 
     Args:
-        rules: the rule with the network of each seed. They are read, not changed.
-        train: what they learn.
-        validation: what they are only measured on.
-        learning_rate: on updates averaged over the samples.
         threads: networks at once; one a processor if None.
-
-    Attributes:
-        epoch: epochs done.
-        diverged: for each seed (counted from 0) that has diverged, the first epoch after which one
-            of its weights was NaN or infinite. It stays there, and the others go on.
     """
 
     def __init__(
