@@ -37,6 +37,7 @@ def test_texts() -> None:
     assert mean_text([]) == "–"
     assert mean_text([12.345]) == "12.35"
     assert mean_text([1.0, 2.0, 3.0]) == "2.00 ± 1.00"
+    assert mean_text([1e270, 1e270]) == "1e+270 ± 0.00"  # about to diverge
     assert Difference(-0.001, -1.0, 1.0, 1.0).text() == "+0.00 [-1.00, +1.00]"
     assert Difference(1.234, -0.5, 2.0, 0.01).text() == "+1.23 [-0.50, +2.00]"
 

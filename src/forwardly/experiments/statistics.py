@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
+_LONG = 1e6
+"""A number, of training that is about to diverge, from which its digits are not written out."""
+
 
 class Difference(NamedTuple):
     """Of paired values: the mean, its 95 % confidence interval, and the paired t-test's p."""
@@ -61,8 +64,11 @@ def sd_text(found: tuple[float, float | None] | None, digits: int = 2) -> str:
     """Mean ± sd, as ``mean_and_sd`` finds them; a dash of none."""
     if found is None:
         return "–"
-    mean, sd = found
-    return f"{mean:.{digits}f}" + ("" if sd is None else f" ± {sd:.{digits}f}")
+    return " ± ".join(
+        f"{value:.{digits}f}" if abs(value) < _LONG else f"{value:.2g}"
+        for value in found
+        if value is not None
+    )
 
 
 def mean_text(values: Sequence[float], digits: int = 2) -> str:
