@@ -9,7 +9,8 @@ tensor library's, not arithmetic's. Here numba compiles the loop over batches an
     backprop     δ_l = (W_{l+1}ᵀ δ_{l+1}) ⊙ σ′(z_l),  δ_L = e ⊙ σ′(z_L)
     update       W_l ← W_l − η · mean of δ_l ⊗ a_{l−1}
 
-The readable rules are the reference: parameters agree with theirs, step by step, up to rounding.
+The readable rules are the reference: parameters agree with theirs, step by step, up to rounding,
+as do those of a process that compiles with those of one that finds the code compiled.
 A network is trained by one thread, which lets go of Python's lock, so networks train side by side.
 """
 
