@@ -6,7 +6,7 @@ import numpy as np
 from numba import njit
 
 from forwardly.fast.compiling import compile_cached, compile_inner
-from forwardly.fast.cpu_epochs.layout import BLOCK, Network, Room, Samples, Schedule
+from forwardly.fast.cpu_epochs.layout import BLOCK, Samples
 from forwardly.fast.cpu_epochs.products import REORDERED, absolute_error, compiled
 from forwardly.fast.cpu_epochs.rules import forward, is_shallow, rows_of, shallow_forward, update
 
@@ -17,67 +17,26 @@ def _entry(function):
 
 
 @_entry
-def epochs(network, settings, samples, order, schedule):
-    """Whole epochs, in place; order is (epochs, n), or none (0, n): as the samples come.
+def in_blocks(samples, batch):
+    """A copy in whose memory the samples of each block of a batch lie together; see ``_block``."""
+    blocks = Samples(np.empty_like(samples.x), np.empty_like(samples.target))
+    as_they_come = np.arange(samples.x.shape[1])
+    _gather(blocks.x, samples.x, as_they_come, batch)
+    _gather(blocks.target, samples.target, as_they_come, batch)
+    return blocks
+
+
+@_entry
+def epochs(network, settings, samples, blocks, order, schedule, room):
+    """Whole epochs, in place.
+
+    The samples are in ``blocks`` already, or are put there in each epoch's order, (epochs, n), if
+    there is one: without, it is (0, n).
 
     Returns Σ over each epoch's outputs of |output − target|, as they were before the updates,
     (epochs,), and the first epoch (from 1) after which a weight was not finite, or 0; there it
     stops.
     """
-    blocks = _in_blocks(samples, schedule.batch)
-    room = _room(network, min(schedule.batch, samples.x.shape[1], BLOCK))
-    return _epochs(network, settings, samples, blocks, order, schedule, room)
-
-
-@_entry
-def full_batch(network, settings, train, validation, count, every, rate):
-    """``count`` times ``every`` full-batch epochs, each followed by the errors of both sets.
-
-    Returns the mean absolute errors of training and validation set, (count,) each, and the first
-    epoch after which a weight was not finite, or 0.
-    """
-    errors, validation_errors = np.full(count, np.nan), np.full(count, np.nan)
-    samples, others = train.x.shape[1], validation.x.shape[1]
-    order, schedule = np.zeros((0, 0), np.int64), Schedule(every, samples, rate)
-    train, validation = _in_blocks(train, samples), _in_blocks(validation, others)
-    room = _room(network, min(max(samples, others), BLOCK))
-    for i in range(count):
-        absolute, broken = _epochs(network, settings, train, train, order, schedule, room)
-        if i > 0:  # what the epoch's clean pass began with is where the one before had ended
-            errors[i - 1] = absolute[0] / train.target.size
-        if broken > 0:
-            return errors, validation_errors, i * every + broken
-        validation_errors[i] = _error_of_blocks(network, validation, room.A)
-    errors[count - 1] = _error_of_blocks(network, train, room.A)
-    return errors, validation_errors, 0
-
-
-@_entry
-def mean_absolute_error(network, samples):
-    """Of the network's outputs."""
-    n = samples.x.shape[1]
-    A = np.empty(len(network.biases) * min(n, BLOCK), samples.x.dtype)
-    return _error_of_blocks(network, _in_blocks(samples, n), A)
-
-
-@compiled
-def _error_of_blocks(network, blocks, A):
-    """The same, of all samples in one batch ``_in_blocks``; A is room for activities."""
-    samples, layers, summed = blocks.x.shape[1], network.layers, 0.0
-    for start in range(0, samples, BLOCK):
-        x, target = _block(blocks, start, min(start + BLOCK, samples))
-        if is_shallow(network):
-            shallow_forward(network, A, x)
-        else:
-            forward(network, A, x, 0, len(layers))
-        output = rows_of(A, layers[-1], x.shape[1])
-        summed += absolute_error(output, target)
-    return summed / blocks.target.size
-
-
-@compiled
-def _epochs(network, settings, samples, blocks, order, schedule, room):
-    """``epochs`` of samples that lie ``_in_blocks``, or are put there where there is an order."""
     n, batch, W, b = samples.x.shape[1], schedule.batch, network.weights, network.biases
     absolute = np.zeros(schedule.epochs)
     for epoch in range(schedule.epochs):
@@ -102,22 +61,26 @@ def _epochs(network, settings, samples, blocks, order, schedule, room):
     return absolute, 0
 
 
+@_entry
+def total_absolute_error(network, blocks, A):
+    """Σ |output − target| of samples ``in_blocks`` of one batch; A is room for activities."""
+    samples, layers, summed = blocks.x.shape[1], network.layers, 0.0
+    for start in range(0, samples, BLOCK):
+        x, target = _block(blocks, start, min(start + BLOCK, samples))
+        if is_shallow(network):
+            shallow_forward(network, A, x)
+        else:
+            forward(network, A, x, 0, len(layers))
+        summed += absolute_error(rows_of(A, layers[-1], x.shape[1]), target)
+    return summed
+
+
 @compile_inner  # without leave to reorder, under which even inf − inf may become 0
 def _all_finite(a):
     finite = True
     for i in range(len(a)):
         finite &= np.isfinite(a[i])
     return finite
-
-
-@compiled
-def _in_blocks(samples, batch):
-    """A copy in whose memory the samples of each block of a batch lie together; see ``_block``."""
-    blocks = Samples(np.empty_like(samples.x), np.empty_like(samples.target))
-    as_they_come = np.arange(samples.x.shape[1])
-    _gather(blocks.x, samples.x, as_they_come, batch)
-    _gather(blocks.target, samples.target, as_they_come, batch)
-    return blocks
 
 
 @compiled
@@ -143,18 +106,3 @@ def _block(blocks, first, end):
 def _rows(blocks, first, end):
     rows = len(blocks)
     return blocks.reshape(blocks.size)[rows * first : rows * end].reshape(rows, end - first)
-
-
-@compiled
-def _room(network, block):
-    """For blocks of so many samples."""
-    W, b = network.weights, network.biases
-    units, d = len(b), network.layers[0].inputs
-    return Room(
-        updates=Network(np.zeros_like(W), np.zeros_like(b), network.layers),
-        product=np.empty_like(W),
-        A=np.empty(units * block, W.dtype),
-        M=np.empty(units * block, W.dtype),
-        D=np.empty(units * block, W.dtype),
-        x_err=np.empty(d * block, W.dtype),
-    )

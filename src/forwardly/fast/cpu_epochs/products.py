@@ -20,6 +20,11 @@ def compiled(function):
     return compile_inner(function, fastmath=REORDERED)
 
 
+def compiled_into_its_caller(function):
+    """Likewise, what is called in one place: it is optimised once, not again in each caller's."""
+    return compile_inner(function, fastmath=REORDERED, inline="always")
+
+
 @compiled
 def copy(to, source):
     """As ``to[:] = source``, which looks for overlaps first, and takes seconds more to compile."""

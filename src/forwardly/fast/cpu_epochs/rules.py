@@ -22,6 +22,7 @@ from forwardly.fast.cpu_epochs.products import (
     activate,
     add_feedback,
     compiled,
+    compiled_into_its_caller,
     copy,
     correlate,
     dot,
@@ -89,7 +90,7 @@ def shallow_forward(network, A, x):
     activate(output, readout.activation)
 
 
-@compiled
+@compiled_into_its_caller
 def update(network, settings, block, updated, rate, room):
     """The update by the rule that the settings name."""
     if settings.rule == BACKPROP:
@@ -120,7 +121,7 @@ def _learn(updated, l, pre, rate, room, n):
     learn(W, b, delta, pre, rate, room.product)
 
 
-@compiled
+@compiled_into_its_caller
 def _backprop(network, settings, block, updated, rate, room):
     """δ_l = (W_{l+1}ᵀ δ_{l+1}) ⊙ σ′(z_l),  δ_L = e ⊙ σ′(z_L)."""
     absolute, n = _clean_pass(network, settings, block, room), block.x.shape[1]
@@ -135,7 +136,7 @@ def _backprop(network, settings, block, updated, rate, room):
     return absolute
 
 
-@compiled
+@compiled_into_its_caller
 def _readout_only(network, settings, block, updated, rate, room):
     """δ_L = e, and the other layers stay as they are."""
     absolute, last = _clean_pass(network, settings, block, room), len(network.layers) - 1
@@ -150,7 +151,7 @@ def _in_parts(network, block):
     return h_1 * (d + n) < d * n
 
 
-@compiled
+@compiled_into_its_caller
 def _pepita(network, settings, block, updated, rate, room):
     """δ_l = h_l − h_lᵉʳʳ and δ_L = e, with the modulated a_{l−1}, or the clean."""
     x, target = block
@@ -199,7 +200,7 @@ def _pepita(network, settings, block, updated, rate, room):
     return absolute
 
 
-@compiled
+@compiled_into_its_caller
 def _shallow_pepita(network, settings, block, updated, rate, room):
     """``_pepita`` where ``is_shallow``, in fewer passes.
 
