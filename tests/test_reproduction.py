@@ -165,7 +165,7 @@ if __name__ == "__main__":
     for news in run_all(jobs(Path(sys.argv[1]), **LONG), 2):
         pass
 """
-LONG = {"epochs": 100}
+LONG = {"epochs": 60}
 
 
 @pytest.mark.long

@@ -129,7 +129,7 @@ def test_files_hang_on_no_terminal(tmp_path: Path) -> None:
         folder.mkdir()
         (folder / "records").symlink_to(ROOT / "records" / "bfloat16", True)
         commands = (
-            "teacher-student --epochs 20 --log-every 10 --out taught",
+            "teacher-student --epochs 20 --log-every 10 --engine readable --out taught",
             "audit --rules pepita --hidden 4 3 --out audited",
             "report",
         )
