@@ -141,8 +141,8 @@ def test_side_by_side(tmp_path: Path) -> None:
 
 
 def test_leaving_the_loop_stops_the_runs(tmp_path: Path) -> None:
-    todo = jobs(tmp_path, epochs=100_000)
-    for news in run_all(todo, 2):
+    todo = jobs(tmp_path, epochs=100_000)[:1]
+    for news in run_all(todo, 1):
         assert isinstance(news, State)
         if news.epoch > 2:
             assert (todo[news.job].folder / "checkpoint.pt").exists()
