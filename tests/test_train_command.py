@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from forwardly.training import checkpoint
-from test_cli import COMMAND, Command, run
+from test_cli import COMMAND, Command
 
 pytestmark = pytest.mark.unchecked  # whole commands
 
@@ -37,9 +37,9 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return checkpoint.load(folder / "checkpoint.pt")["rule"]
 
 
-def test_trains_and_writes(tmp_path: Path) -> None:
+def test_trains_and_writes(tmp_path: Path, command: Command) -> None:
     options = ["--epochs", "3", "--out", "here", "--measure", "norms", "alignment", "angles"]
-    done = run(*SMALL, *options, cwd=tmp_path)
+    done = command(*SMALL, *options)
     assert done.returncode == 0, done.stderr
     here = tmp_path / "here"
     names = {"config.json", "epochs.csv", "checkpoint.pt", "result.json", "curves.png"}
