@@ -13,6 +13,7 @@ import forwardly as fw
 from forwardly.fast import find
 from forwardly.fast.cpu_step import shallow_kernel
 from forwardly.fast.threads import pool
+from test_products import needs_bfloat16
 
 D, UNITS, K = 600, 130, 10
 """Large enough for whatever is compiled."""
@@ -69,6 +70,13 @@ def test_parts_are_compiled_where_the_whole_is_not(
     assert str(path) == f"cpu_step (not whole_step: {path.why_not['whole_step']})"
 
 
+@compiled
+@needs_bfloat16
+def test_the_kernel_in_float32_takes_no_step_in_bfloat16() -> None:
+    path = path_of(network(), precision="bf16")
+    assert (path.engine, set(path.why_not)) == ("cpu_step", set())
+
+
 @pytest.mark.parametrize(
     ("model", "options", "why_not"),
     [
@@ -103,10 +111,11 @@ def test_what_a_model_has_of_its_own_is_called_as_it_is() -> None:
 def test_the_path_is_that_of_the_last_step() -> None:
     optimizer = fw.LocalSGD(fw.PEPITA(network(), nn.CrossEntropyLoss()), lr=0.01, momentum=0.9)
     engines: list[str] = []
-    for momentum, dampening in ((0.9, 0.0), (0.0, 0.0), (0.9, 0.0), (0.9, 0.5)):
-        optimizer.param_groups[0].update(momentum=momentum, dampening=dampening)
+    usual = {"momentum": 0.9, "dampening": 0.0, "maximize": False}
+    for change in ({}, {"momentum": 0.0}, {}, {"dampening": 0.5}, {"maximize": True}):
+        optimizer.param_groups[0].update(usual | change)
         optimizer.step(*batch())
         assert optimizer.path is not None
         engines.append(optimizer.path.engine)
     assert engines[0] == engines[2]
-    assert engines[1] == engines[3] == "algebra"
+    assert engines[1] == engines[3] == engines[4] == "algebra"

@@ -12,7 +12,9 @@ import torch
 import forwardly as fw
 from forwardly import models
 from forwardly.errors import UsageError
+from forwardly.experiments.comparison import Digits
 from forwardly.experiments.recipe import Mirroring, Prepared, Recipe, prepare
+from forwardly.experiments.teacher_student import TeacherStudent
 
 SMALL = Recipe("pepita", "digits", {}, hidden=(12, 7), epochs=1)
 
@@ -29,6 +31,20 @@ def test_plain_data_and_back() -> None:
     )
     assert Recipe.from_data(json.loads(json.dumps(recipe.as_data()))) == recipe
     assert Recipe.from_data(json.loads(json.dumps(SMALL.as_data()))) != recipe
+
+
+@pytest.mark.unchecked  # to see the library's own word
+@pytest.mark.parametrize(
+    ("kind", "change", "message"),
+    [
+        (TeacherStudent, {"dtype": "half"}, "dtype must be float64 or float32; given 'half'"),
+        (TeacherStudent, {"seeds": 0}, "seeds must be at least 1; given 0"),
+        (Digits, {"activation": "gelu"}, "activation must be one of relu, tanh, sigmoid"),
+    ],
+)
+def test_other_settings_are_checked_too(kind: Any, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        kind(**change)
 
 
 def test_plain_data_must_be_complete() -> None:
