@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -150,13 +150,12 @@ class CompiledTraining:
             raise ValueError(
                 f"epochs and batch must be at least 1; given epochs={epochs}, batch={batch}"
             )
-        schedule = layout.Schedule(epochs, min(batch or len(x), len(x)), float(learning_rate))
-        order_of_epochs = _checked_order(order, epochs, len(x))
-        samples, room = self.arrays(x, target), layout.room(self._network, schedule.batch)
-        blocks = _loops().in_blocks(samples, schedule.batch)
+        of = _checked_order(order, epochs, len(x))
+        samples, rate = self.arrays(x, target), float(learning_rate)
+        schedule = layout.Schedule(epochs, len(x) if batch is None else batch, rate, 0)
         with one_thread_a_product():
-            _, diverged = _loops().epochs(
-                self._network, self._settings, samples, blocks, order_of_epochs, schedule, room
+            *_, diverged = _loops().train(
+                self._network, self._settings, samples, samples, of, schedule
             )
         return int(diverged)
 
@@ -166,7 +165,7 @@ class CompiledTraining:
         """Train for ``count`` times ``every`` epochs, measuring after each ``every``.
 
         Args:
-            train: what is learned, of ``blocks``.
+            train: what is learned, from ``arrays``.
             validation: what is only measured, likewise.
             learning_rate: η, on updates averaged over the samples.
             count: measurements.
@@ -176,30 +175,19 @@ class CompiledTraining:
             The mean absolute errors of training and validation set, (count,) each, NaN from a
             divergence on; and as ``train``.
         """
-        errors, validation_errors = np.full((2, count), np.nan)
-        samples = max(train.x.shape[1], validation.x.shape[1])
-        none, room = np.zeros((0, 0), np.int64), layout.room(self._network, samples)
-        schedule = layout.Schedule(every, train.x.shape[1], float(learning_rate))
-        for i in range(count):
-            absolute, diverged = _loops().epochs(
-                self._network, self._settings, train, train, none, schedule, room
-            )
-            if i > 0:  # what the epoch's clean pass began with is where the one before had ended
-                errors[i - 1] = absolute[0] / train.target.size
-            if diverged:
-                return errors, validation_errors, i * every + diverged
-            validation_errors[i] = self._mae(validation, room)
-        errors[-1] = self._mae(train, room)
-        return errors, validation_errors, 0
+        samples = train.x.shape[1]
+        schedule = layout.Schedule(every, samples, float(learning_rate), count)
+        none = _checked_order(None, every, samples)
+        return cast(
+            tuple[Array, Array, int],
+            _loops().train(self._network, self._settings, train, validation, none, schedule),
+        )
 
     def mae(self, x: Tensor, target: Tensor) -> float:
         """The mean absolute error of the outputs for x (n, d) and target, as of now."""
+        samples = self.arrays(x, target)
         with one_thread_a_product():
-            return self._mae(self.blocks(x, target), layout.room(self._network, len(x)))
-
-    def _mae(self, blocks: Samples, room: layout.Room) -> float:
-        absolute = _loops().total_absolute_error(self._network, blocks, room.A)
-        return float(absolute) / blocks.target.size
+            return float(_loops().mean_absolute_error(self._network, samples))
 
     def weights(self) -> list[Array]:
         """Copies of the weights as of now, (n_l, n_{l−1}) each."""
@@ -228,12 +216,8 @@ class CompiledTraining:
                 "the model has changed since its weights were copied: make CompiledTraining anew"
             )
 
-    def blocks(self, x: Tensor, target: Tensor) -> Samples:
-        """Samples as the compiled loops have them, in one batch."""
-        return _loops().in_blocks(self.arrays(x, target), len(x))
-
     def arrays(self, x: Tensor, target: Tensor) -> Samples:
-        """Samples (d, n) and targets (k, n), classes one-hot."""
+        """Samples as the compiled loops have them: (d, n) and (k, n), classes one-hot."""
         inputs, outputs = (
             int(self._network.layers[0]["inputs"]),
             len(self._stages[-1].synapse.weight),

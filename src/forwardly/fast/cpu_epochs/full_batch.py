@@ -51,7 +51,7 @@ class CompiledFullBatchTraining:
         self._networks = [CompiledTraining(rule) for rule in rules]
         self._train, self._validation = (
             [
-                network.blocks(x, target)
+                network.arrays(x, target)
                 for network, x, target in zip(self._networks, batch.x, batch.target, strict=True)
             ]
             for batch in (train, validation)

@@ -56,11 +56,12 @@ class Samples(NamedTuple):
 
 
 class Schedule(NamedTuple):
-    """How many epochs, of which batches, at which learning rate η."""
+    """How many epochs, of which batches, at which learning rate η, and how often to measure."""
 
     epochs: int
     batch: int
     rate: float
+    measured: int  # errors, each after so many epochs; 0: none, and as many epochs once
 
 
 class Room(NamedTuple):
@@ -72,25 +73,3 @@ class Room(NamedTuple):
     M: Array  # activities of the modulated pass; in the first layer's place before, z₁
     D: Array  # every layer's δ
     x_err: Array  # the modulated input
-
-
-def room(network: Network, samples: int) -> Room:
-    """To work in with batches of up to so many samples."""
-    W, b, block = network.weights, network.biases, min(samples, BLOCK)
-    units, inputs = len(b), int(network.layers[0]["inputs"])
-    return Room(
-        updates=Network(np.zeros_like(W), np.zeros_like(b), network.layers),
-        product=_empty(W.size, W.dtype),
-        A=_empty(units * block, W.dtype),
-        M=_empty(units * block, W.dtype),
-        D=_empty(units * block, W.dtype),
-        x_err=_empty(inputs * block, W.dtype),
-    )
-
-
-def _empty(count: int, dtype: np.dtype[Any]) -> Array:
-    """Memory from a cache line's beginning on, where compiled loops are some 5 % quicker."""
-    size, line = count * dtype.itemsize, 64
-    memory = np.empty(size + line, np.uint8)
-    start = -memory.ctypes.data % line
-    return memory[start : start + size].view(dtype)
