@@ -165,7 +165,7 @@ def scaling_figure(points: Sequence[Mapping[str, Any]]) -> Figure:
         panel.set_xticks(values, [f"{value:,}" for value in values], rotation=45)
         panel.xaxis.set_minor_formatter(NullFormatter())
         panel.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-        panel.yaxis.set_minor_formatter(NullFormatter())
+        panel.yaxis.set_minor_formatter(FuncFormatter(_some_minor))
         panel.set_xlabel(as_label(name))
         panel.grid(alpha=0.3)
     panels[0].set_ylabel("µs a sample")
