@@ -33,9 +33,9 @@ def stand_in(character: str) -> str:
     if ord(character) in _SPINNER:
         return "*"
     parts = unicodedata.normalize("NFKD", character)  # a letter and its accent, say
-    plain = "".join(_SIGNS.get(c, c) for c in parts if not unicodedata.combining(c))
-    if plain and plain.isascii():
-        return plain
+    letters = "".join(_SIGNS.get(c, c) for c in parts if not unicodedata.combining(c))
+    if letters and letters.isascii():
+        return letters
     alphabet, *_, word = unicodedata.name(character, "?").split()
     return word.lower() if alphabet == "GREEK" else "?"
 

@@ -21,7 +21,7 @@ VERSION = 1
 def save(path: Path, state: Mapping[str, Any]) -> None:
     """Write tensors and plain data, replacing the file in one step."""
     with replacing(path) as part:
-        torch.save(_plain({"version": VERSION, **state}), part)  # pyright: ignore[reportUnknownMemberType]
+        torch.save(_with_numbers({"version": VERSION, **state}), part)  # pyright: ignore[reportUnknownMemberType]
 
 
 def check(state: Mapping[str, Any]) -> None:
@@ -32,13 +32,13 @@ def check(state: Mapping[str, Any]) -> None:
     """
     file = io.BytesIO()
     try:
-        torch.save(_plain(state), file)  # pyright: ignore[reportUnknownMemberType]
+        torch.save(_with_numbers(state), file)  # pyright: ignore[reportUnknownMemberType]
         file.seek(0)
         torch.load(file, weights_only=True)  # pyright: ignore[reportUnknownMemberType]
-    except Exception as reason:  # torch and pickle raise anything
+    except Exception as error:  # torch and pickle raise anything
         raise UsageError(
             "settings, optimizer or scheduler hold something else than tensors and plain data, "
-            f"which a checkpoint cannot have: {_why(reason)}"
+            f"which a checkpoint cannot have: {_why(error)}"
         ) from None
 
 
@@ -55,31 +55,31 @@ def load(path: Path) -> dict[str, Any]:
         )
     except FileNotFoundError:
         raise UsageError(f"there is no checkpoint {path}") from None
-    except Exception as reason:  # of a damaged file torch raises anything
-        raise UsageError(f"{path} is not a checkpoint of forwardly: {_why(reason)}") from None
+    except Exception as error:  # of a damaged file torch raises anything
+        raise UsageError(f"{path} is not a checkpoint of forwardly: {_why(error)}") from None
     if not isinstance(state, dict) or state.get("version") != VERSION:  # pyright: ignore
         raise UsageError(f"{path} is not a checkpoint of this version of forwardly")
     return state
 
 
-def _why(reason: Exception) -> str:
+def _why(error: Exception) -> str:
     """Its first line; of torch's long message, which says how to run foreign code, the class."""
-    if "weights_only" in str(reason):
-        found = re.search(r"GLOBAL (\S+)", str(reason))
+    if "weights_only" in str(error):
+        found = re.search(r"GLOBAL (\S+)", str(error))
         return f"there is a {found[1]}" if found else "there is something else in it"
-    return str(reason).partition("\n")[0] or type(reason).__name__
+    return str(error).partition("\n")[0] or type(error).__name__
 
 
-def _plain(value: Any) -> Any:
+def _with_numbers(value: Any) -> Any:
     """The same with Python's numbers in place of NumPy's, which would not load."""
     if isinstance(value, Counter):  # a scheduler's milestones
         counted = cast(Counter[Any], value)
-        return Counter({_plain(key): count for key, count in counted.items()})
+        return Counter({_with_numbers(key): count for key, count in counted.items()})
     if isinstance(value, dict):
         items = cast(dict[Any, Any], value).items()
-        return {_plain(key): _plain(one) for key, one in items}
+        return {_with_numbers(key): _with_numbers(item) for key, item in items}
     if isinstance(value, list):
-        return [_plain(one) for one in cast(list[Any], value)]
+        return [_with_numbers(item) for item in cast(list[Any], value)]
     if isinstance(value, tuple):
-        return tuple(_plain(one) for one in cast(tuple[Any, ...], value))
+        return tuple(_with_numbers(item) for item in cast(tuple[Any, ...], value))
     return cast(Any, value.item() if isinstance(value, np.generic) else value)

@@ -338,9 +338,9 @@ class _Run:
             self._load(path)
         except UsageError:
             raise
-        except Exception as reason:  # whatever comes of values of other kinds
+        except Exception as error:  # whatever comes of values of other kinds
             raise UsageError(
-                f"{path} is damaged, or no checkpoint of fit: {type(reason).__name__}: {reason}"
+                f"{path} is damaged, or no checkpoint of fit: {type(error).__name__}: {error}"
             ) from None
 
     def _load(self, path: Path) -> None:
@@ -356,8 +356,8 @@ class _Run:
         try:
             self.rule.load_state_dict(state["rule"])
             self.optimizer.load_state_dict(state["optimizer"])
-        except (RuntimeError, ValueError) as reason:
-            raise UsageError(f"{path} is of another model: {reason}") from None
+        except (RuntimeError, ValueError) as error:
+            raise UsageError(f"{path} is of another model: {error}") from None
         if self.scheduler is not None:
             self.scheduler.load_state_dict(state["scheduler"])
         if self.mirror is not None:

@@ -22,7 +22,7 @@ def max_pool(module: nn.MaxPool2d, a: Tensor) -> Tensor:
         a: (n, c, h, w).
     """
     rows, columns = _pair(module.kernel_size)
-    plain = (
+    apart_and_inside = (
         _pair(module.stride) == (rows, columns)
         and _pair(module.padding) == (0, 0)
         and _pair(module.dilation) == (1, 1)
@@ -30,9 +30,8 @@ def max_pool(module: nn.MaxPool2d, a: Tensor) -> Tensor:
         and a.dim() == 4
         and rows <= a.shape[2]
         and columns <= a.shape[3]
-        and not (module._forward_hooks or module._forward_pre_hooks)  # pyright: ignore
     )
-    if not plain or torch.is_grad_enabled():
+    if not apart_and_inside or torch.is_grad_enabled():
         return module(a)
     channels_last = a.is_contiguous(memory_format=torch.channels_last)
     # First along the dimension whose neighbours lie further apart: longer runs of elements.

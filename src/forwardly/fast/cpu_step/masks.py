@@ -35,9 +35,9 @@ def mask(
         return noise.mask(seed_and_step, which, shape, p, like)
     seed, step = seed_and_step.tolist()
     seed, first = (np.uint64(part % 2**64) for part in noise.start(seed, step, which))
-    kept = torch.empty(count, dtype=torch.bool, device="cpu")
-    _compiled()(kept.numpy(), seed, first, noise.threshold(p))
-    return kept.reshape(shape).to(like.dtype) / (1 - p)
+    is_kept = torch.empty(count, dtype=torch.bool, device="cpu")
+    _compiled()(is_kept.numpy(), seed, first, noise.threshold(p))
+    return is_kept.reshape(shape).to(like.dtype) / (1 - p)
 
 
 @cache
@@ -47,10 +47,10 @@ def _compiled() -> Any:
     return compile_cached(njit, _fill, nogil=True)
 
 
-def _fill(kept, seed, first, threshold):
+def _fill(is_kept, seed, first, threshold):
     """Whether numbers ``first`` and following of the sequence reach the threshold."""
-    for i in range(len(kept)):
+    for i in range(len(is_kept)):
         z = seed + (first + np.uint64(i) + np.uint64(1)) * _GAMMA
         z = (z ^ (z >> np.uint64(30))) * _MIX_1
         z = (z ^ (z >> np.uint64(27))) * _MIX_2
-        kept[i] = np.int64(z ^ (z >> np.uint64(31))) >= threshold
+        is_kept[i] = np.int64(z ^ (z >> np.uint64(31))) >= threshold
