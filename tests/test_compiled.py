@@ -191,3 +191,12 @@ def test_bad_batches_are_refused_as_by_the_rule() -> None:
     )
     with pytest.raises(ValueError, match="NaN"):
         engine.train(torch.full((3, 4), torch.nan), torch.rand(3, 2), learning_rate=0.1)
+
+
+def test_a_bias_alone_may_diverge() -> None:
+    model = nn.Sequential(nn.Linear(2, 1)).double()
+    training = CompiledTraining(fw.ReadoutOnly(model, nn.MSELoss()))
+    x, target = torch.zeros(3, 2).double(), torch.full((3, 1), 1e200, dtype=torch.float64)
+    assert training.train(x, target, learning_rate=1e200, epochs=5) == 1
+    (weight,) = training.weights()
+    assert abs(weight).max() < 1
