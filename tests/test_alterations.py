@@ -18,6 +18,7 @@ from torch.testing import assert_close
 import forwardly as fw
 from forwardly.network.alterations import alteration
 from forwardly.network.kinds import SUPPORTED
+from forwardly.network.step import Kernels
 
 X = torch.randn(32, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 Y = torch.randint(0, 3, (32,), generator=torch.Generator().manual_seed(1))
@@ -491,3 +492,21 @@ def test_an_output_that_is_activated_is_told_of(name: str) -> None:
     credit = rule(X, target)
     slope = credit.output * (1 - credit.output) if chained else 1
     assert_close(credit.updates["2.bias"], (credit.error * slope).mean(0))
+
+
+def halved(*args: Any) -> Tensor:
+    return 0.5 * args[-1]
+
+
+def test_kernels_leave_an_altered_module_to_itself() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten())
+    model.append(nn.Linear(18, 3))
+    model[2].register_forward_hook(halved)
+    rule, x = fw.PEPITA(model, nn.CrossEntropyLoss(), input_shape=(1, 8, 8)), torch.rand(4, 1, 8, 8)
+
+    def refuse(*_: object) -> Tensor:
+        raise AssertionError("the kernel was taken for a module with a hook")
+
+    step = rule.begin_step(Kernels(max_pool=refuse))
+    *_, last = step.activities(step.prepare(x))
+    assert_close(last.h, model(x))

@@ -22,7 +22,7 @@ def max_pool(module: nn.MaxPool2d, a: Tensor) -> Tensor:
         a: (n, c, h, w).
     """
     rows, columns = _pair(module.kernel_size)
-    apart_and_inside = (
+    side_by_side = (
         _pair(module.stride) == (rows, columns)
         and _pair(module.padding) == (0, 0)
         and _pair(module.dilation) == (1, 1)
@@ -31,7 +31,7 @@ def max_pool(module: nn.MaxPool2d, a: Tensor) -> Tensor:
         and rows <= a.shape[2]
         and columns <= a.shape[3]
     )
-    if not apart_and_inside or torch.is_grad_enabled():
+    if not side_by_side or torch.is_grad_enabled():
         return module(a)
     channels_last = a.is_contiguous(memory_format=torch.channels_last)
     # First along the dimension whose neighbours lie further apart: longer runs of elements.

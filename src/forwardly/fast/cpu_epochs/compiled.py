@@ -9,8 +9,8 @@ tensor library's, not arithmetic's. Here numba compiles the loop over batches an
     backprop     δ_l = (W_{l+1}ᵀ δ_{l+1}) ⊙ σ′(z_l),  δ_L = e ⊙ σ′(z_L)
     update       W_l ← W_l − η · mean of δ_l ⊗ a_{l−1}
 
-The readable rules are the reference: parameters agree with theirs, step by step, up to rounding,
-as do those of a process that compiles with those of one that finds the code compiled.
+The readable rules are the reference: parameters agree with theirs, step by step, up to rounding.
+A process that compiles may sum in another order than those that find the code compiled.
 A network is trained by one thread, which lets go of Python's lock, so networks train side by side.
 """
 
@@ -150,12 +150,12 @@ class CompiledTraining:
             raise ValueError(
                 f"epochs and batch must be at least 1; given epochs={epochs}, batch={batch}"
             )
-        of = _checked_order(order, epochs, len(x))
+        orders = _checked_order(order, epochs, len(x))
         samples, rate = self.arrays(x, target), float(learning_rate)
         schedule = layout.Schedule(epochs, len(x) if batch is None else batch, rate, 0)
         with one_thread_a_product():
             *_, diverged = _loops().train(
-                self._network, self._settings, samples, samples, of, schedule
+                self._network, self._settings, samples, samples, orders, schedule
             )
         return int(diverged)
 
@@ -177,10 +177,12 @@ class CompiledTraining:
         """
         samples = train.x.shape[1]
         schedule = layout.Schedule(every, samples, float(learning_rate), count)
-        none = _checked_order(None, every, samples)
+        as_they_come = _checked_order(None, every, samples)
         return cast(
             tuple[Array, Array, int],
-            _loops().train(self._network, self._settings, train, validation, none, schedule),
+            _loops().train(
+                self._network, self._settings, train, validation, as_they_come, schedule
+            ),
         )
 
     def mae(self, x: Tensor, target: Tensor) -> float:
