@@ -14,17 +14,16 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from forwardly.checks import values_readable
 from forwardly.data import npz
+from forwardly.data.dataset import Dataset, Split, put_aside
 from forwardly.data.download import download
 from forwardly.data.sources import SOURCES
 from forwardly.data.teacher_student import TaskSettings, draw
@@ -33,133 +32,6 @@ from forwardly.errors import UsageError
 NAMES = (*SOURCES, "digits", "mnist1d", "teacher-student")
 VARIABLE = "FORWARDLY_DATA"
 """The environment variable that names the folder of the data sets."""
-
-
-@dataclass(frozen=True)
-class Split:
-    """Samples and targets.
-
-    Attributes:
-        x: (n, …), numbers; or bytes, which stand for 0 to 1.
-        target: class indices (n,), or numbers (n, k).
-
-    Raises:
-        TypeError: if they are no tensors.
-        ValueError: if there are not as many targets as samples.
-    """
-
-    x: Tensor
-    target: Tensor
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be samples with their targets."""
-        for name, values in (("x", self.x), ("target", self.target)):
-            if not isinstance(values, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
-                raise TypeError(
-                    f"{name} of a Split must be a tensor; given is a {type(values).__name__}: "
-                    "torch.as_tensor makes one of an array or a list"
-                )
-            if values.dim() == 0:
-                raise ValueError(f"{name} of a Split must have a first dimension, of samples")
-        if len(self.x) != len(self.target):
-            raise ValueError(
-                f"a Split has a target for each sample; given are {len(self.x)} samples and "
-                f"{len(self.target)} targets"
-            )
-
-    def __len__(self) -> int:
-        """n."""
-        return len(self.x)
-
-    def __repr__(self) -> str:
-        """What there is, not the numbers."""
-        shape, target = tuple(self.x.shape[1:]), self.target
-        return (
-            f"Split({len(self):,} samples of {shape} {self.x.dtype}, "
-            f"targets of {tuple(target.shape[1:])} {target.dtype})"
-        )
-
-    def batch(self, index: Tensor | slice, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """The samples at ``index`` as numbers of ``dtype``, and their targets."""
-        x, target = self.x[index], self.target[index]
-        if target.is_floating_point():
-            target = target.to(dtype)
-        return (x.to(dtype).div_(255) if x.dtype == torch.uint8 else x.to(dtype)), target
-
-    def to(self, device: torch.device | str) -> Split:
-        """The same on another device."""
-        return Split(self.x.to(device), self.target.to(device))
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """A data set in three parts.
-
-    Attributes:
-        name: as ``load`` takes it.
-        outputs: k, the number of classes, or of the target's numbers.
-        train: what is learned from.
-        validation: put aside from the training set; for curves and for choosing settings.
-        test: for one look, at the end.
-
-    Raises:
-        ValueError: if the parts do not go together, or a class is not below ``outputs``.
-    """
-
-    name: str
-    outputs: int
-    train: Split
-    validation: Split
-    test: Split
-
-    def __post_init__(self) -> None:
-        """Refuse parts that do not go together; one without samples says nothing."""
-        parts = {name: getattr(self, name) for name in ("train", "validation", "test")}
-        filled = {name: part for name, part in parts.items() if len(part)}
-        kinds = {
-            name: (tuple(part.x.shape[1:]), part.target.dim(), part.target.is_floating_point())
-            for name, part in filled.items()
-        }
-        if len(set(kinds.values())) > 1:
-            described = (
-                f"{name} {tuple(part.x.shape)} with {part.target.dtype} {tuple(part.target.shape)}"
-                for name, part in filled.items()
-            )
-            raise ValueError(
-                "the parts of a data set must have samples and targets of one kind; given are "
-                f"{', '.join(described)}"
-            )
-        if not self.classes:
-            return
-        for name, part in filled.items():
-            if not values_readable(part.target):
-                continue
-            low, high = (int(end) for end in part.target.aminmax())
-            if low < 0 or high >= self.outputs:
-                raise ValueError(
-                    f"classes must be 0 to {self.outputs - 1}, as the data set has {self.outputs} "
-                    f"outputs; the {name} part has {low if low < 0 else high}. Targets that are "
-                    "numbers, not classes, must be floating-point"
-                )
-
-    @property
-    def sample_shape(self) -> tuple[int, ...]:
-        """The shape of one sample."""
-        return tuple(self.train.x.shape[1:])
-
-    @property
-    def classes(self) -> bool:
-        """Whether targets are classes, and not numbers."""
-        return not self.train.target.is_floating_point() and self.train.target.dim() == 1
-
-    def loss(self) -> nn.Module:
-        """What is usual for such targets: cross-entropy for classes, else squared error."""
-        return nn.CrossEntropyLoss() if self.classes else nn.MSELoss()
-
-    def to(self, device: torch.device | str) -> Dataset:
-        """The same on another device."""
-        parts = (part.to(device) for part in (self.train, self.validation, self.test))
-        return Dataset(self.name, self.outputs, *parts)
 
 
 def load(
@@ -213,7 +85,7 @@ def _images(
     train = Split(_planes(arrays["x_train"]), _classes(arrays["y_train"], source.classes, path))
     test = Split(_planes(arrays["x_test"]), _classes(arrays["y_test"], source.classes, path))
     count = source.validation if validation is None else validation
-    return Dataset(name, source.classes, *_put_aside(train, count, seed), test)
+    return Dataset(name, source.classes, *put_aside(train, count, seed), test=test)
 
 
 def _planes(images: NDArray[np.uint8]) -> Tensor:
@@ -230,18 +102,6 @@ def _classes(labels: NDArray[np.integer], classes: int, path: Path) -> Tensor:
     return torch.as_tensor(labels.reshape(-1).astype(np.int64), device="cpu")
 
 
-def _put_aside(train: Split, count: int, seed: int) -> tuple[Split, Split]:
-    """All but ``count`` samples, and these, both in a random order."""
-    if not 0 < count < len(train):
-        raise UsageError(
-            f"validation must be 1 to {len(train) - 1}, as there are {len(train)} training "
-            f"samples; given {count}"
-        )
-    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed), device="cpu")
-    rest, aside = order[:-count], order[-count:]
-    return Split(train.x[rest], train.target[rest]), Split(train.x[aside], train.target[aside])
-
-
 def _digits(validation: int | None, seed: int) -> Dataset:
     """scikit-learn's 1,797 digits; 300 for the test."""
     from sklearn.datasets import load_digits  # pyright: ignore
@@ -254,7 +114,8 @@ def _digits(validation: int | None, seed: int) -> Dataset:
     if not 0 < count < len(x) - 300:
         raise UsageError(f"validation must be 1 to {len(x) - 301}; given {count}")
     parts = order[: -300 - count], order[-300 - count : -300], order[-300:]
-    return Dataset("digits", 10, *(Split(x[part], target[part]) for part in parts))
+    train, aside, test = (Split(x[part], target[part]) for part in parts)
+    return Dataset("digits", 10, train, aside, test)
 
 
 def _mnist1d(validation: int | None, seed: int) -> Dataset:
@@ -280,7 +141,7 @@ def _mnist1d(validation: int | None, seed: int) -> Dataset:
 
     count = 400 if validation is None else validation
     return Dataset(
-        "mnist1d", 10, *_put_aside(split("x", "y"), count, seed), split("x_test", "y_test")
+        "mnist1d", 10, *put_aside(split("x", "y"), count, seed), split("x_test", "y_test")
     )
 
 

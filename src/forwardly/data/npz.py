@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
 from numpy.lib.npyio import NpzFile
@@ -24,16 +26,35 @@ def load(path: Path) -> Arrays:
         ValueError: if the file is missing, damaged, or of another kind.
     """
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise ValueError("it is not a file")
         with path.open("rb") as opened:
             content = np.load(opened, allow_pickle=False)
             if not isinstance(content, NpzFile):
                 raise ValueError("it holds one array without a name")
+            _check_size(content.zip)  # pyright: ignore[reportUnknownMemberType]
             return {visible(name): content[name] for name in content.files}
     except Exception as problem:  # of a damaged file zlib, zipfile and numpy raise anything
         said = visible(str(problem))
         if "pickle" in said:  # numpy's advice is to load it unsafely
             said = "it is another kind of file, or holds Python objects, which are not loaded"
         raise ValueError(said) from None
+
+
+def _check_size(archive: ZipFile | None) -> None:
+    """Refuse arrays that would not fit into memory, as some small files unpack to."""
+    size = sum(part.file_size for part in archive.infolist()) if archive else 0
+    memory = physical_memory()
+    if memory is not None and size > memory:
+        raise ValueError(f"it unpacks to {size / 1e9:,.0f} GB, more than this machine has memory")
+
+
+def physical_memory() -> int | None:
+    """Bytes; None where the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows, say
+        return None
 
 
 def read(path: Path) -> Arrays:

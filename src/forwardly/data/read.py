@@ -1,0 +1,372 @@
+"""People's own files as data: ``my.npz``, ``my.csv``, or a folder of images.
+
+my.npz    x_train, y_train, and if there are x_val, y_val, x_test, y_test; or x and y
+my.csv    a line of names, then a sample a line: the columns but the target are numbers
+folder/   CLASS/*.png; or train/CLASS/*.png, and if there are val/ and test/ beside it
+
+What a file does not put aside for validation and test is put aside here, by a seed.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from forwardly import files
+from forwardly.data import npz
+from forwardly.data.arrays import Task
+from forwardly.data.dataset import Dataset
+from forwardly.errors import UsageError
+from forwardly.files.text import visible
+
+TEST_SHARE, VALIDATION_SHARE = 0.2, 0.1
+"""What is put aside, of what there is then, unless a file or a user says otherwise."""
+
+_TARGETS = ("target", "label", "class", "y")
+_PART_NAMES = {
+    "train": ("train", "training"),
+    "validation": ("val", "valid", "validation"),
+    "test": ("test",),
+}
+_IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm")
+_MODES = ("1", "L", "P", "LA", "RGB", "RGBA", "CMYK", "YCbCr")
+"""Pillow's names of images of 8 bits."""
+
+_KINDS = "an .npz file, a .csv file, or a folder of images"
+_MOST_CHANNELS = 4
+
+
+@dataclass(frozen=True)
+class Samples:
+    """A part of a file.
+
+    Attributes:
+        x: (n, …) numbers; images (n, c, h, w).
+        target: (n,) or (n, k); None where the file has none.
+        names: what each sample is called: a file, or its number from 1.
+        columns: of a table, without the target's.
+        target_name: of a table.
+    """
+
+    x: NDArray[Any]
+    target: NDArray[Any] | None
+    names: Sequence[str]
+    columns: tuple[str, ...] = ()
+    target_name: str = ""
+
+
+def is_file_name(data: str) -> bool:
+    """Whether this names a file or folder, and not a data set that is known by name."""
+    return Path(data).suffix.lower() in (".npz", ".csv") or "/" in data or "\\" in data
+
+
+def dataset(
+    path: Path,
+    *,
+    target: str | None = None,
+    task: Task | None = None,
+    validation: int | None = None,
+    seed: int = 0,
+) -> Dataset:
+    """A data set of somebody's file.
+
+    Args:
+        path: see the module's docstring.
+        target: the column, or array, to learn; if None, one called target, label, class or y, or
+            else a table's last column.
+        task: see ``Dataset.from_arrays``.
+        validation: how many training samples to put aside, where the file has no validation part;
+            if None a tenth.
+        seed: which ones; and which fifth is the test part, where the file has none.
+
+    Raises:
+        UsageError: if something in it cannot be learned from; it names the file.
+    """
+    parts = _parts(path, target)
+    aside: dict[str, Any] = {"test": TEST_SHARE, "validation": validation or VALIDATION_SHARE}
+    for part in aside:
+        if part in parts:
+            aside[part] = parts[part].x, _target(path, parts[part])
+    train = parts["train"]
+    try:
+        made = Dataset.from_arrays(
+            train.x, _target(path, train), task=task, seed=seed, name=path.name, **aside
+        )
+    except UsageError as problem:
+        raise UsageError(f"{path}: {problem}") from None
+    return replace(made, columns=train.columns, target_name=train.target_name)
+
+
+def samples(path: Path, like: Dataset) -> Samples:
+    """The samples of a file that are to be predicted or evaluated: its test part, or all.
+
+    Args:
+        path: see the module's docstring; targets may be missing.
+        like: what the model was trained on, as to columns and shape of samples; its parts may be
+            empty.
+
+    Raises:
+        UsageError: if there are none, or they are not of that kind.
+    """
+    parts = _parts(path, like.target_name or None, needs_target=False)
+    found = parts.get("test", parts["train"])
+    if like.columns:
+        missing = [name for name in like.columns if name not in found.columns]
+        if missing:
+            raise UsageError(
+                f"{path} has no column {', '.join(map(visible, missing))}, which the model learned "
+                "from"
+            )
+        order = [found.columns.index(name) for name in like.columns]
+        found = replace(found, x=found.x[:, order], columns=like.columns)
+    shape, learned = found.x.shape[1:], like.sample_shape
+    if shape != learned:
+        if math.prod(shape) != math.prod(learned) or len(learned) != 1:
+            raise UsageError(f"{path} has samples of {shape}; the model learned from {learned}")
+        found = replace(found, x=found.x.reshape(-1, *learned))
+    return found
+
+
+def _parts(path: Path, target: str | None, *, needs_target: bool = True) -> dict[str, Samples]:
+    """Train, and if they are there validation and test."""
+    if not files.is_there(path):
+        raise UsageError(f"there is no {path}: name {_KINDS}")
+    if path.is_dir():
+        return _folder(path, needs_target)
+    if not path.is_file():
+        raise UsageError(f"{path} is not a file: name {_KINDS}")
+    if path.suffix.lower() == ".csv":
+        return {"train": _table(path, target, needs_target)}
+    return _arrays(path, target)
+
+
+def _target(path: Path, part: Samples) -> NDArray[Any]:
+    if part.target is None:
+        raise UsageError(f"{path} has no targets to learn: name them by --target")
+    return part.target
+
+
+def _numbers(count: int) -> list[str]:
+    return [str(number) for number in range(1, count + 1)]
+
+
+def _arrays(path: Path, target: str | None) -> dict[str, Samples]:
+    """Of an .npz file."""
+    try:
+        arrays = npz.load(path)
+    except ValueError as problem:
+        raise UsageError(f"{path} is not a readable .npz file of plain arrays: {problem}") from None
+    lower = {name.lower(): name for name in arrays}
+    parts: dict[str, Samples] = {}
+    for part, suffixes in _PART_NAMES.items():
+        for suffix in suffixes:
+            if f"x_{suffix}" in lower:
+                y = lower.get(f"y_{suffix}")
+                x = arrays[lower[f"x_{suffix}"]]
+                parts[part] = _array_part(path, x, None if y is None else arrays[y])
+    if not parts:
+        y = target or next((name for name in _TARGETS if name in lower), "")
+        y = y if y in arrays else lower.get(y)
+        others = [name for name in arrays if name != y]
+        x = lower.get("x", others[0] if len(others) == 1 else None)
+        if x is None or (target and y is None):
+            raise UsageError(
+                f"{path} must have arrays x_train and y_train, or x and y; it has "
+                f"{', '.join(arrays) or 'none'}"
+            )
+        parts["train"] = _array_part(path, arrays[x], None if y is None else arrays[y])
+    if "train" not in parts:  # to be predicted
+        parts["train"] = next(iter(parts.values()))
+    return parts
+
+
+def _array_part(path: Path, x: NDArray[Any], y: NDArray[Any] | None) -> Samples:
+    if x.ndim == 0 or 0 in x.shape:
+        raise UsageError(f"{path}: samples must be (n, …), none of it 0; given is {x.shape}")
+    if x.ndim == 3:
+        x = x[:, None]
+    elif x.ndim == 4 and x.shape[3] <= _MOST_CHANNELS < x.shape[1]:
+        x = np.moveaxis(x, 3, 1)
+    return Samples(x, y, _numbers(len(x)))
+
+
+def _table(path: Path, target: str | None, needs_target: bool) -> Samples:
+    """Of a .csv file."""
+    lines = _lines(path)
+    names = [name.strip() for name in next(lines, (0, list[str]()))[1]]
+    if len(set(names)) < len(names) or not all(names) or not names:
+        raise UsageError(f"{path}: the first line must name the columns, each by its own name")
+    if all(_number(name) is not None for name in names):
+        raise UsageError(f"{path}: the first line must name the columns; it has numbers")
+    lower = [name.lower() for name in names]
+    which = next((lower.index(name) for name in _TARGETS if name in lower), len(names) - 1)
+    if target is not None and target in names:
+        which = names.index(target)
+    elif target is not None and needs_target:
+        shown = ", ".join(map(visible, names))
+        raise UsageError(f"{path} has no column {target!r}; it has {shown}")
+    elif target is not None or not needs_target:
+        which = -1
+    rows: list[NDArray[np.float64]] = []
+    learned: list[str] = []
+    for number, cells in lines:
+        if len(cells) != len(names):
+            raise UsageError(
+                f"{path}, line {number}, has {len(cells)} cells; the first line has {len(names)}"
+            )
+        if which >= 0:
+            learned.append(cells.pop(which).strip())
+        values = [_number(cell) for cell in cells]
+        if None in values:
+            others = [name for i, name in enumerate(names) if i != which]
+            wrong = values.index(None)
+            raise UsageError(
+                f"{path}, line {number}: {visible(others[wrong])} must be a number, and is "
+                f"{cells[wrong]!r}; leave out or encode what is none"
+            )
+        rows.append(np.array(values, np.float64))
+    if not rows:
+        raise UsageError(f"{path} has no samples, only the names of columns")
+    columns = tuple(name for i, name in enumerate(names) if i != which)
+    if not columns:
+        raise UsageError(f"{path} has no column beside the target to learn from")
+    y = None if which < 0 else _as_targets(learned)
+    name = "" if which < 0 else names[which]
+    return Samples(np.stack(rows), y, _numbers(len(rows)), columns, name)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Each line that is not empty, with its number, as cells."""
+    text = files.read_text(path).removeprefix("\ufeff")
+    first = text.partition("\n")[0]
+    delimiter = max(",;\t", key=first.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        for cells in reader:
+            if any(cells):
+                yield reader.line_num, cells
+    except csv.Error as problem:
+        raise UsageError(
+            f"{path}, line {reader.line_num}, is no line of a table: {problem}"
+        ) from None
+
+
+def _number(cell: str) -> float | None:
+    try:
+        value = float(cell)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _as_targets(cells: list[str]) -> NDArray[Any]:
+    """Whole numbers, or else numbers, or else text."""
+    for kind in (np.int64, np.float64):
+        try:
+            return np.array(cells).astype(kind)
+        except (ValueError, OverflowError):
+            continue
+    return np.array(cells)
+
+
+def _folder(root: Path, needs_target: bool) -> dict[str, Samples]:
+    """Of a folder of images."""
+    inside = {path.name.lower(): path for path in _visible_in(root) if path.is_dir()}
+    parts: dict[str, Samples] = {}
+    for part, names in _PART_NAMES.items():
+        place = next((inside[name] for name in names if name in inside), None)
+        if place is not None:
+            parts[part] = _classes(place, needs_target)
+    if not parts:
+        parts["train"] = _classes(root, needs_target)
+    if "train" not in parts:
+        if needs_target:
+            raise UsageError(f"{root} has a folder {next(iter(parts))} and none called train")
+        parts["train"] = next(iter(parts.values()))
+    shapes = {part: samples.x.shape[1:] for part, samples in parts.items()}
+    if len(set(shapes.values())) > 1:
+        said = ", ".join(f"{part} {shape}" for part, shape in shapes.items())
+        raise UsageError(f"{root}: images must be of one size and kind; they are {said}")
+    return parts
+
+
+def _classes(root: Path, needs_target: bool) -> Samples:
+    """Images in folders, whose names are the classes; or without any."""
+    folders = [path for path in _visible_in(root) if path.is_dir()]
+    if not folders and needs_target:
+        raise UsageError(f"{root} must have a folder for each class, with its images; it has none")
+    paths: list[Path] = []
+    labels: list[str] = []
+    for folder in folders or [root]:
+        found = [path for path in _visible_in(folder) if path.suffix.lower() in _IMAGES]
+        if not found:
+            raise UsageError(f"{folder} has no image ({', '.join(_IMAGES)})")
+        paths += found
+        labels += [folder.name] * len(found)
+    images = list(map(_image, paths))
+    grey = all(image.ndim == 2 for image in images)
+    planes = [_planes(image, grey) for image in images]
+    for path, plane in zip(paths, planes, strict=True):
+        if plane.shape != planes[0].shape:
+            sizes = (f"{p.shape[2]} × {p.shape[1]}" for p in (planes[0], plane))
+            first, other = sizes
+            raise UsageError(
+                f"images must be of one size: {paths[0]} is {first}, {path} {other}; resize them"
+            )
+    names = [str(path.relative_to(root)) for path in paths]
+    return Samples(np.stack(planes), np.array(labels) if folders else None, names)
+
+
+def _visible_in(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError as problem:
+        raise UsageError(f"{folder} cannot be read: {problem.strerror}") from None
+
+
+def _planes(image: NDArray[np.uint8], grey: bool) -> NDArray[np.uint8]:
+    """(c, h, w), of one channel if all images have one."""
+    if grey:
+        return image[None]
+    return np.moveaxis(image if image.ndim == 3 else np.stack([image] * 3, 2), 2, 0)
+
+
+def _image(path: Path) -> NDArray[np.uint8]:
+    """(h, w) shades of grey or (h, w, 3) colours."""
+    from PIL import Image, UnidentifiedImageError  # of use here alone
+
+    content = files.read(path)
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            if image.mode not in (
+                "1",
+                "L",
+                "P",
+                "LA",
+                "RGB",
+                "RGBA",
+                "CMYK",
+                "YCbCr",
+                "HSV",
+                "LAB",
+            ):
+                _refuse_image(path, f"has shades of the kind {image.mode}, and 8 bits are needed")
+            return np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
+    except UnidentifiedImageError:
+        _refuse_image(path, "is no image")
+    except UsageError:
+        raise
+    except Exception as problem:  # of a damaged image Pillow raises anything
+        _refuse_image(path, f"is damaged: {problem}")
+
+
+def _refuse_image(path: Path, what: str) -> NoReturn:
+    raise UsageError(f"{visible(str(path))} {visible(what)}") from None
