@@ -316,13 +316,14 @@ def test_damaged_checkpoints_are_refused(tmp_path: Path) -> None:
     torch.save({"version": 99}, path)
     with pytest.raises(UsageError, match="of this version"):
         one_epoch(path, resume=True)
-    torch.save({"version": 1}, path)
+    torch.save({"version": checkpoint.VERSION}, path)
     with pytest.raises(UsageError, match=r"c\.pt is damaged.*KeyError: 'settings'"):
         one_epoch(path, resume=True)
     path.write_bytes(whole)
     state = torch.load(path, weights_only=True)
-    for name in ("version", "settings", "rule", "optimizer", "order", "global_random_state"):
-        for wrong in (None, 3, "x", [{}], torch.ones(2)):
+    names = ("version", "settings", "rule", "optimizer", "batches", "global_random_state")
+    for name in (*names, "best", "best_epoch"):
+        for wrong in (None, 3, "x", [{}], torch.ones(2))[name == "best" :]:
             torch.save({**state, name: wrong}, path)
             with pytest.raises(UsageError, match=r"c\.pt is "):
                 one_epoch(path, resume=True)
@@ -383,7 +384,7 @@ def unit(**changes: Any) -> dict[str, Any]:
     """Arguments of ``fit`` that are as they should be, but for ``changes``."""
     ours = changes.pop("rule", None) or rule()
     optimizer = torch.optim.SGD(ours.model.parameters(), 0.1)
-    given = {"rule": ours, "dataset": small(), "optimizer": optimizer, "epochs": 1}
+    given = {"rule": ours, "data": small(), "optimizer": optimizer, "epochs": 1}
     return given | changes
 
 
@@ -406,16 +407,10 @@ NAN = torch.full((20, 64), math.nan)
     [
         ({"epochs": 1.5}, r"epochs must be a whole number; given 1\.5"),
         ({"batch": "64"}, "batch must be a whole number; given '64'"),
-        (
-            {"dataset": with_validation(X[:0], Y[:0])},
-            "the validation part of the data set is empty",
-        ),
-        ({"dataset": with_validation(NAN, Y)}, "samples of the validation part have a NaN"),
-        (
-            {"dataset": torch.utils.data.DataLoader(torch.utils.data.TensorDataset(X, Y))},
-            r"fit takes a Dataset; given is a DataLoader. Make one of tensors",
-        ),
-        ({"dataset": (X.numpy(), Y.numpy())}, "fit takes a Dataset; given is a tuple"),
+        ({"validation": data.Split(X[:0], Y[:0])}, "the validation part of the data set is empty"),
+        ({"data": with_validation(NAN, Y)}, "NaN or an infinity in the samples of the validation"),
+        ({"patience": 0}, "patience must be at least 1; given 0"),
+        ({"keep": "first"}, "keep must be one of 'last', 'best'; given 'first'"),
         ({"optimizer": torch.optim.SGD}, "of class Optimizer; given is the class SGD"),
         ({"scheduler": MultiStepLR}, "of class LRScheduler; given is the class MultiStepLR"),
         ({"mirror": 3}, "mirror must be of class Mirror; given is int"),
@@ -451,7 +446,7 @@ def test_what_cannot_be_trained_is_refused_before_the_first_epoch(
     before = torch.get_rng_state()
     given = unit(**changes)
     weights = copy.deepcopy(given["rule"].state_dict())
-    with pytest.raises((UsageError, TypeError), match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         fit(**given, on_batch=lambda *_: nothing(0))
     for name, value in weights.items():
         assert torch.equal(given["rule"].state_dict()[name], value)
@@ -467,9 +462,10 @@ def test_what_is_no_rule_or_split_is_refused() -> None:
         fit(rule().model, small(), optimizer, epochs=1)
     with pytest.raises(TypeError, match="rule must be of class Rule; given is the class PEPITA"):
         fit(fw.PEPITA, small(), optimizer, epochs=1)
-    for part in (small(), (X, Y)):
-        with pytest.raises(TypeError, match="split must be of class Split; given is"):
-            evaluate(rule(), part)
+    with pytest.raises(TypeError, match=r"say which, as in evaluate\(rule, dataset.test\)"):
+        evaluate(rule(), small())
+    with pytest.raises(TypeError, match=r"data must be a Dataset, .* given is a list of Split"):
+        evaluate(rule(), [small().test])
     with pytest.raises(TypeError, match="rule must be of class Rule; given is Sequential"):
         evaluate(rule().model, small().test)
 
@@ -496,7 +492,7 @@ def test_what_does_not_fit_the_model_is_refused_before_the_first_epoch(
     part = data.Split(X[:17], target[:17])
     dataset = data.Dataset("mine", 10, part, part, part)
     with pytest.raises(ValueError, match=message):
-        fit(**unit(rule=ours, dataset=dataset, batch=4), on_batch=lambda *_: nothing(0))
+        fit(**unit(rule=ours, data=dataset, batch=4), on_batch=lambda *_: nothing(0))
 
 
 def test_the_last_samples_may_be_dropped(tmp_path: Path) -> None:

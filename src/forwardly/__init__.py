@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from forwardly import data, feedback, metrics, testing
 from forwardly.audit import AuditReport, audit
+from forwardly.data import Dataset, Split
 from forwardly.network import Network
 from forwardly.network.normalisation import Normalise
 from forwardly.rule import Credit, Paper, Rule
@@ -25,7 +26,7 @@ from forwardly.rules import (
     TimeLocalPEPITA,
     UniformSignSymmetry,
 )
-from forwardly.training import evaluate, fit
+from forwardly.training import Fit, evaluate, fit
 from forwardly.training.local_sgd import LocalSGD
 
 if TYPE_CHECKING:
@@ -43,8 +44,10 @@ __all__ = [
     "BatchSignSymmetry",
     "CompiledTraining",
     "Credit",
+    "Dataset",
     "DirectFeedbackAlignment",
     "FeedbackAlignment",
+    "Fit",
     "FixedSignSymmetry",
     "ForwardForward",
     "HebbianPEPITA",
@@ -56,6 +59,7 @@ __all__ = [
     "ReadoutOnly",
     "Rule",
     "SignPEPITA",
+    "Split",
     "TimeLocalPEPITA",
     "UniformSignSymmetry",
     "audit",

@@ -95,6 +95,23 @@ def targets(
     return _classes(y.reshape(-1), labels, task, name)
 
 
+def targets_of(given: Any, *, indices: bool, name: str = "the target") -> Tensor:
+    """Targets as they are: whole numbers as class ``indices``, int64 (n,), or numbers (n, k).
+
+    Raises:
+        UsageError: if they are no numbers, or missing.
+    """
+    y = given.detach().cpu().numpy() if isinstance(given, Tensor) else _array(given, name)
+    if y.dtype.kind not in "biuf":
+        raise UsageError(
+            f"{name} has classes with names: make a Dataset of it, by Dataset.from_arrays(x, "
+            "target), whose labels say which output is which"
+        )
+    if indices and y.dtype.kind != "f" and y.size == len(y):
+        return torch.as_tensor(y.reshape(-1).astype(np.int64), device="cpu")
+    return targets(y, "regression", name=name)[0]
+
+
 def check_finite(x: Tensor, name: str) -> None:
     """Refuse a NaN or an infinity.
 
@@ -104,8 +121,8 @@ def check_finite(x: Tensor, name: str) -> None:
     if x.is_floating_point() and not x.isfinite().all():
         bad = ~x.isfinite().reshape(len(x), -1).all(1)
         raise UsageError(
-            f"{name} has a NaN or an infinity, first in sample {int(bad.nonzero()[0])}: fill in "
-            "or leave out what is missing"
+            f"there is a NaN or an infinity in {name}, first in sample {int(bad.nonzero()[0])}: "
+            "fill in or leave out what is missing"
         )
 
 

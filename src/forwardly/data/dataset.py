@@ -146,7 +146,7 @@ class Dataset:
             x, target = arrays.columns(x, column)
         names = tuple(map(str, x.columns)) if arrays.is_frame(x) else ()
         values, labels = arrays.targets(target, task)
-        train = _split(arrays.samples(x), values)
+        train = split_of(arrays.samples(x), values)
         kind = "classification" if labels else "regression"
         empty = Split(train.x[:0], train.target[:0])
         parts = {"test": empty, "validation": empty}
@@ -160,7 +160,7 @@ class Dataset:
                 given = arrays.columns(given, column)
             own_x, own_target = _pair(given, part)
             values, _ = arrays.targets(own_target, kind, labels or None, f"the {part} target")
-            parts[part] = _split(arrays.samples(own_x, f"the {part} x"), values)
+            parts[part] = split_of(arrays.samples(own_x, f"the {part} x"), values)
         outputs = len(labels) or train.target.shape[1]
         if labels == tuple(range(outputs)):
             labels = ()
@@ -276,7 +276,8 @@ def _pair(given: Any, part: str) -> tuple[Any, Any]:
     )
 
 
-def _split(x: Tensor, target: Tensor) -> Split:
+def split_of(x: Tensor, target: Tensor) -> Split:
+    """A ``Split``; what does not go together is a mistake of the user's."""
     try:
         return Split(x, target)
     except ValueError as problem:

@@ -15,7 +15,7 @@ import torch
 from forwardly.errors import UsageError
 from forwardly.files import replacing
 
-VERSION = 1
+VERSION = 2
 
 
 def save(path: Path, state: Mapping[str, Any]) -> None:

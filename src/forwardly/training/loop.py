@@ -17,22 +17,25 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from forwardly.checks import check_kind
+from forwardly.checks import check_kind, one_of
 from forwardly.data import Dataset, Split
+from forwardly.data.arrays import check_finite
 from forwardly.errors import UsageError
 from forwardly.feedback import Mirror
 from forwardly.losses import check_classes, encoded
 from forwardly.metrics import correct
 from forwardly.rule import Rule
 from forwardly.training import checkpoint as checkpoints
+from forwardly.training.batches import Batches, InMemory, batches_of, parts_of
 from forwardly.training.local_sgd import LocalSGD
+from forwardly.training.progress import shown
 
 Measure = Callable[[Rule, Tensor, Tensor], Mapping[str, float]]
 """(rule, x, target) → named figures, from a fixed batch of training samples, once an epoch."""
@@ -41,7 +44,6 @@ Row = dict[str, float]
 """What one epoch measured: epoch, loss, accuracy, validation_loss, validation_accuracy, …"""
 
 _BATCHES_BETWEEN_CHECKS = 50
-_SAMPLES_TO_EVALUATE_AT_ONCE = 1000
 _SAMPLES_TO_MEASURE = 256
 _SAMPLES_TO_PREDICT = 10_000
 """Of the training set, for rules whose predictions are another pass than training's."""
@@ -59,10 +61,16 @@ class Fit:
             nothing (see ``Rule.output_predicts``) they are measured as those of the validation set
             are, on up to 10,000 samples, and ``rule_loss`` is what the rule itself made smaller.
         diverged: the epoch in which the loss was no longer finite; training ended there.
+        best: the epoch with the best figure so far: the highest accuracy of the validation part,
+            or where there are no classes the lowest loss; of the training part if there is no
+            other. The first of equals.
+        stopped: whether training ended early, for want of patience.
     """
 
     rows: list[Row] = field(default_factory=list[Row])
     diverged: int | None = None
+    best: int | None = None
+    stopped: bool = False
 
     @property
     def seconds(self) -> float:
@@ -76,11 +84,15 @@ class Fit:
 
 def fit(
     rule: Rule,
-    dataset: Dataset,
+    data: Any,
     optimizer: Optimizer,
     *,
     epochs: int,
     batch: int = 64,
+    validation: Any = None,
+    target: str | None = None,
+    patience: int | None = None,
+    keep: Literal["last", "best"] = "last",
     scheduler: LRScheduler | ReduceLROnPlateau | None = None,
     seed: int = 0,
     measures: Sequence[Measure] = (),
@@ -90,10 +102,11 @@ def fit(
     resume: bool = False,
     drop_last: bool = False,
     settings: Mapping[str, Any] | None = None,
-    on_batch: Callable[[int, int], None] | None = None,
+    on_batch: Callable[[int, int | None], None] | None = None,
     on_epoch: Callable[[Row], None] | None = None,
+    progress: bool | None = None,
 ) -> Fit:
-    """Train a rule's model on a data set; the model is changed in place.
+    """Train a rule's model on data; the model is changed in place.
 
     What cannot be trained, or could not be continued, is refused before the first epoch. Modules
     that are in evaluation mode, such as a frozen batch normalisation, stay in it, unless the whole
@@ -101,13 +114,24 @@ def fit(
 
     Args:
         rule: what trains, built on the model.
-        dataset: its training part is learned, its validation part measured; its test part is not
-            looked at, see ``evaluate``.
+        data: what to learn: a ``Dataset``, of which the test part is not looked at (see
+            ``evaluate``); a pair (x, target) of tensors or arrays; a frame of pandas, see
+            ``target``; a data set or a DataLoader of torch's, whose batches are pairs (x, target).
+            Bytes (uint8) stand for 0 to 1. Arrays of targets are taken as the loss takes them:
+            whole numbers as class indices by cross-entropy, all else as numbers.
         optimizer: of the model's parameters.
         epochs: passes over the training samples, in all; a resumed run makes those that are left.
-        batch: samples a step; the last batch of an epoch may be smaller, see ``drop_last``.
-        scheduler: stepped after every epoch; a plateau scheduler sees the validation loss.
-        seed: of the order of the batches.
+        batch: samples a step, but of a DataLoader, which has its own; the last batch of an epoch
+            may be smaller, see ``drop_last``.
+        validation: what to measure after each epoch, of any kind that ``data`` may be; or a share
+            such as 0.1, or a number of samples, to put aside. If None, the validation part of a
+            ``Dataset``, or nothing.
+        target: the column of a frame that is to be learned.
+        patience: end training after so many epochs without a new best figure, see ``Fit.best``.
+        keep: whether the model is left as the last epoch made it, or the best.
+        scheduler: stepped after every epoch; a plateau scheduler sees the validation loss (that of
+            training if there is no other).
+        seed: of the order of the batches, and which samples are put aside.
         measures: what else to measure after each epoch, see ``Measure``; their figures join the
             row.
         mirror: stepped every ``mirror_every`` batches.
@@ -116,8 +140,10 @@ def fit(
         resume: continue from that file, if it is there.
         drop_last: whether to leave out samples that do not fill the last batch of an epoch.
         settings: plain data that a run must share with the checkpoint that it continues.
-        on_batch: called after each batch with the number of those done in this epoch, and of all.
+        on_batch: called after each batch with the number of those done in this epoch, and of all
+            (None of a stream).
         on_epoch: called after each epoch, its checkpoint written, with its row.
+        progress: whether to show a bar; if None, in a notebook.
 
     Raises:
         TypeError: if an argument is something else than what is asked for; what the rule raises.
@@ -130,6 +156,7 @@ def fit(
         _whole(name, value, least=1)
         for name, value in (("epochs", epochs), ("batch", batch), ("mirror_every", mirror_every))
     )
+    patience = None if patience is None else _whole("patience", patience, least=1)
     path = None if checkpoint is None else Path(checkpoint)
     check_kind("rule", rule, Rule)
     check_kind("optimizer", optimizer, Optimizer)
@@ -142,30 +169,61 @@ def fit(
             raise TypeError(f"{name} must be functions; given {calls!r}")
     if resume and path is None:
         raise UsageError("resume needs checkpoint, the file to continue from")
-    run = _Run(rule, optimizer, scheduler, mirror, seed, batch, drop_last, dict(settings or {}))
+    if one_of("keep", keep, ("last", "best")) == "best":
+        settings = {**(settings or {}), "keep": keep}
+    place = next(rule.model.parameters())
+    train, aside = parts_of(data, validation, rule, target, seed)
+    batches = batches_of(train, place, batch=batch, seed=seed, drop_last=drop_last)
+    run = _Run(
+        rule,
+        optimizer,
+        scheduler,
+        mirror,
+        batches,
+        None if aside is None else batches_of(aside, place),
+        {
+            **(settings or {}),
+            "rule": type(rule).__name__,
+            "optimizer": type(optimizer).__name__,
+            "seed": seed,
+            "batch": batches.size,
+            **({"drop_last": True} if drop_last else {}),
+        },
+    )
     if not (rule.training and rule.model.training):
         rule.train()
-    _check(run, dataset, path, measures)
+    _check(run, data, path, measures)
     if resume and path is not None and path.exists():
         run.load(path)
-    while len(run.fit.rows) < epochs and run.fit.diverged is None:
-        row = _epoch(run, dataset, mirror_every, on_batch)
-        if run.fit.diverged is None:
-            row |= _measured(measures, rule, dataset)
-            if isinstance(scheduler, ReduceLROnPlateau):
-                scheduler.step(row["validation_loss"])  # pyright: ignore[reportUnknownMemberType]
-            elif scheduler is not None:
-                scheduler.step()
-        run.fit.rows.append(row)
-        if path is not None:
-            run.save(path)
-        if on_epoch is not None:
-            on_epoch(row)
-    return run.fit
+    made = run.fit
+    with shown(progress, epochs) as bar:
+        while len(made.rows) < epochs and made.diverged is None and not run.impatient(patience):
+            row = _epoch(run, mirror_every, on_batch)
+            if made.diverged is None:
+                row |= _measured(measures, run)
+                if isinstance(scheduler, ReduceLROnPlateau):
+                    scheduler.step(row.get("validation_loss", row["loss"]))  # pyright: ignore[reportUnknownMemberType]
+                elif scheduler is not None:
+                    scheduler.step()
+            run.add(row, keep=keep == "best")
+            if path is not None:
+                run.save(path)
+            if on_epoch is not None:
+                on_epoch(row)
+            bar(row)
+    made.stopped = made.diverged is None and len(made.rows) < epochs
+    if run.best is not None:
+        rule.load_state_dict(run.best)
+    return made
 
 
-def evaluate(rule: Rule, split: Split) -> Row:
+def evaluate(rule: Rule, data: Any, *, target: str | None = None) -> Row:
     """Loss and, for classes, accuracy of ``rule.predict`` over all samples.
+
+    Args:
+        rule: what predicts.
+        data: a part of a ``Dataset``, or anything else that ``fit`` takes, all of it.
+        target: see ``fit``.
 
     Returns:
         "loss", the mean over samples, and "accuracy", 0 to 1.
@@ -174,25 +232,30 @@ def evaluate(rule: Rule, split: Split) -> Row:
         ValueError: if there is no sample, or targets do not fit the loss.
     """
     check_kind("rule", rule, Rule)
-    check_kind("split", split, Split)
-    if len(split) == 0:
-        raise ValueError("there is no sample to evaluate: the split is empty")
-    total, right = 0.0, 0
+    if isinstance(data, Dataset):
+        raise TypeError("evaluate takes one part: say which, as in evaluate(rule, dataset.test)")
+    part, _ = parts_of(data, None, rule, target, 0)
+    return _evaluate(rule, batches_of(part, next(rule.model.parameters())))
+
+
+def _evaluate(rule: Rule, batches: Batches) -> Row:
+    total, right, samples = 0.0, 0, 0
     counted = True
     with evaluating(rule):
-        for start in range(0, len(split), _SAMPLES_TO_EVALUATE_AT_ONCE):
-            chosen = slice(start, start + _SAMPLES_TO_EVALUATE_AT_ONCE)
-            x, target = split.batch(chosen, _dtype(rule))
+        for x, target in batches.once():
             output = rule.predict(x)
             if rule.own_error is None:  # then it is known what the loss takes
                 encoded(rule.loss, target, tuple(output.shape), output.dtype)
             total += float(rule.loss_value(output, target)) * len(x)
+            samples += len(x)
             found = correct(output, target)
             counted &= found is not None
             right += 0 if found is None else int(found)
-    row = {"loss": total / len(split)}
+    if not samples:
+        raise ValueError("there is no sample to evaluate: the split is empty")
+    row = {"loss": total / samples}
     if counted:
-        row["accuracy"] = right / len(split)
+        row["accuracy"] = right / samples
     return row
 
 
@@ -219,27 +282,21 @@ def _whole(name: str, value: Any, least: int | None = None) -> int:
     return whole
 
 
-def _check(run: _Run, dataset: Dataset, path: Path | None, measures: Sequence[Measure]) -> None:
+def _check(run: _Run, data: Any, path: Path | None, measures: Sequence[Measure]) -> None:
     """Refuse before the first epoch what could not be done or continued."""
-    if not isinstance(dataset, Dataset):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise TypeError(
-            f"fit takes a Dataset; given is a {type(dataset).__name__}. Make one of tensors: "
-            "Dataset(name, outputs, train, validation, test) from forwardly.data, each part a "
-            "Split(x, target)"
-        )
     _check_optimizer(run)
-    for name, split in (("training", dataset.train), ("validation", dataset.validation)):
-        if len(split) == 0:
+    for name, batches in (("training", run.batches), ("validation", run.aside)):
+        if not isinstance(batches, InMemory):
+            continue
+        if len(batches.split) == 0:
             raise UsageError(f"the {name} part of the data set is empty")
-        for what, values in (("samples", split.x), ("targets", split.target)):
-            if values.is_floating_point() and not values.isfinite().all():
-                raise UsageError(
-                    f"the {what} of the {name} part have a NaN or an infinity: clean the data"
-                )
-    if run.drop_last and len(dataset.train) < run.batch:
-        raise UsageError(
-            f"drop_last leaves nothing of {len(dataset.train)} samples in batches of {run.batch}"
-        )
+        if batches.count == 0:
+            raise UsageError(
+                f"drop_last leaves nothing of {len(batches.split)} samples in batches of "
+                f"{batches.size}"
+            )
+        for what, values in (("samples", batches.split.x), ("targets", batches.split.target)):
+            check_finite(values, f"the {what} of the {name} part")
     if path is not None:
         if not path.parent.is_dir() or path.is_dir() or not os.access(path.parent, os.W_OK):
             raise UsageError(f"cannot write a checkpoint to {path}: name a file in a folder")
@@ -247,16 +304,22 @@ def _check(run: _Run, dataset: Dataset, path: Path | None, measures: Sequence[Me
     if run.rule.network.altered:
         return  # hooks should see nothing but training
     # A step on the smallest batch and a look at the validation part, of which nothing remains.
-    left = 0 if run.drop_last else len(dataset.train) % run.batch
-    smallest = slice(left or min(run.batch, len(dataset.train)))
-    output = run.rule(*dataset.train.batch(smallest, _dtype(run.rule))).output
-    if dataset.classes and output.dim() == 2:
-        for split in (dataset.train, dataset.validation, dataset.test):
-            if len(split):
-                check_classes(split.target, output.shape[1])
-    evaluate(run.rule, Split(dataset.validation.x[:2], dataset.validation.target[:2]))
+    first = run.batches.first(run.batches.smallest)
+    if first is None:
+        return  # a stream's would be lost
+    output = run.rule(*first).output
+    splits = [part.split for part in (run.batches, run.aside) if isinstance(part, InMemory)]
+    if isinstance(data, Dataset):
+        splits.append(data.test)
+    for split in splits:
+        classes = not split.target.is_floating_point() and split.target.dim() == 1
+        if classes and output.dim() == 2 and len(split):
+            check_classes(split.target, output.shape[1])
+    few = None if run.aside is None else run.aside.first(2)
+    if few is not None:
+        _evaluate(run.rule, InMemory(Split(*few), 2, 0, False, few[0]))
     with torch.random.fork_rng(devices=()):  # pyright: ignore[reportUnknownMemberType]
-        _measured(measures, run.rule, dataset)
+        _measured(measures, run)
 
 
 def _check_optimizer(run: _Run) -> None:
@@ -294,22 +357,30 @@ class _Run:
     optimizer: Optimizer
     scheduler: LRScheduler | ReduceLROnPlateau | None
     mirror: Mirror | None
-    seed: int
-    batch: int
-    drop_last: bool
+    batches: Batches
+    aside: Batches | None
     settings: dict[str, Any]
     fit: Fit = field(default_factory=Fit)
+    best: dict[str, Tensor] | None = None
+    """The rule's state after the best epoch, where it is to be kept."""
 
-    def __post_init__(self) -> None:
-        self.order = torch.Generator().manual_seed(self.seed)
-        self.settings |= {
-            "rule": type(self.rule).__name__,
-            "optimizer": type(self.optimizer).__name__,
-            "seed": self.seed,
-            "batch": self.batch,
-        }
-        if self.drop_last:
-            self.settings["drop_last"] = True
+    def add(self, row: Row, *, keep: bool) -> None:
+        """Note what an epoch measured, and the rule's state if it is the best so far."""
+        rows = self.fit.rows
+        rows.append(row)
+        if self.fit.diverged is not None:
+            return
+        if self.fit.best is None or _figure(row) > _figure(rows[self.fit.best - 1]):
+            self.fit.best = len(rows)
+            if keep:
+                state = self.rule.state_dict()
+                self.best = {name: value.detach().clone() for name, value in state.items()}
+
+    def impatient(self, patience: int | None) -> bool:
+        """Whether so many epochs have passed since the best one."""
+        if patience is None or self.fit.best is None:
+            return False
+        return len(self.fit.rows) - self.fit.best >= patience
 
     def save(self, path: Path) -> None:
         """Everything, in one file."""
@@ -322,10 +393,12 @@ class _Run:
             "optimizer": self.optimizer.state_dict(),
             "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
             "mirror": None if self.mirror is None else self.mirror.state_dict(),
-            "order": self.order.get_state(),
+            "batches": self.batches.state(),
             "global_random_state": torch.get_rng_state(),
             "rows": self.fit.rows,
             "diverged": self.fit.diverged,
+            "best_epoch": self.fit.best,
+            "best": self.best,
         }
 
     def load(self, path: Path) -> None:
@@ -362,32 +435,39 @@ class _Run:
             self.scheduler.load_state_dict(state["scheduler"])
         if self.mirror is not None:
             self.mirror.load_state_dict(state["mirror"])
-        self.order.set_state(state["order"])
+        self.batches.load_state(state["batches"])
         torch.set_rng_state(state["global_random_state"])
         self.fit.rows, self.fit.diverged = state["rows"], state["diverged"]
+        self.fit.best, self.best = state["best_epoch"], state["best"]
+        if self.fit.rows and self.fit.diverged != 1:
+            self.fit.rows[operator.index(state["best_epoch"]) - 1]  # is there
+        if self.best is not None:
+            ours = {name: value.shape for name, value in self.rule.state_dict().items()}
+            if {name: value.shape for name, value in self.best.items()} != ours:
+                raise ValueError("its best state is of another model")
 
 
-def _epoch(
-    run: _Run,
-    dataset: Dataset,
-    mirror_every: int,
-    on_batch: Callable[[int, int], None] | None,
-) -> Row:
+def _figure(row: Row) -> float:
+    """What is best where it is largest; see ``Fit.best``."""
+    for part in ("validation_", ""):
+        if f"{part}accuracy" in row:
+            return row[f"{part}accuracy"]
+        if f"{part}loss" in row:
+            return -row[f"{part}loss"]
+    return -math.inf
+
+
+def _epoch(run: _Run, mirror_every: int, on_batch: Callable[[int, int | None], None] | None) -> Row:
     """One pass over the training samples; sets ``run.fit.diverged`` if the loss is not finite."""
-    rule, split, batch = run.rule, dataset.train, run.batch
-    dtype, device = _dtype(rule), split.x.device
+    rule, batches = run.rule, run.batches
     epoch = len(run.fit.rows) + 1
     rate = float(run.optimizer.param_groups[0]["lr"])
     row: Row = {"epoch": float(epoch), "learning_rate": rate}
     losses: list[Tensor] = []  # times samples; they stay on the device until the next check
-    total = 0.0
-    right: Tensor | None = torch.zeros((), dtype=torch.int64, device=device)
-    order = torch.randperm(len(split), generator=run.order, device="cpu").to(device)
-    batches = len(split) // batch if run.drop_last else math.ceil(len(split) / batch)
-    samples = min(len(split), batches * batch)
+    total, samples = 0.0, 0
+    right: Tensor | int | None = 0
     began = time.perf_counter()
-    for done in range(1, batches + 1):
-        x, target = split.batch(order[(done - 1) * batch : done * batch], dtype)
+    for done, (x, target) in enumerate(batches.epoch(epoch), start=1):
         if isinstance(run.optimizer, LocalSGD):
             credit = run.optimizer.step(x, target)
         else:
@@ -395,6 +475,7 @@ def _epoch(
             credit = rule.accumulate(x, target)
             run.optimizer.step()  # pyright: ignore[reportUnknownMemberType]
         losses.append(credit.loss * len(x))
+        samples += len(x)
         found = correct(credit.output, target)
         right = None if right is None or found is None else right + found
         if run.mirror is not None and done % mirror_every == 0:
@@ -404,29 +485,42 @@ def _epoch(
             if not math.isfinite(total):
                 break
         if on_batch is not None:
-            on_batch(done, batches)
+            on_batch(done, batches.count)
+    if not samples:
+        raise UsageError("the loader gave no batch to train on")
     total = _plus(total, losses)
     seconds = time.perf_counter() - began
-    if rule.output_predicts:
-        row["loss"] = total / samples
-        if right is not None:
-            row["accuracy"] = int(right) / samples
-    else:
-        row |= evaluate(rule, _some(split)) | {"rule_loss": total / samples}
-    measured = evaluate(rule, dataset.validation)
-    row |= {f"validation_{name}": value for name, value in measured.items()}
+    row["loss"] = total / samples
+    if not rule.output_predicts:
+        row["rule_loss"] = row["loss"]
+        row |= _of_training(run)
+    elif right is not None:
+        row["accuracy"] = int(right) / samples
+    if run.aside is not None:
+        measured = _evaluate(rule, run.aside)
+        row |= {f"validation_{name}": value for name, value in measured.items()}
     row |= {"seconds": seconds, "samples_per_second": samples / seconds}
-    if not all(math.isfinite(row[name]) for name in ("loss", "validation_loss")):
+    if not all(math.isfinite(row.get(name, 0)) for name in ("loss", "validation_loss")):
         run.fit.diverged = epoch
     return row
 
 
-def _measured(measures: Sequence[Measure], rule: Rule, dataset: Dataset) -> Row:
+def _of_training(run: _Run) -> Row:
+    """Figures of predictions on training samples; none of a stream, which would go on."""
+    if isinstance(run.batches, InMemory):
+        return evaluate(run.rule, _some(run.batches.split))
+    some = run.batches.first(_SAMPLES_TO_PREDICT)
+    return {} if some is None else evaluate(run.rule, Split(*some))
+
+
+def _measured(measures: Sequence[Measure], run: _Run) -> Row:
     row: Row = {}
-    batch = dataset.train.batch(slice(_SAMPLES_TO_MEASURE), _dtype(rule))
-    with evaluating(rule):
+    batch = run.batches.first(_SAMPLES_TO_MEASURE) if measures else None
+    if batch is None:
+        return row
+    with evaluating(run.rule):
         for measure in measures:
-            figures = measure(rule, *batch)
+            figures = measure(run.rule, *batch)
             try:
                 row |= {name: float(figure) for name, figure in figures.items()}
             except (AttributeError, TypeError, ValueError, RuntimeError):
@@ -460,7 +554,3 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + name] = value
     return flat
-
-
-def _dtype(rule: Rule) -> torch.dtype:
-    return next(rule.model.parameters()).dtype
