@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
+from datetime import timedelta
 from typing import Any
 
 from rich.console import (
@@ -14,6 +16,7 @@ from rich.measure import Measurement
 from rich.progress import (
     BarColumn,
     Progress,
+    TaskID,
     TaskProgressColumn,
     TextColumn,
     TimeRemainingColumn,
@@ -26,6 +29,8 @@ from forwardly.files.text import visible
 
 INTERRUPTED = 130
 """What shells report of a command that Ctrl-C ended."""
+
+_SECONDS_OF_SILENCE = 60
 
 _ANY_WIDTH = 1000
 """Characters, of more than any table has."""
@@ -86,17 +91,62 @@ class PlainConsole(Console):
 
 
 def bars(console: PlainConsole, *fields: str) -> Progress:
-    """Progress bars with time left.
+    """Progress bars with time left; lines now and then where there is no terminal to show them.
+
+    They stay out of pipes: where the command's output goes elsewhere, they are on standard error.
 
     Args:
-        console: where to.
+        console: of the command's output.
         fields: formats of what else to show, such as "MAE {task.fields[mae]}".
     """
-    return Progress(
+    shown = console if console.is_terminal else PlainConsole(stderr=True)
+    columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         TaskProgressColumn(),
         *(TextColumn(field, markup=False) for field in fields),
         TimeRemainingColumn(),
-        console=console,
     )
+    if shown.is_terminal:
+        return Progress(*columns, console=shown)
+    return _Lines(shown, fields)
+
+
+class _Lines(Progress):
+    """A line when a task comes to its next whole step, at first every second, later every minute.
+
+    A task with the field ``quiet`` is a part of another and has no lines.
+    """
+
+    def __init__(self, console: PlainConsole, fields: Iterable[str]) -> None:
+        super().__init__(console=console, disable=True)
+        self._out, self._formats = console, [*fields]
+        self._pause, self._last = 1.0, time.monotonic()
+        self._steps: dict[TaskID, int] = {}
+
+    def update(self, task_id: TaskID, **changes: Any) -> None:
+        """See ``Progress``."""
+        super().update(task_id, **changes)
+        self._say(task_id)
+
+    def advance(self, task_id: TaskID, advance: float = 1) -> None:
+        """See ``Progress``."""
+        super().advance(task_id, advance)
+        self._say(task_id)
+
+    def _say(self, number: TaskID) -> None:
+        task = next(task for task in self.tasks if task.id == number)
+        before, step = self._steps.get(number, 0), int(task.completed)
+        self._steps[number] = step
+        silent = time.monotonic() - self._last
+        due = silent >= (self._pause if step != before else _SECONDS_OF_SILENCE)
+        if task.fields.get("quiet") or not due:
+            return
+        self._pause = min(2 * self._pause, _SECONDS_OF_SILENCE)
+        self._last += silent
+        done = f"{task.completed:,.{0 if step == task.completed else 1}f}"
+        of = "" if task.total is None else f" of {task.total:,.0f}"
+        parts = [f"{task.description}: {done}{of}", *(f.format(task=task) for f in self._formats)]
+        if task.time_remaining is not None:
+            parts.append(f"{timedelta(seconds=round(task.time_remaining))} left")
+        self._out.say(", ".join(part for part in parts if part.strip()))

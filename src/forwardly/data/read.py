@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -65,7 +66,9 @@ class Samples:
 
 def is_file_name(data: str) -> bool:
     """Whether this names a file or folder, and not a data set that is known by name."""
-    return Path(data).suffix.lower() in (".npz", ".csv") or "/" in data or "\\" in data
+    path = Path(data)
+    named = path.suffix.lower() in (".npz", ".csv") or "/" in data or "\\" in data
+    return named or os.path.isdir(path)  # noqa: PTH112, Path's raises OSError of a long name
 
 
 def dataset(

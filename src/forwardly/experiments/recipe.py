@@ -22,13 +22,27 @@ from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
 
 from forwardly import data, feedback, models
 from forwardly.data import NAMES as DATA_SETS
+from forwardly.data import read
+from forwardly.data.arrays import Task
+from forwardly.data.preprocessing import Kind
 from forwardly.errors import UsageError, check_rules
-from forwardly.experiments.settings import BELOW_1, EPOCHS, RATE, at_least, check, one_of
+from forwardly.experiments.settings import BELOW_1, EPOCHS, RATE, Must, at_least, check, one_of
 from forwardly.rule import Rule
 from forwardly.rules import RULES
 from forwardly.rules.plugins import all_rules
 from forwardly.training import Fit, fit
 from forwardly.training.local_sgd import LocalSGD
+
+DATA = Must(
+    f"one of {', '.join(DATA_SETS)}; or a file of your own, .npz or .csv, or a folder of images",
+    lambda data: data in DATA_SETS or read.is_file_name(data),
+)
+
+_ADDED: Mapping[str, Any] = {
+    **dict.fromkeys(("target", "task", "preprocessing", "patience")),
+    "keep": "last",
+}
+"""Settings that records of version 0.1 lack, and what they were."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +62,8 @@ class Recipe:
 
     Attributes:
         rule: The learning rule; ``forwardly rules`` lists them.
-        data: mnist, fashion-mnist, cifar10, cifar100, digits, mnist1d or teacher-student.
+        data: mnist, fashion-mnist, cifar10, cifar100, digits, mnist1d or teacher-student; or a file
+            of your own, my.npz or my.csv, or a folder of images.
         options: of the rule, beside model, loss, input_shape and generator. "projection" (F) and
             "backward" (B) are scales for ``feedback.uniform``; with mirroring "projection" is that
             of a factored F, ``feedback.product``.
@@ -70,13 +85,22 @@ class Recipe:
         mirroring: how F learns, if it does.
         dtype: "float32", "float64", or "bf16": float32 with the products of linear layers in
             bfloat16, see ``forwardly.fast.algebra.products``.
+        target: Of your own file, the column or array to learn (default: one called target, label,
+            class or y; or the last column).
+        task: Of your own file, whether its targets are classes or numbers (default: fractions are
+            numbers, all else classes).
+        preprocessing: whether samples are centred or standardised, by statistics of the training
+            part.
+        patience: End after so many epochs without a better validation accuracy (or, of numbers,
+            loss).
+        keep: Whether the model of the last epoch is kept, or that of the best.
 
     Raises:
         UsageError: if a setting makes no sense, naming it.
     """
 
     rule: str = "pepita"
-    data: Annotated[str, one_of(*DATA_SETS)] = "mnist"
+    data: Annotated[str, DATA] = "mnist"
     options: Mapping[str, float | int | str] = field(default_factory=dict[str, float | int | str])
     model: Annotated[str, one_of("mlp", "conv")] = "mlp"
     hidden: tuple[int, ...] = (1024,)
@@ -95,6 +119,11 @@ class Recipe:
     validation: Annotated[int | None, at_least(1)] = None
     mirroring: Mirroring | None = None
     dtype: Annotated[str, one_of("float32", "float64", "bf16")] = "float32"
+    target: str | None = None
+    task: Annotated[str | None, one_of("classification", "regression")] = None
+    preprocessing: Annotated[str | None, one_of("centre", "standardise")] = None
+    patience: Annotated[int | None, at_least(1)] = None
+    keep: Annotated[str, one_of("last", "best")] = "last"
 
     def __post_init__(self) -> None:
         """Refuse settings that make no sense."""
@@ -118,12 +147,13 @@ class Recipe:
 
     @classmethod
     def from_data(cls, content: Mapping[str, Any]) -> Recipe:
-        """The recipe that ``as_data`` was made of.
+        """The recipe that ``as_data`` was made of, be it by an earlier version.
 
         Raises:
             UsageError: if a setting is missing or unknown.
         """
         known = {field.name for field in fields(cls)}
+        content = _ADDED | content
         if set(content) != known:
             raise UsageError(
                 f"a recipe has the settings {', '.join(sorted(known))}; missing or unknown: "
@@ -160,6 +190,8 @@ class Prepared:
             batch=recipe.batch,
             scheduler=self.scheduler,
             seed=self.order_seed,
+            patience=recipe.patience,
+            keep=recipe.keep,
             mirror=self.mirror,
             mirror_every=1 if mirroring is None else mirroring.every,
             **options,
@@ -177,9 +209,7 @@ def prepare(
     streams = np.random.SeedSequence(seed).generate_state(4, np.uint64)
     seeds = [int(state) >> 1 for state in streams]  # a torch generator's are signed
     weights, drawn, noise = (torch.Generator().manual_seed(s) for s in seeds[:3])
-    dataset = data.load(
-        recipe.data, data_root, validation=recipe.validation, seed=seed, progress=progress
-    )
+    dataset = load_data(recipe, seed, data_root, progress=progress)
     try:
         model = _model(recipe, dataset, weights)
         rule = _rule(recipe, dataset, model, drawn)
@@ -193,6 +223,35 @@ def prepare(
         raise UsageError(f"{recipe.rule} on {recipe.data}: {mistake}") from None
     scheduler = MultiStepLR(optimizer, list(recipe.milestones), gamma=recipe.gamma)
     return Prepared(recipe, dataset, rule, optimizer, scheduler, mirror, seeds[3])
+
+
+def load_data(
+    recipe: Recipe, seed: int, data_root: Path | None = None, *, progress: bool = False
+) -> data.Dataset:
+    """What a recipe learns from, prepared.
+
+    Raises:
+        UsageError: if it is not there, or nothing to learn from.
+    """
+    if recipe.data in DATA_SETS:
+        if recipe.target is not None or recipe.task is not None:
+            raise UsageError(
+                f"target and task are of a file of your own; {recipe.data} says itself what is "
+                "learned"
+            )
+        dataset = data.load(
+            recipe.data, data_root, validation=recipe.validation, seed=seed, progress=progress
+        )
+    else:
+        dataset = read.dataset(
+            Path(recipe.data),
+            target=recipe.target,
+            task=cast(Task | None, recipe.task),
+            validation=recipe.validation,
+            seed=seed,
+        )
+    kind = cast(Kind | None, recipe.preprocessing)
+    return dataset if kind is None else dataset.prepared(kind)
 
 
 def _model(recipe: Recipe, dataset: data.Dataset, generator: torch.Generator) -> nn.Sequential:
