@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+import math
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from rich.progress import TaskID
 from rich.table import Table
 
+from forwardly import saving
 from forwardly.commands.console import INTERRUPTED, PlainConsole, bars
 from forwardly.commands.options import fields_but, set_threads
 from forwardly.errors import UsageError
 from forwardly.experiments import records
 from forwardly.experiments.provenance import provenance
-from forwardly.experiments.recipe import Recipe, prepare
+from forwardly.experiments.recipe import Prepared, Recipe, prepare
 from forwardly.experiments.run_folder import RunFolder
 from forwardly.experiments.settings import at_least, require
-from forwardly.training import Fit, Row, evaluate
+from forwardly.training import Fit, Row, evaluate, loggers
 from forwardly.training.local_sgd import LocalSGD
 from forwardly.training.measures import MEASURES
 
@@ -28,35 +31,47 @@ _DEFAULTS = Recipe()
 def train(
     *,
     recipe: Annotated[
-        Recipe, fields_but("options", "hidden", "conv_rate", "mirroring", "dtype")
+        Recipe,
+        fields_but("options", "hidden", "conv_rate", "mirroring", "dtype", "preprocessing"),
     ] = _DEFAULTS,
     hidden: tuple[int, ...] | None = None,
+    centre: bool = False,
+    standardise: bool = False,
     precision: Literal["float32", "float64", "bf16"] = "float32",
     rule_options: tuple[str, ...] = (),
     measure: tuple[str, ...] = ("norms",),
+    log: tuple[Literal["csv", "tensorboard", "wandb", "mlflow"], ...] = ("csv",),
     seed: int = 0,
     data_root: Path | None = None,
     out: Path | None = None,
     resume: bool = False,
     threads: int | None = None,
 ) -> int:
-    """Train a model by a rule; the test images are looked at once, at the end.
+    """Train a model by a rule; the test samples are looked at once, at the end.
 
-    Writes config.json, epochs.csv, checkpoint.pt after every epoch, and result.json and
-    curves.png at the end. A run that was stopped or killed is continued by the same command with
-    --resume, and ends with the same weights as if it had been left alone.
+    Writes config.json, epochs.csv and checkpoint.pt after every epoch, and at the end
+    model.safetensors (which predict and evaluate take), result.json and curves.png. A run that was
+    stopped or killed is continued by the same command with --resume, and ends with the same weights
+    as if it had been left alone; with more --epochs a run that has ended goes on.
 
     Parameters
     ----------
     hidden
         Sizes of the hidden layers, separated by spaces; for conv, its channels (default: 1024;
         conv: 32).
+    centre
+        Shift samples to means of 0, of each number or of each channel of images, by those of the
+        training part.
+    standardise
+        Shift and scale samples to means of 0 and standard deviations of 1, in the same way.
     precision
         float32, float64, or bf16: float32 weights whose forward products are in bfloat16.
     rule_options
         Options of the rule as NAME=VALUE, e.g. output_error=second sign=-1 projection=0.1.
     measure
         What else to measure each epoch: norms, alignment, angles.
+    log
+        Where else than to epochs.csv the figures of each epoch go: tensorboard, wandb, mlflow.
     seed
         Of split, weights, feedback and order of samples.
     data_root
@@ -66,12 +81,19 @@ def train(
         Folder to write to; it must not hold anything yet, but for --resume (default:
         runs/train/TIME).
     resume
-        Continue the run in --out.
+        Continue the run in --out, or start it if there is none.
     threads
         Processor threads (default: torch's choice).
     """
     sizes = hidden or ((32,) if recipe.model == "conv" else recipe.hidden)
-    recipe = replace(recipe, hidden=sizes, dtype=precision, options=_options(rule_options))
+    preprocessing = "standardise" if standardise else "centre" if centre else None
+    recipe = replace(
+        recipe,
+        hidden=sizes,
+        dtype=precision,
+        options=_options(rule_options),
+        preprocessing=preprocessing,
+    )
     unknown = [name for name in measure if name not in MEASURES]
     if unknown:
         raise UsageError(
@@ -79,30 +101,56 @@ def train(
         )
     require(at_least(0), seed=seed)
     set_threads(threads)
-    before = RunFolder.to_resume(out) if resume else None
-    prepared = prepare(recipe, seed, data_root, progress=True)
-    settings = {"recipe": recipe.as_data(), "run_seed": seed, "measure": list(measure)}
-    folder = before or RunFolder.new(out, "train")
-    if not resume:
-        folder.write_json("config.json", {**settings, **provenance()})
+    if resume and out is None:
+        raise UsageError("--resume needs --out, the folder of the run to continue")
     console = PlainConsole()
-    checkpoint = folder.path / "checkpoint.pt"
-    last: Row = {"epoch": 0}
-    with bars(console, "{task.fields[state]}") as progress:
-        whole = progress.add_task(f"{recipe.rule} on {recipe.data}", total=recipe.epochs, state="")
-        part: TaskID = progress.add_task("epoch", total=None, state="")
+    with console.status(f"reading {recipe.data}") if recipe.of_own_data else nullcontext():
+        prepared = prepare(recipe, seed, data_root, progress=True)
+    make = RunFolder.to_resume if resume else RunFolder.new
+    folder = make(out, "train")
+    with folder.alone():
+        return _train(prepared, seed, measure, log, folder, console)
 
-        def on_batch(done: int, batches: int) -> None:
+
+def _train(
+    prepared: Prepared,
+    seed: int,
+    measure: tuple[str, ...],
+    log: tuple[str, ...],
+    folder: RunFolder,
+    console: PlainConsole,
+) -> int:
+    recipe = prepared.recipe
+    # How long a run goes on may change when it is resumed; what it does may not.
+    fixed = {n: v for n, v in recipe.as_data().items() if n not in ("epochs", "patience")}
+    settings: dict[str, Any] = {"recipe": fixed, "run_seed": seed, "measure": list(measure)}
+    if recipe.of_own_data:
+        settings["data_sha256"] = prepared.dataset.sha256()
+    checkpoint = folder.path / "checkpoint.pt"
+    rows = Fit.saved(checkpoint).rows if checkpoint.exists() else []
+    config = {**settings, "recipe": recipe.as_data(), **provenance()}
+    if not (folder.path / "config.json").exists():
+        folder.write_json("config.json", config)
+    last: Row = {"epoch": float(len(rows))}
+    _say_what_is_learned(prepared, console)
+    if rows:
+        console.say(f"Continuing {checkpoint} after epoch {len(rows)}.")
+    with ExitStack() as closing, bars(console, "{task.fields[state]}") as progress:
+        logger = closing.enter_context(_loggers(log, folder, settings, rows))
+        name = f"{recipe.rule} on {prepared.dataset.name}"
+        whole = progress.add_task(name, total=recipe.epochs, completed=len(rows), state="")
+        part: TaskID = progress.add_task("epoch", total=None, state="", quiet=True)
+
+        def on_batch(done: int, batches: int | None) -> None:
             progress.update(part, completed=done, total=batches)
-            progress.update(whole, completed=last["epoch"] + done / batches)
+            progress.update(whole, completed=last["epoch"] + done / (batches or math.inf))
 
         def on_epoch(row: Row) -> None:
             last.update(row)
+            logger.log(row)
             progress.update(whole, completed=row["epoch"], state=_short(row))
 
         try:
-            if resume and checkpoint.exists():
-                console.say(f"Continuing {checkpoint}")
             if isinstance(prepared.optimizer, LocalSGD):
                 progress.update(whole, state="compiling, once on this machine")
                 prepared.optimizer.prepare()
@@ -110,7 +158,7 @@ def train(
             trained = prepared.fit(
                 measures=[MEASURES[name] for name in measure],
                 checkpoint=checkpoint,
-                resume=resume,
+                resume=True,
                 settings=settings,
                 on_batch=on_batch,
                 on_epoch=on_epoch,
@@ -122,35 +170,81 @@ def train(
                 style="yellow",
             )
             return INTERRUPTED
-    rows = trained.rows
+    folder.write_json("config.json", config)  # perhaps with more epochs than before
+    return _finish(prepared, trained, folder, console)
+
+
+def _finish(prepared: Prepared, trained: Fit, folder: RunFolder, console: PlainConsole) -> int:
+    """Write what a run that has ended leaves, and show it; the exit code."""
+    recipe, rows = prepared.recipe, trained.rows
     folder.write("epochs.csv", records.table(rows, digits=10))
     tested = {} if trained.diverged else evaluate(prepared.rule, prepared.dataset.test)
     result = {
         **{f"test_{name}": value for name, value in tested.items()},
         "diverged": trained.diverged,
         "epochs": len(rows),
+        "best_epoch": trained.best,
+        "kept": recipe.keep,
         "seconds": trained.seconds,
         "samples_per_second": rows[-1]["samples_per_second"],
     }
-    folder.write_json("result.json", result)
     if trained.diverged:
+        folder.write_json("result.json", result)
         console.say(
             f"{recipe.rule} diverged (NaN or infinity) in epoch {trained.diverged} with learning "
             f"rate {recipe.learning_rate:g}. Try a smaller --learning-rate.",
             style="red",
         )
         return 1
+    saving.save(prepared.rule, folder.path / "model.safetensors", dataset=prepared.dataset)
+    folder.write_json("result.json", result)
     from forwardly.experiments import (  # matplotlib is slow to import, and only needed here
         curves,
         figures,
     )
 
-    title = f"{recipe.rule} on {recipe.data}"
+    title = f"{recipe.rule} on {prepared.dataset.name}"
     figures.save(curves.training_figure(rows, recipe.rule, title), folder.path / "curves.png")
-    _report(trained, tested, console)
-    for name in ("epochs.csv", "result.json", "checkpoint.pt", "curves.png"):
+    _report(trained, tested, recipe.keep, console)
+    for name in ("epochs.csv", "result.json", "model.safetensors", "checkpoint.pt", "curves.png"):
         console.say(str(folder.path / name))
     return 0
+
+
+@contextmanager
+def _loggers(
+    names: tuple[str, ...], folder: RunFolder, settings: dict[str, Any], rows: Sequence[Row]
+) -> Generator[loggers.All]:
+    """Those of ``--log``, epochs.csv in any case; closed afterwards, whatever happens."""
+    made: list[loggers.Logger] = [loggers.CSV(folder.path / "epochs.csv", rows)]
+    if "tensorboard" in names:
+        purge = len(rows) + 1 if rows else None
+        made.append(loggers.TensorBoard(folder.path / "tensorboard", purge=purge))
+    if "wandb" in names:
+        made.append(loggers.Wandb(folder.path, settings))
+    if "mlflow" in names:
+        made.append(loggers.MLflow(folder.path, settings))
+    logger = loggers.All(*made)
+    try:
+        yield logger
+    finally:
+        logger.close()
+
+
+def _say_what_is_learned(prepared: Prepared, console: PlainConsole) -> None:
+    """What a file of the user's was taken for."""
+    dataset = prepared.dataset
+    if not prepared.recipe.of_own_data:
+        return
+    shape = " × ".join(map(str, dataset.sample_shape))
+    what = f"{dataset.outputs} {'classes' if dataset.classes else 'numbers'}"
+    if dataset.target_name:
+        what = f"{dataset.target_name}, {what}"
+    train, validation, test = map(len, (dataset.train, dataset.validation, dataset.test))
+    console.say(
+        f"{dataset.name}: {shape} numbers a sample → {what}; {train:,} samples to train, "
+        f"{validation:,} to validate, {test:,} to test."
+    )
 
 
 def _options(given: tuple[str, ...]) -> dict[str, float | int | str]:
@@ -174,8 +268,10 @@ def _short(row: Row) -> str:
     return f"validation loss {row['validation_loss']:.4g}"
 
 
-def _report(trained: Fit, tested: Row, console: PlainConsole) -> None:
+def _report(trained: Fit, tested: Row, keep: str, console: PlainConsole) -> None:
     last = trained.rows[-1]
+    if keep == "best" and trained.best is not None:
+        last = trained.rows[trained.best - 1]
     table = Table("", "loss", "accuracy (%)")
     parts = ("training", "", last), ("validation", "validation_", last), ("test", "", tested)
     for name, prefix, row in parts:
@@ -183,5 +279,9 @@ def _report(trained: Fit, tested: Row, console: PlainConsole) -> None:
         shown = "–" if accuracy is None else f"{100 * accuracy:.2f}"
         table.add_row(name, f"{row[f'{prefix}loss']:.4f}", shown)
     console.table(table)
-    rate = last["samples_per_second"]
+    if keep == "best":
+        console.say(f"The model is that of epoch {trained.best}, the best.")
+    if trained.stopped:
+        console.say(f"Stopped early, after epoch {len(trained.rows)}: no better one for a while.")
+    rate = trained.rows[-1]["samples_per_second"]
     console.say(f"{trained.seconds:.1f} s, {rate:,.0f} samples a second")

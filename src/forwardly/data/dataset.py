@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -229,6 +230,15 @@ class Dataset:
     def classes(self) -> bool:
         """Whether targets are classes, and not numbers."""
         return not self.train.target.is_floating_point() and self.train.target.dim() == 1
+
+    def sha256(self) -> str:
+        """A checksum of all samples and targets."""
+        digest = hashlib.sha256()
+        for part in (self.train, self.validation, self.test):
+            for values in (part.x, part.target):
+                digest.update(f"{values.dtype} {tuple(values.shape)}".encode())
+                digest.update(values.detach().cpu().contiguous().numpy().data)
+        return digest.hexdigest()
 
     def loss(self) -> nn.Module:
         """What is usual for such targets: cross-entropy for classes, else squared error."""

@@ -141,6 +141,11 @@ class Recipe:
                 f"given {self.conv_rate}"
             )
 
+    @property
+    def of_own_data(self) -> bool:
+        """Whether ``data`` is a file or folder, and no known data set."""
+        return self.data not in DATA_SETS
+
     def as_data(self) -> dict[str, Any]:
         """Plain data, for a record."""
         return asdict(self)
@@ -153,7 +158,7 @@ class Recipe:
             UsageError: if a setting is missing or unknown.
         """
         known = {field.name for field in fields(cls)}
-        content = _ADDED | content
+        content = {**_ADDED, **content}
         if set(content) != known:
             raise UsageError(
                 f"a recipe has the settings {', '.join(sorted(known))}; missing or unknown: "
@@ -191,7 +196,7 @@ class Prepared:
             scheduler=self.scheduler,
             seed=self.order_seed,
             patience=recipe.patience,
-            keep=recipe.keep,
+            keep="best" if recipe.keep == "best" else "last",
             mirror=self.mirror,
             mirror_every=1 if mirroring is None else mirroring.every,
             **options,
@@ -233,7 +238,7 @@ def load_data(
     Raises:
         UsageError: if it is not there, or nothing to learn from.
     """
-    if recipe.data in DATA_SETS:
+    if not recipe.of_own_data:
         if recipe.target is not None or recipe.task is not None:
             raise UsageError(
                 f"target and task are of a file of your own; {recipe.data} says itself what is "

@@ -22,8 +22,8 @@ from forwardly.errors import UsageError
 from forwardly.experiments.recipe import Recipe
 from forwardly.experiments.run_folder import RunFolder
 from forwardly.files.fields import Fields
-from forwardly.files.text import csv_table
 from forwardly.training import Row
+from forwardly.training.loggers import table
 
 
 @dataclass(frozen=True)
@@ -150,10 +150,3 @@ def check_recipe(record: Record, recipe: Recipe) -> None:
         record.place / "record.json",
         f"was made with another recipe than the experiment has now (other: {', '.join(names)})",
     )
-
-
-def table(rows: Sequence[Row], digits: int = 6) -> str:
-    """What epochs measured as CSV, to so many significant digits."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    cells = ([f"{row[n]:.{digits}g}" if n in row else "" for n in names] for row in rows)
-    return csv_table(names, cells)

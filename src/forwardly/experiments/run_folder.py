@@ -9,7 +9,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from itertools import count
 from pathlib import Path
@@ -54,17 +54,27 @@ class RunFolder:
         return cls._writable(path)
 
     @classmethod
-    def to_resume(cls, out: Path | None) -> RunFolder:
-        """The folder of a run that was stopped.
+    def to_resume(cls, out: Path | None, command: str) -> RunFolder:
+        """The folder of a run that was stopped; or a new one, if there is no run in it yet.
 
         Raises:
-            UsageError: if there is no such run, or the folder cannot be written to.
+            UsageError: if it holds something else, or cannot be written to.
         """
         if out is None:
             raise UsageError("--resume needs --out, the folder of the run to continue")
-        if not (out / "config.json").exists():
-            raise UsageError(f"there is no run to continue in {out}: it has no config.json")
-        return cls._writable(out)
+        if (out / "config.json").exists():
+            return cls._writable(out)
+        if out.is_dir() and not [path for path in out.iterdir() if not _is_left_over(path)]:
+            return cls._writable(out)  # killed before it began
+        try:
+            return cls.new(out, command)
+        except UsageError as problem:
+            if out.is_dir():
+                raise UsageError(
+                    f"there is no run to continue in {out}, which has other files and no "
+                    "config.json: name another --out"
+                ) from None
+            raise problem from None
 
     @classmethod
     def _writable(cls, path: Path) -> RunFolder:
@@ -89,6 +99,32 @@ class RunFolder:
             shutil.rmtree(part, ignore_errors=True)
             raise
 
+    @contextmanager
+    def alone(self) -> Generator[None]:
+        """Keep other processes off; what one left over that was killed is removed.
+
+        Raises:
+            UsageError: if another process is at work here.
+        """
+        from filelock import Timeout
+
+        lock = self.lock()
+        try:
+            lock.acquire()
+        except Timeout:
+            raise UsageError(
+                f"another process is at work in {self.path}: wait for it, or name another --out"
+            ) from None
+        try:
+            for path in self.path.iterdir():
+                if _is_left_over(path) and path != Path(lock.lock_file):
+                    path.unlink(missing_ok=True)
+            yield
+        finally:
+            with suppress(OSError):  # Windows removes no open file
+                Path(lock.lock_file).unlink(missing_ok=True)
+            lock.release()
+
     def lock(self) -> FileLock:
         """A context that keeps other processes off; filelock.Timeout if one is there already."""
         from filelock import FileLock
@@ -102,6 +138,11 @@ class RunFolder:
     def write_json(self, name: str, content: Any) -> None:
         """Write plain data."""
         self.write(name, json.dumps(content, indent=2) + "\n")
+
+
+def _is_left_over(path: Path) -> bool:
+    """Whether it is of a process that was killed: a lock, or a file that was being written."""
+    return path.name == "lock" or (path.name.startswith(".") and path.suffix == ".part")
 
 
 def _cannot_write(folder: Path, problem: OSError) -> UsageError:

@@ -3,7 +3,8 @@
 May import ``fast`` and what is below it.
 """
 
+from forwardly.training import loggers
 from forwardly.training.local_sgd import LocalSGD
 from forwardly.training.loop import Fit, Measure, Row, evaluate, evaluating, fit
 
-__all__ = ["Fit", "LocalSGD", "Measure", "Row", "evaluate", "evaluating", "fit"]
+__all__ = ["Fit", "LocalSGD", "Measure", "Row", "evaluate", "evaluating", "fit", "loggers"]

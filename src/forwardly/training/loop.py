@@ -36,6 +36,7 @@ from forwardly.training import checkpoint as checkpoints
 from forwardly.training.batches import Batches, InMemory, batches_of, parts_of
 from forwardly.training.local_sgd import LocalSGD
 from forwardly.training.progress import shown
+from forwardly.training.settings import flat
 
 Measure = Callable[[Rule, Tensor, Tensor], Mapping[str, float]]
 """(rule, x, target) → named figures, from a fixed batch of training samples, once an epoch."""
@@ -71,6 +72,19 @@ class Fit:
     diverged: int | None = None
     best: int | None = None
     stopped: bool = False
+
+    @classmethod
+    def saved(cls, path: Path) -> Fit:
+        """How far the run of a checkpoint has come.
+
+        Raises:
+            UsageError: if it is damaged.
+        """
+        state = checkpoints.load(path)
+        try:
+            return cls(list(map(dict, state["rows"])), state["diverged"], state["best_epoch"])
+        except Exception as error:  # whatever comes of values of other kinds
+            raise _damaged(path, error) from None
 
     @property
     def seconds(self) -> float:
@@ -412,13 +426,11 @@ class _Run:
         except UsageError:
             raise
         except Exception as error:  # whatever comes of values of other kinds
-            raise UsageError(
-                f"{path} is damaged, or no checkpoint of fit: {type(error).__name__}: {error}"
-            ) from None
+            raise _damaged(path, error) from None
 
     def _load(self, path: Path) -> None:
         state = checkpoints.load(path)
-        theirs, ours = _flat(state["settings"]), _flat(self.settings)
+        theirs, ours = flat(state["settings"]), flat(self.settings)
         other = [
             f"{name} {theirs.get(name)!r} there, {ours.get(name)!r} here"
             for name in sorted(ours.keys() | theirs.keys())
@@ -445,6 +457,12 @@ class _Run:
             ours = {name: value.shape for name, value in self.rule.state_dict().items()}
             if {name: value.shape for name, value in self.best.items()} != ours:
                 raise ValueError("its best state is of another model")
+
+
+def _damaged(path: Path, error: Exception) -> UsageError:
+    return UsageError(
+        f"{path} is damaged, or no checkpoint of fit: {type(error).__name__}: {error}"
+    )
 
 
 def _figure(row: Row) -> float:
@@ -543,14 +561,3 @@ def _plus(total: float, losses: Sequence[Tensor]) -> float:
     for value in values:
         total += value
     return total
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings side by side, as "outer.inner"."""
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(cast(Mapping[str, Any], value), f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat
