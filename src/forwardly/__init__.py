@@ -26,7 +26,8 @@ from forwardly.rules import (
     TimeLocalPEPITA,
     UniformSignSymmetry,
 )
-from forwardly.training import Fit, evaluate, fit
+from forwardly.saving import load, save
+from forwardly.training import Fit, evaluate, fit, loggers
 from forwardly.training.local_sgd import LocalSGD
 
 if TYPE_CHECKING:
@@ -67,7 +68,10 @@ __all__ = [
     "evaluate",
     "feedback",
     "fit",
+    "load",
+    "loggers",
     "metrics",
+    "save",
     "testing",
 ]
 

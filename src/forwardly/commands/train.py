@@ -19,7 +19,7 @@ from forwardly.errors import UsageError
 from forwardly.experiments import records
 from forwardly.experiments.provenance import provenance
 from forwardly.experiments.recipe import Prepared, Recipe, prepare
-from forwardly.experiments.run_folder import RunFolder
+from forwardly.experiments.run_folder import MODEL, RunFolder
 from forwardly.experiments.settings import at_least, require
 from forwardly.training import Fit, Row, evaluate, loggers
 from forwardly.training.local_sgd import LocalSGD
@@ -196,7 +196,7 @@ def _finish(prepared: Prepared, trained: Fit, folder: RunFolder, console: PlainC
             style="red",
         )
         return 1
-    saving.save(prepared.rule, folder.path / "model.safetensors", dataset=prepared.dataset)
+    saving.save(prepared.rule, folder.path / MODEL, dataset=prepared.dataset)
     folder.write_json("result.json", result)
     from forwardly.experiments import (  # matplotlib is slow to import, and only needed here
         curves,
@@ -206,7 +206,7 @@ def _finish(prepared: Prepared, trained: Fit, folder: RunFolder, console: PlainC
     title = f"{recipe.rule} on {prepared.dataset.name}"
     figures.save(curves.training_figure(rows, recipe.rule, title), folder.path / "curves.png")
     _report(trained, tested, recipe.keep, console)
-    for name in ("epochs.csv", "result.json", "model.safetensors", "checkpoint.pt", "curves.png"):
+    for name in ("epochs.csv", "result.json", MODEL, "checkpoint.pt", "curves.png"):
         console.say(str(folder.path / name))
     return 0
 

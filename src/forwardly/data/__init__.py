@@ -25,9 +25,12 @@ from torch import Tensor
 from forwardly.data import npz
 from forwardly.data.dataset import Dataset, Split, put_aside
 from forwardly.data.download import download
+from forwardly.data.preprocessing import as_numbers
 from forwardly.data.sources import SOURCES
 from forwardly.data.teacher_student import TaskSettings, draw
 from forwardly.errors import UsageError
+
+__all__ = ["NAMES", "VARIABLE", "Dataset", "Split", "as_numbers", "folder", "load"]
 
 NAMES = (*SOURCES, "digits", "mnist1d", "teacher-student")
 VARIABLE = "FORWARDLY_DATA"

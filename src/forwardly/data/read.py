@@ -108,19 +108,22 @@ def dataset(
     return replace(made, columns=train.columns, target_name=train.target_name)
 
 
-def samples(path: Path, like: Dataset) -> Samples:
+def samples(path: Path, like: Dataset | None) -> Samples:
     """The samples of a file that are to be predicted or evaluated: its test part, or all.
 
     Args:
         path: see the module's docstring; targets may be missing.
         like: what the model was trained on, as to columns and shape of samples; its parts may be
-            empty.
+            empty. None if that is not known.
 
     Raises:
         UsageError: if there are none, or they are not of that kind.
     """
-    parts = _parts(path, like.target_name or None, needs_target=False)
+    target = None if like is None else like.target_name or None
+    parts = _parts(path, target, needs_target=False)
     found = parts.get("test", parts["train"])
+    if like is None:
+        return found
     if like.columns:
         missing = [name for name in like.columns if name not in found.columns]
         if missing:
@@ -148,7 +151,7 @@ def _parts(path: Path, target: str | None, *, needs_target: bool = True) -> dict
         raise UsageError(f"{path} is not a file: name {_KINDS}")
     if path.suffix.lower() == ".csv":
         return {"train": _table(path, target, needs_target)}
-    return _arrays(path, target)
+    return _arrays(path, target if needs_target else None)
 
 
 def _target(path: Path, part: Samples) -> NDArray[Any]:

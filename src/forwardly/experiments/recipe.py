@@ -91,8 +91,8 @@ class Recipe:
             numbers, all else classes).
         preprocessing: whether samples are centred or standardised, by statistics of the training
             part.
-        patience: End after so many epochs without a better validation accuracy (or, of numbers,
-            loss).
+        patience: End after so many epochs without a better accuracy on the validation part, or at
+            the same accuracy (and of numbers) a lower loss.
         keep: Whether the model of the last epoch is kept, or that of the best.
 
     Raises:

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from filelock import FileLock
 
 
+MODEL = "model.safetensors"
+"""The file of a trained model in a run's folder."""
+
+
 class RunFolder:
     """A folder that is there.
 

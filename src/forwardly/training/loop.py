@@ -62,9 +62,9 @@ class Fit:
             nothing (see ``Rule.output_predicts``) they are measured as those of the validation set
             are, on up to 10,000 samples, and ``rule_loss`` is what the rule itself made smaller.
         diverged: the epoch in which the loss was no longer finite; training ended there.
-        best: the epoch with the best figure so far: the highest accuracy of the validation part,
-            or where there are no classes the lowest loss; of the training part if there is no
-            other. The first of equals.
+        best: the epoch with the best figures so far: the highest accuracy of the validation part,
+            and of equals, or where there are no classes, the lowest loss; of the training part if
+            there is no other.
         stopped: whether training ended early, for want of patience.
     """
 
@@ -465,14 +465,10 @@ def _damaged(path: Path, error: Exception) -> UsageError:
     )
 
 
-def _figure(row: Row) -> float:
+def _figure(row: Row) -> tuple[float, float]:
     """What is best where it is largest; see ``Fit.best``."""
-    for part in ("validation_", ""):
-        if f"{part}accuracy" in row:
-            return row[f"{part}accuracy"]
-        if f"{part}loss" in row:
-            return -row[f"{part}loss"]
-    return -math.inf
+    part = "validation_" if "validation_loss" in row else ""
+    return row.get(f"{part}accuracy", 0.0), -row[f"{part}loss"]
 
 
 def _epoch(run: _Run, mirror_every: int, on_batch: Callable[[int, int | None], None] | None) -> Row:
