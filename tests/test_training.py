@@ -541,3 +541,74 @@ def test_float64_models_see_float64() -> None:
     ours = copy.deepcopy(rule()).double()
     fitted = fit(ours, small(), torch.optim.SGD(ours.model.parameters(), 0.1), epochs=1)
     assert math.isfinite(fitted.rows[0]["loss"])
+
+
+def scripted(accuracies: list[float], **options: Any) -> tuple[fw.Rule, list[Any], Fit]:
+    """A run whose validation accuracies are these, by predictions that are made up."""
+    ours = rule()
+    states: list[Any] = []
+    epoch = [0]
+
+    def predict(x: torch.Tensor) -> torch.Tensor:
+        right = round(accuracies[epoch[0]] * len(x))
+        target = data_of_20.validation.target[: len(x)]
+        output = nn.functional.one_hot((target + (torch.arange(len(x)) >= right)) % 10, 10)
+        return output.float() * losses.get(epoch[0], 1)
+
+    losses = options.pop("confidence", {})
+    data_of_20 = with_validation(X, Y)
+    ours.predict = predict
+
+    def note(_: Any) -> None:
+        states.append(copy.deepcopy(ours.state_dict()))
+        epoch[0] += 1
+
+    optimizer = torch.optim.SGD(ours.model.parameters(), 0.1)
+    given = {"epochs": len(accuracies), "on_epoch": note, **options}
+    return ours, states, fit(ours, data_of_20, optimizer, **given)
+
+
+def is_state(ours: fw.Rule, state: Any) -> bool:
+    return all(torch.equal(value, state[name]) for name, value in ours.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "options", "epochs", "best"),
+    [
+        ([0.2, 0.5, 0.4, 0.3, 0.9], {}, 5, 5),
+        ([0.2, 0.5, 0.4, 0.3, 0.9], {"patience": 2}, 4, 2),
+        ([0.2, 0.5, 0.4, 0.3, 0.9], {"patience": 3}, 5, 5),
+        ([0.5, 0.5, 0.5], {"patience": 2}, 3, 1),
+        ([0.5, 0.5, 0.4], {"confidence": {1: 1.5}}, 3, 2),  # as often right, and surer
+    ],
+)
+def test_patience_and_the_best(
+    accuracies: list[float], options: dict[str, Any], epochs: int, best: int
+) -> None:
+    for keep in ("last", "best"):
+        ours, states, fitted = scripted(accuracies, keep=keep, **dict(options))
+        assert (len(fitted.rows), fitted.best) == (epochs, best)
+        assert fitted.stopped == (epochs < len(accuracies))
+        assert is_state(ours, states[-1 if keep == "last" else best - 1])
+
+
+def test_a_run_that_kept_its_best_goes_on_from_its_last(tmp_path: Path) -> None:
+    def run(epochs: int, path: Path | None = None, **options: Any) -> tuple[fw.Rule, Fit]:
+        ours = rule()
+        optimizer = torch.optim.SGD(ours.model.parameters(), 0.3, momentum=0.9)
+        more = {"keep": "best", "checkpoint": path, "resume": path is not None, **options}
+        return ours, fit(ours, small(), optimizer, epochs=epochs, **more)
+
+    alone, expected = run(6)
+    path = tmp_path / "c.pt"
+    run(2, path)
+    run(3, path, patience=100)  # how long it may go on is not of the run
+    resumed, fitted = run(6, path)
+    assert is_state(resumed, alone.state_dict())
+    assert fitted.best == expected.best
+    assert [row["loss"] for row in fitted.rows] == [row["loss"] for row in expected.rows]
+    again, fitted = run(6, path)  # nothing is left to do
+    assert is_state(again, alone.state_dict())
+    assert len(fitted.rows) == 6
+    with pytest.raises(UsageError, match=r"other settings: keep 'best' there, None here"):
+        run(7, path, keep="last")
