@@ -4,7 +4,7 @@
 
 PYTHON ?= python3
 PYTHON_LOWEST ?= python3.11
-PYTHON_NEWEST ?= python3.13
+PYTHON_NEWEST ?= python3.14
 VENV ?= .venv
 PIP_ARGS ?=
 BIN := $(VENV)/bin
@@ -13,7 +13,7 @@ INSTALL := $(BIN)/python $(PIP_INSTALL) --constraint constraints.txt
 PYTEST := -m pytest --numprocesses 2 --dist worksteal
 
 .PHONY: demo test test-narrow test-ascii test-haswell test-without-numba test-lowest test-newest \
-  lint types format docs clean
+  lint types format docs dist clean
 
 demo: $(VENV)/installed
 	$(BIN)/forwardly teacher-student
@@ -79,8 +79,19 @@ format: $(VENV)/installed-dev
 docs: $(VENV)/installed
 	$(BIN)/python docs/generate.py
 
+# What goes to PyPI: built, looked into, and installed by itself into an empty environment, where
+# its demo runs away from the checkout.
+dist: $(VENV)/installed-dev
+	rm -rf dist $(VENV)-dist
+	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
+	$(BIN)/python tests/built.py dist
+	$(PYTHON) -m venv $(VENV)-dist
+	$(VENV)-dist/bin/python $(PIP_INSTALL) --no-compile --constraint constraints.txt dist/*.whl
+	cd $(VENV)-dist && env -u PYTHONPATH bin/forwardly teacher-student
+
 clean:
-	rm -rf $(VENV) $(VENV)-lowest $(VENV)-newest
+	rm -rf $(VENV) $(VENV)-lowest $(VENV)-newest $(VENV)-dist dist
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

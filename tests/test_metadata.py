@@ -43,7 +43,7 @@ def test_known_good_versions_are_within_the_bounds() -> None:
 def test_pythons_are_those_that_are_tested() -> None:
     said = [c for c in PROJECT["classifiers"] if re.search(r":: 3\.\d+$", c)]
     versions = [c.rsplit(" ", 1)[1] for c in said]
-    assert versions == ["3.11", "3.12", "3.13"]
+    assert versions == ["3.11", "3.12", "3.13", "3.14"]
     assert PROJECT["requires-python"] == f">={versions[0]}"
     makefile = (ROOT / "Makefile").read_text("utf-8")
     assert f"PYTHON_LOWEST ?= python{versions[0]}\n" in makefile
@@ -57,6 +57,7 @@ def test_continuous_integration_runs_every_variant() -> None:
     variants = set(re.findall(r"^(test(?:-[a-z]+)*):", makefile, re.MULTILINE))
     assert len(variants) == 7
     assert not [one for one in variants if not re.search(rf"\bmake .*\b{one}(?![\w-])", run)]
+    assert "\nmake dist\n" in run
     assert run.rstrip().endswith("\nmake test")
     listed = re.findall(r"addprefix tests/test_,((?:[\w,\s\\])+)\)", makefile)
     names = {name for one in listed for name in one.replace("\\", " ").split()}
