@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from html import escape
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: TID251, the one place
@@ -22,6 +24,21 @@ def render(template: str, **values: Any) -> str:
         finalize=_finalize,
     )
     return environment.get_template(template).render(**values)
+
+
+def table(caption: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A small table, as notebooks show one; all text is escaped, as in pages."""
+
+    def row(kind: str, cells: Sequence[str]) -> str:
+        return "".join(f"<{kind} style='text-align:left'>{_text(c)}</{kind}>" for c in cells)
+
+    lines = [f"<tr>{row('td', cells)}</tr>" for cells in rows]
+    head = f"<caption>{_text(caption)}</caption><thead><tr>{row('th', heads)}</tr></thead>"
+    return f"<table>{head}<tbody>{''.join(lines)}</tbody></table>"
+
+
+def _text(text: str) -> str:
+    return escape(visible(text))
 
 
 def _finalize(value: Any) -> Any:

@@ -42,6 +42,7 @@ Row = dict[str, float]
 
 _BATCHES_BETWEEN_CHECKS = 50
 _SAMPLES_TO_EVALUATE_AT_ONCE = 1000
+_EPOCHS_SHOWN = 10
 _SAMPLES_TO_MEASURE = 256
 _SAMPLES_TO_PREDICT = 10_000
 """Of the training set, for rules whose predictions are another pass than training's."""
@@ -72,6 +73,20 @@ class Fit:
     def curve(self, name: str) -> list[float]:
         """One figure after each epoch."""
         return [row[name] for row in self.rows]
+
+    def _repr_html_(self) -> str:
+        """In a notebook: a table of the first epoch and the last ones."""
+        from forwardly.files import page  # which needs jinja2
+
+        heads = list(dict.fromkeys(name for row in self.rows for name in row))
+        lines = [[f"{row[name]:.4g}" if name in row else "" for name in heads] for row in self.rows]
+        if len(lines) > _EPOCHS_SHOWN:
+            lines[1 : 2 - _EPOCHS_SHOWN] = [["…" for _ in heads]]
+        count = len(self.rows)
+        caption = f"{count} epoch{'' if count == 1 else 's'}, {self.seconds:.1f} s of training"
+        if self.diverged is not None:
+            caption += f"; diverged in epoch {self.diverged}"
+        return page.table(caption, [name.replace("_", " ") for name in heads], lines)
 
 
 def fit(
