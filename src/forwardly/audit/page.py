@@ -45,7 +45,10 @@ def answers(report: AuditReport) -> dict[str, tuple[str, str]]:
 def summary(report: AuditReport) -> str:
     """The answers as a small table of HTML, for notebooks."""
     steps = {"update locking": "update locking: layer 1 waits"}
-    rows = [(steps.get(name, name), *texts) for name, texts in answers(report).items()]
+    rows = [
+        (steps.get(name, name), short, "" if long == short else long)
+        for name, (short, long) in answers(report).items()
+    ]
     costs = report.costs
     multiple = f"{costs.macs / costs.forward_macs:.2f} × forward"
     rows += [

@@ -29,11 +29,14 @@ def render(template: str, **values: Any) -> str:
 def table(caption: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A small table, as notebooks show one; all text is escaped, as in pages."""
 
-    def row(kind: str, cells: Sequence[str]) -> str:
-        return "".join(f"<{kind} style='text-align:left'>{_text(c)}</{kind}>" for c in cells)
+    def line(kind: str, cells: Sequence[str]) -> str:
+        style = "text-align: left; padding: .1em 1em .1em 0"
+        texts = (f'<{kind} style="{style}">{_text(cell)}</{kind}>' for cell in cells)
+        return f"<tr>{''.join(texts)}</tr>"
 
-    lines = [f"<tr>{row('td', cells)}</tr>" for cells in rows]
-    head = f"<caption>{_text(caption)}</caption><thead><tr>{row('th', heads)}</tr></thead>"
+    lines = [line("td", cells) for cells in rows]
+    start = f'<caption style="text-align: left">{_text(caption)}</caption>'
+    head = f"{start}<thead>{line('th', heads)}</thead>"
     return f"<table>{head}<tbody>{''.join(lines)}</tbody></table>"
 
 

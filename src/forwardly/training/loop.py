@@ -79,7 +79,7 @@ class Fit:
         from forwardly.files import page  # which needs jinja2
 
         heads = list(dict.fromkeys(name for row in self.rows for name in row))
-        lines = [[f"{row[name]:.4g}" if name in row else "" for name in heads] for row in self.rows]
+        lines = [[_shown(row[name]) if name in row else "" for name in heads] for row in self.rows]
         if len(lines) > _EPOCHS_SHOWN:
             lines[1 : 2 - _EPOCHS_SHOWN] = [["…" for _ in heads]]
         count = len(self.rows)
@@ -209,6 +209,10 @@ def evaluate(rule: Rule, split: Split) -> Row:
     if counted:
         row["accuracy"] = right / len(split)
     return row
+
+
+def _shown(value: float) -> str:
+    return f"{value:,.0f}" if 1000 <= value < 1e9 else f"{value:.4g}"
 
 
 @contextmanager
