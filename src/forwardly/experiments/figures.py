@@ -351,12 +351,14 @@ def _scale_errors(
     shown: Sequence[Literal["train", "validation"]],
 ) -> None:
     """Scales and limits of all panels, by the seeds that did not diverge; crosses of the others."""
-    living: list[Array] = [np.ones(0)]
-    for history in histories:
-        for which in shown:
-            curves = history.curves(which)
-            living.append(curves[history.shown].ravel())
-    values = np.concatenate(living)
+    living = any(history.alive for history in histories)  # if none, limits are by all
+    values = np.concatenate(
+        [
+            history.curves(which)[history.alive if living else slice(None)].ravel()
+            for history in histories
+            for which in shown
+        ]
+    )
     values = values[(values > 0) & (values < LARGEST)]
     low, high = (float(values.min()), float(values.max())) if values.size else (0.5, 1.0)
     first = float(min(history.epochs[0] for history in histories))
