@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -154,10 +155,23 @@ def test_evidence_names_lines() -> None:
     (one, *_) = audited(fw.Backprop).answers.transport.evidence
     assert one.what == "a signal times W_4, summed over its output index"
     assert re.fullmatch(r"aten\.\w+\.default", one.operation)
-    assert re.fullmatch(r"backprop\.py:\d+ in assign", one.line)
+    assert re.fullmatch(r"backprop\.py:\d+ in Backprop\.assign", one.line)
     frozen = audited(fw.PEPITA).answers.frozen
     assert frozen.layers == (1, 2, 3)
     assert frozen.evidence[0].what == "a signal times W_1, summed over its input index"
+
+
+def test_evidence_is_of_the_rules_own_file() -> None:
+    """Though the operation may be made in a helper of the house."""
+    found = 0
+    for rule in fw.RULES.values():
+        file = rule.__module__.rpartition(".")[2]
+        answers = audited(rule).answers
+        for evidence in (*answers.transport.evidence, *answers.frozen.evidence):
+            own = rf"{file}\.py:\d+ in {rule.__name__}\.\w+"
+            assert re.fullmatch(own, evidence.line), evidence.line
+            found += 1
+    assert found > 30
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -607,6 +621,27 @@ def test_bad_batches_are_refused_as_by_the_rule() -> None:
     rule = fw.PEPITA(dense(), nn.CrossEntropyLoss())
     with pytest.raises(ValueError, match="NaN"):
         fw.audit(rule, torch.full((N, D), torch.nan), torch.zeros(N).long())
+
+
+def test_answers_are_there_in_a_few_letters_for_narrow_screens() -> None:
+    """And long for wide ones, one of the two at a time."""
+    content = render({"backprop": audited(fw.Backprop)}, "a model", None)
+    row = re.findall(r'<span class="short">(.*?)</span><span class="long">(.*?)</span>', content)
+    assert [short for short, _ in row] == ["yes", "non-local", "frozen", "7 of 7"]
+    assert row[0][1] == "through W of layers 2, 3 and 4"
+    assert ".short { display: none; }" in content
+    assert "table.answers .long { display: none; }" in content
+
+
+def test_notebooks_show_the_answers() -> None:
+    report = replace(audited(fw.Backprop), rule="<b>mine</b>")
+    shown = report._repr_html_()
+    page = Page(shown)
+    assert not page.open
+    assert "b" not in page.tags
+    assert "<b>mine</b>" in page.text
+    for text in ("weight transport", "yes", "through W of layers 2, 3 and 4", "7 of 7", "MACs"):
+        assert text.replace("MACs", f"{report.costs.macs:,}") in page.text, text
 
 
 def test_the_page_is_whole_and_safe() -> None:

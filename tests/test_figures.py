@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,21 @@ def test_losses_are_means_whatever_the_reduction(kind: Any, target: Tensor, redu
     assert row["validation_loss"] == pytest.approx(expected)
     assert ("accuracy" in row) == ("validation_accuracy" in row) == (target is Y)
     assert rule.loss.reduction == reduction
+
+
+def test_notebooks_show_a_few_epochs() -> None:
+    """The first and the last, and no name of a measure's is anything but text."""
+    rows = [{"epoch": float(e), "seconds": 0.5, "<b>x</b>": e / 7} for e in range(1, 31)]
+    shown = fw.training.Fit(rows, diverged=30)._repr_html_()
+    cells = re.findall(r"<td[^>]*>(.*?)</td>", shown)
+    assert cells[::3] == ["1", "…", *map(str, range(23, 31))]
+    assert cells[-1] == "4.286"
+    assert "&lt;b&gt;x&lt;/b&gt;" in shown
+    assert "<b>" not in shown
+    assert "30 epochs, 15.0 s of training; diverged in epoch 30" in shown
+    few = fw.training.Fit(rows[:10])._repr_html_()
+    assert re.findall(r"<td[^>]*>(.*?)</td>", few)[::3] == [str(e) for e in range(1, 11)]
+    assert "0 epochs, 0.0 s" in fw.training.Fit()._repr_html_()
 
 
 def test_targets_of_float64_are_numbers_too() -> None:

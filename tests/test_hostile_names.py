@@ -222,6 +222,7 @@ def hostile_run(names: tuple[str, ...]) -> Any:
         histories=histories,
         trainings=dict.fromkeys(names, one),
         before=lambda _: weights,
+        teacher=lambda _: weights,
         settings=TeacherStudent(),
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,8 @@ def test_draws_have_the_posts_distributions() -> None:
     assert task.y_train.shape == (1000, 20)
     assert [w.shape for w in task.weights] == [(400, 300), (300, 20)]
     assert task.F.shape == (20, 400)
+    for x, y in ((task.x_train, task.y_train), (task.x_val, task.y_val)):
+        np.testing.assert_array_equal(output(task.teacher, x), y)
     for values, low, high in (
         (task.x_train, 0, 1),
         (task.weights[0], -0.5, 0.5),
@@ -149,7 +152,12 @@ def test_seeds_at_once_are_seeds_one_by_one() -> None:
 
 @pytest.mark.parametrize(
     ("epochs", "log_every", "expected"),
-    [(1, 100, [1]), (10, 3, [3, 6, 9, 10]), (300, 150, [150, 300]), (250, 1000, [250])],
+    [
+        (1, 100, [1]),
+        (10, 3, [1, 2, 3, 6, 9, 10]),
+        (300, 150, [1, 2, 4, 8, 16, 32, 64, 128, 150, 300]),
+        (1030, 2000, [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 1030]),
+    ],
 )
 def test_logged_epochs(epochs: int, log_every: int, expected: list[int]) -> None:
     run = finished(replace(BLOG, epochs=epochs, log_every=log_every))
@@ -180,7 +188,7 @@ def test_divergence_is_found_at_its_epoch() -> None:
             )
         assert np.isfinite(w2).all() == finite
     assert run.trainings[rule].epoch <= found + MOST_AT_ONCE
-    assert not run.histories[rule].epochs
+    assert 0 < max(run.histories[rule].epochs) < found
 
 
 def test_a_diverging_seed_does_not_stop_the_others() -> None:
@@ -188,10 +196,13 @@ def test_a_diverging_seed_does_not_stop_the_others() -> None:
     history = finished(settings).histories["pepita"]
     assert history.diverged == {100: 311}
     rows = list(history.rows())
-    assert [(seed, epoch) for _, seed, epoch, _, _ in rows] == [
+    assert [(seed, epoch) for _, seed, epoch, _, _ in rows if epoch >= 100] == [
         *((99, epoch) for epoch in (100, 200, 300, 400)),
         *((100, epoch) for epoch in (100, 200, 300)),
     ]
+    errors = history.curves("validation")
+    assert np.isfinite(errors[0]).all()
+    assert np.isnan(errors[1]).tolist() == [epoch == 400 for epoch in history.epochs]
     alone = finished(replace(settings, seeds=1)).histories["pepita"]
     assert history.mean_and_sd("train")[0] == pytest.approx(alone.mean_and_sd("train")[0])
     assert history.mean_and_sd("train")[1] is None
@@ -253,7 +264,7 @@ def test_arrays_as_julia_writes_them(tmp_path: Path) -> None:
     task = arrays.load(tmp_path / "julia.npz")
     assert task.y_train.shape == (1000, 1)
     np.testing.assert_allclose(task.y_train, output(task.weights, task.x_train) * 0 + task.y_train)
-    assert finished(SHORT, [task]).histories["pepita"].epochs == [5, 10, 15, 20]
+    assert finished(SHORT, [task]).histories["pepita"].epochs == [1, 2, 4, 5, 10, 15, 20]
 
 
 @pytest.mark.parametrize(
@@ -314,9 +325,9 @@ def test_the_folder(tmp_path: Path) -> None:
     with (folder.path / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["rule", "seed", "epoch", "train_mae", "val_mae"]
-    assert len(rows) == 3 * 2 * 4
+    assert len(rows) == 3 * 2 * 7
     pepita = [row for row in rows if row["rule"] == "pepita" and row["seed"] == "8"]
-    assert [row["epoch"] for row in pepita] == ["5", "10", "15", "20"]
+    assert [row["epoch"] for row in pepita] == ["1", "2", "4", "5", "10", "15", "20"]
     assert float(pepita[-1]["val_mae"]) == run.histories["pepita"].validation[-1][1]
 
     config = json.loads((folder.path / "config.json").read_text("utf-8"))
@@ -333,6 +344,13 @@ def test_the_folder(tmp_path: Path) -> None:
     best = summary["rules"]["pepita"]["best"]
     assert best["val_mae"] == min(errors.mean() for errors in run.histories["pepita"].validation)
     assert summary["rules"]["pepita"]["seconds"] > 0
+
+    drawing = (folder.path / "network.svg").read_text("utf-8")
+    assert re.findall(r"<!-- (teacher|student before|after .*) -->", drawing) == [
+        "teacher",
+        "student before",
+        *(f"after {rule}" for rule in settings.rules),
+    ]
 
     # the first seed's arrays start the same run again
     again = finished(replace(settings, seeds=1), [arrays.load(folder.path / "arrays.npz")])

@@ -42,6 +42,12 @@ class AuditReport:
     costs: Costs
     operations: int
 
+    def _repr_html_(self) -> str:
+        """In a notebook: the answers as a table."""
+        from forwardly.audit.page import summary  # which needs jinja2
+
+        return summary(self)
+
     def as_data(self) -> dict[str, Any]:
         """Plain data, for audit.json."""
         return {

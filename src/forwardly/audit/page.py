@@ -10,30 +10,53 @@ from forwardly.audit.questions import Needs
 from forwardly.files import page
 
 
-def answers(report: AuditReport) -> dict[str, str]:
-    """The four answers in a few words each."""
+def answers(report: AuditReport) -> dict[str, tuple[str, str]]:
+    """The four answers: each in a word or two, and in a few words more."""
     a = report.answers
+    through = f"through W of {_layers(a.transport.layers)}"
     transport = {
-        "none": "no",
-        "full": f"through W of {_layers(a.transport.layers)}",
-        "partial": f"partial: through functions of W of {_layers(a.transport.layers)}",
+        "none": ("no", "no"),
+        "full": ("yes", through),
+        "partial": ("partial", f"partial: {through.replace('W', 'functions of W', 1)}"),
     }[a.transport.answer]
     signals = sorted({s for needs in a.locality.layers.values() for s in needs.signals})
-    is_local = a.locality.answer == "local"
+    local = f"local, given the {_list(signals)}" if a.locality.answer == "local" else "non-local"
+    frozen = {
+        "modulated": ("modulated", "not frozen"),
+        "no hidden updates": ("–", "no hidden updates"),
+    }.get(a.frozen.answer, (a.frozen.answer, a.frozen.answer))
     k = a.locking
     first = k.layers[min(k.layers)].update
-    locking = "hidden layers do not learn"
+    waits, locking = "–", "hidden layers do not learn"
     if first is not None:
+        waits = f"{first} of {k.total}"
         locking = f"layer 1 waits {first} step{'' if first == 1 else 's'}; "
         locking += "update-locked" if k.update_locked else "not locked"
         if k.backward_locked:
             locking += f", {_layers(k.backward_locked)} backward-locked"
     return {
         "weight transport": transport,
-        "locality": f"local, given the {_list(signals)}" if is_local else "non-local",
-        "frozen activity": {"modulated": "not frozen"}.get(a.frozen.answer, a.frozen.answer),
-        "update locking": locking,
+        "locality": (a.locality.answer, local),
+        "frozen activity": frozen,
+        "update locking": (waits, locking),
     }
+
+
+def summary(report: AuditReport) -> str:
+    """The answers as a small table of HTML, for notebooks."""
+    steps = {"update locking": "update locking: layer 1 waits"}
+    rows = [
+        (steps.get(name, name), short, "" if long == short else long)
+        for name, (short, long) in answers(report).items()
+    ]
+    costs = report.costs
+    multiple = f"{costs.macs / costs.forward_macs:.2f} × forward"
+    rows += [
+        ("products", multiple, f"{costs.macs:,} multiply–accumulate operations"),
+        ("peak memory", f"{costs.peak_bytes / 1000:,.1f} kB", "of what one step makes"),
+    ]
+    caption = f"{report.rule}: audit of one step on {report.samples} samples"
+    return page.table(caption, ("question", "answer", ""), rows)
 
 
 def _needs(layer: int, needs: Needs) -> str:

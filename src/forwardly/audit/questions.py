@@ -20,7 +20,7 @@ from forwardly.audit.flow import Flow, Product, ancestors
 
 @dataclass(frozen=True)
 class Evidence:
-    """An operation of the graph: what it does, its ATen name and the line that it comes from."""
+    """An operation of the graph: what it does, its ATen name and the rule's line that makes it."""
 
     what: str
     operation: str

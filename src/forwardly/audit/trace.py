@@ -70,7 +70,7 @@ def trace(rule: Rule, x: Tensor, target: Tensor) -> Traced:
     update_names: list[str] = []
 
     def step(values: list[Tensor], x: Tensor, target: Tensor) -> list[Tensor]:
-        with _Lines():
+        with _Lines(type(rule)):
             credit = functional_call(rule, dict(zip(names, values, strict=True)), (x, target))
         update_names[:] = credit.updates
         return [*credit.updates.values(), credit.error]
@@ -106,28 +106,37 @@ def trace(rule: Rule, x: Tensor, target: Tensor) -> Traced:
 
 
 class _Lines(TorchDispatchMode):
-    """Records for each new node of the graph the line of Python that it comes from."""
+    """Records for each new node of the graph the line of the rule that it comes from."""
+
+    def __init__(self, rule: type[Rule]) -> None:
+        super().__init__()  # pyright: ignore[reportUnknownMemberType]
+        own = (kind for kind in rule.__mro__ if issubclass(kind, Rule) and kind is not Rule)
+        self._modules = {kind.__module__ for kind in own}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         mode: Any = get_proxy_mode()
         nodes = cast(Graph, mode.tracer.graph).nodes
         last = next(iter(reversed(nodes)), None)
         result = func(*args, **(kwargs or {}))
-        line = _line()
+        line = _line(self._modules)
         for node in takewhile(lambda node: node is not last, reversed(nodes)):
             node.meta.setdefault("line", line)
         return result
 
 
-def _line() -> str:
-    """The innermost line outside torch, as "file:line in function"."""
+def _line(modules: set[str]) -> str:
+    """The innermost line of these modules, as "file:line in function"; if none, outside torch."""
+    outside = ""
     frame = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
     while frame is not None:
         file = frame.f_code.co_filename
         if not file.startswith((_TORCH, _HERE)) and "jaxtyping" not in file:
-            return f"{Path(file).name}:{frame.f_lineno} in {frame.f_code.co_name}"
+            line = f"{Path(file).name}:{frame.f_lineno} in {frame.f_code.co_qualname}"
+            if frame.f_globals.get("__name__") in modules:
+                return line
+            outside = outside or line
         frame = frame.f_back
-    return ""
+    return outside
 
 
 def _layers(rule: Rule) -> dict[int, tuple[str, ...]]:

@@ -120,6 +120,8 @@ def _report(run: Run, status: str, paths: Sequence[Path], console: PlainConsole)
         )
         table.add_row(name, *errors, f"{history.seconds:.1f}")
     console.table(table)
+    if "readout-only" in run.histories:
+        console.say("readout-only: hidden layers frozen, the control")
     for path in paths:
         console.say(str(path))
     for history in run.histories.values():

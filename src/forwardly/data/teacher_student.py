@@ -50,15 +50,16 @@ class Task(NamedTuple):
     y_val: Array
     weights: tuple[Array, ...]  # of the student: w1, w2, …
     F: Array
+    teacher: tuple[Array, ...] = ()  # its weights, likewise; none where arrays came from a file
 
 
 def draw(settings: TaskSettings, generator: np.random.Generator) -> Task:
     """A teacher, its data, a student and a feedback matrix."""
     d, k = settings.inputs, settings.outputs
-    teacher = [
+    teacher = tuple(
         generator.normal(0, settings.teacher_sd, shape)
         for shape in pairwise((d, settings.teacher_hidden, k))
-    ]
+    )
     x_train = generator.random((settings.train_samples, d))
     x_val = generator.random((settings.validation_samples, d))
     bound = settings.student_bound
@@ -66,7 +67,8 @@ def draw(settings: TaskSettings, generator: np.random.Generator) -> Task:
         generator.uniform(-bound, bound, shape) for shape in pairwise((d, *settings.hidden, k))
     )
     feedback = generator.uniform(-settings.feedback_bound, settings.feedback_bound, (k, d))
-    return Task(x_train, output(teacher, x_train), x_val, output(teacher, x_val), student, feedback)
+    y_train, y_val = output(teacher, x_train), output(teacher, x_val)
+    return Task(x_train, y_train, x_val, y_val, student, feedback, teacher)
 
 
 def output(weights: Sequence[Array], x: Array) -> Array:
@@ -120,7 +122,8 @@ def load(path: Path) -> Task:
             )
         if not np.isfinite(arrays[name]).all():
             raise UsageError(f"{path}: {name} has a NaN or an infinity")
-    return Task(**{name: arrays[name] for name in _DATA}, weights=weights, F=arrays["F"])
+    x_train, y_train, x_val, y_val = (arrays[name] for name in _DATA)
+    return Task(x_train, y_train, x_val, y_val, weights, arrays["F"])
 
 
 def _read(path: Path) -> dict[str, Array]:

@@ -14,14 +14,25 @@ from markupsafe import Markup  # noqa: TID251, the one place
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from forwardly.experiments.figures import LARGEST, as_label, colours_of, rule_colour
+from forwardly.experiments.figures import (
+    LARGEST,
+    as_label,
+    colours_of,
+    dashes_of,
+    label_ends,
+    rule_colour,
+)
 from forwardly.experiments.statistics import Array, mean_and_sd_over_seeds
 from forwardly.files.text import visible
 
 _INK = "#123456"
 """Stands for the page's text colour; see ``inline_svg``."""
+
+_SIZE = 10.8
+"""Of text, in points: 11 pixels where the figure is as wide as a phone's page."""
 
 _SVG, _HREF = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}href"
 
@@ -57,34 +68,42 @@ def spread_figure(
 ) -> Figure:
     """Lines over epochs, one a name: means over seeds, and a band of one standard deviation.
 
+    Dashes and names at the ends tell them apart, and lines that coincide are named beneath.
+
     Args:
         series: for each name the curve of each seed, from epoch 1; curves may differ in length.
         label: of the vertical axis.
-        colours: of the names, where several figures are to agree; see ``plots.colours_of``.
+        colours: of the names, where several figures are to agree; see ``figures.colours_of``.
+            Dashes go by their order.
         points: published values by epoch, drawn as crosses.
         line: a value to mark, such as a right angle.
     """
-    with rc_context(dict.fromkeys(_INKED, _INK)):
-        figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    colours, dashes = colours or colours_of(list(series)), dashes_of(list(colours or series))
+    with rc_context({**dict.fromkeys(_INKED, _INK), "font.size": _SIZE}):
+        height = 2.8 + 0.25 * max(len(series) - 5, 0)  # room for the names
+        figure = Figure(figsize=(4.8, height), layout="constrained")
         figure.patch.set_alpha(0)
         axes = figure.subplots()
         axes.patch.set_alpha(0)
-        colours = colours or colours_of(list(series))
+        lines: dict[str, Line2D] = {}
         for name, curves in series.items():
             mean, sd = mean_and_sd_over_seeds(_table(curves))
             epochs = np.arange(1, len(mean) + 1)
-            axes.plot(epochs, mean, color=colours[name], linewidth=1.4, label=as_label(name))
+            (lines[name],) = axes.plot(
+                epochs, mean, color=colours[name], linestyle=dashes[name], linewidth=1.5
+            )
             axes.fill_between(
-                epochs, mean - sd, mean + sd, color=colours[name], alpha=0.25, linewidth=0
+                epochs, mean - sd, mean + sd, color=colours[name], alpha=0.2, linewidth=0
             )
         if points:
             axes.plot(
                 list(points), list(points.values()), "x", color=_INK, label="published", zorder=4
             )
+            axes.legend(frameon=False, fontsize=_SIZE)
         if line is not None:
             axes.axhline(line, color=_INK, linewidth=0.8, linestyle=":")
         _dress(axes, label)
-        axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+        label_ends(axes, lines, size=_SIZE)
     return figure
 
 

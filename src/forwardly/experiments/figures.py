@@ -11,20 +11,27 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from textwrap import wrap
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 from matplotlib import rc_context
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, StrMethodFormatter
-from numpy.typing import NDArray
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import (
+    FuncFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    StrMethodFormatter,
+)
 
-from forwardly.experiments.statistics import Array, mean_and_sd_over_seeds
+from forwardly.experiments.history import History
+from forwardly.experiments.statistics import Array
 from forwardly.files import write
 from forwardly.files.text import visible
 
@@ -32,29 +39,14 @@ from forwardly.files.text import visible
 _RULE_COLOURS = {"pepita": "#D55E00", "readout-only": "#999999", "backprop": "#0072B2"}
 _OTHER_COLOURS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#B8A800", "#332288", "#882255")
 _POSITIVE, _NEGATIVE = "#0072B2", "#D55E00"
-_DASHES = (0, (4, 2))
+_VALIDATION = (0, (4, 2))
+_DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1)), (0, (6, 1.5, 1.5, 1.5)), (0, (10, 3)), (0, (3, 3)))
+_GREY = "#444444"
+_EPOCHS = "Epoch (full-batch updates)"
 _MOST_UNITS = 24
 
 LARGEST = 1e30
 """Larger values, on the way to infinity, are not drawn: they would squeeze all else together."""
-
-
-class Curve(NamedTuple):
-    """Mean absolute error of one rule over training.
-
-    Attributes:
-        rule: its name on the command line.
-        epochs: the epochs measured, (E,).
-        train: error on the training set, (seeds, E).
-        validation: error on the validation set, (seeds, E).
-        left_out: seeds that diverged and are not in it.
-    """
-
-    rule: str
-    epochs: NDArray[np.int64]
-    train: Array
-    validation: Array
-    left_out: int = 0
 
 
 class Drawing(NamedTuple):
@@ -89,33 +81,137 @@ def colours_of(rules: Sequence[str]) -> dict[str, str]:
     return colours
 
 
-def mae_figure(curves: Sequence[Curve], *, title: str = "") -> Figure:
-    """Training (solid) and validation (dashed) errors over epochs.
+def dashes_of(names: Sequence[str]) -> dict[str, Any]:
+    """A line style for each, in turn: with ``label_ends``, what tells lines apart beside colour."""
+    return {name: _DASHES[i % len(_DASHES)] for i, name in enumerate(names)}
 
-    With several seeds the lines are means, and a band spans one standard deviation either way of
-    the validation error.
+
+def mae_figure(histories: Sequence[History]) -> Figure:
+    """Errors over epochs, both axes logarithmic where values span enough.
+
+    Of one seed each: training solid, validation dashed, all rules in one panel, named where their
+    lines end. Of several: a panel a rule, with a thin line a seed and the median of those that did
+    not diverge in bold. A line that diverged ends in a cross at the upper edge, at the epoch where
+    it did.
+
+    Args:
+        histories: of each rule, with one epoch or more.
     """
+    if any(len(history.seeds) > 1 for history in histories):
+        return _seeds_figure(histories)
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.subplots()
-    colours = colours_of([curve.rule for curve in curves])
-    for curve in curves:
-        _draw_errors(axes, curve, "-", colours[curve.rule])
-        _draw_errors(axes, curve, _DASHES, colours[curve.rule])
-    _scale_errors(axes, curves)
-    axes.set_xlabel("Epoch (full-batch updates)")
-    axes.set_ylabel("Mean absolute error")
-    axes.set_title(as_label(title))
-    axes.xaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-    axes.grid(color="#E6E6E6", linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
-    _add_legend(figure, curves, colours)
+    colours = colours_of([history.rule for history in histories])
+    ends: dict[str, Line2D] = {}
+    for history in histories:
+        colour = colours[history.rule]
+        _draw_seeds(axes, history, "train", color=colour, linewidth=1.1)
+        # Wider dashes show on a line that they coincide with.
+        dashed = {"linestyle": _VALIDATION, "linewidth": 1.8, "markerfacecolor": "white"}
+        (line,) = _draw_seeds(axes, history, "validation", color=colour, **dashed)
+        ends[f"{history.rule} (diverged)" if history.diverged else history.rule] = line
+    _scale_errors([axes], histories, ("train", "validation"))
+    axes.set_xlabel(_EPOCHS + _scale_of(axes.get_xscale()))
+    axes.set_ylabel("Mean absolute error" + _scale_of(axes.get_yscale()))
+    handles = [
+        Line2D([], [], color=_GREY, linewidth=1.1, label="training"),
+        Line2D([], [], color=_GREY, linewidth=1.8, label="validation", linestyle=_VALIDATION),
+    ]
+    _add_legend(figure, handles + _cross(histories))
+    label_ends(axes, ends)
     return figure
 
 
-def network_figure(drawings: Sequence[Drawing], *, title: str = "") -> Figure:
+def _seeds_figure(histories: Sequence[History]) -> Figure:
+    """A panel a rule: its seeds and their median."""
+    columns = min(len(histories), 3)
+    rows = -(-len(histories) // columns)
+    size = max(2.7 * columns, 4.5) + 0.5, 2.9 * rows + 0.9
+    figure = Figure(figsize=size, layout="constrained")
+    panels = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
+    colours = colours_of([history.rule for history in histories])
+    for axes, history in zip(panels, histories, strict=False):
+        colour = colours[history.rule]
+        _draw_seeds(axes, history, "validation", color=colour, linewidth=0.8, alpha=0.75)
+        title = f"{as_label(history.rule)}\n{_divergences(history)}"
+        axes.set_title(title, fontsize=10, pad=9)
+    _scale_errors(panels, histories, ("validation",))
+    for axes, history in zip(panels, histories, strict=False):
+        if history.alive:
+            _draw_median(axes, history)
+    for axes in panels[len(histories) :]:
+        axes.set_visible(False)
+    figure.supxlabel(_EPOCHS + _scale_of(panels[0].get_xscale()), fontsize=10)
+    label = "Mean absolute error, validation" + _scale_of(panels[0].get_yscale())
+    figure.supylabel(label, fontsize=10)
+    cross = _cross(histories)
+    median = "median of the others" if cross else "median"
+    seed = Line2D([], [], color=_GREY, linewidth=0.8, label="one seed")
+    _add_legend(figure, [seed, *cross, Line2D([], [], color=_GREY, linewidth=2.4, label=median)])
+    return figure
+
+
+def label_ends(axes: Axes, lines: Mapping[str, Line2D], *, size: float = 9) -> None:
+    """Name lines where they end, as colours alone do not tell them apart for everyone.
+
+    Names are moved off each other, each with a piece of its line leading to it. Lines of which one
+    covers the other are named beneath the figure. Called last, when limits and scales are final.
+
+    Args:
+        axes: the lines'.
+        lines: by name.
+        size: of the text, in points.
+    """
+    figure = cast(Figure, axes.figure)
+    axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())
+    points = {name: _in_axes(axes, line) for name, line in lines.items()}
+    points = {name: at for name, at in points.items() if len(at)}
+    if not points:
+        return
+    said = [f"{', '.join(group[:-1])} and {group[-1]}" for group in _coinciding(points)]
+    if said:
+        letters = int(figure.get_figwidth() * 72 / (0.6 * size))
+        note = as_label(f"Lines that coincide: {'; '.join(said)}.")
+        note = "\n".join(wrap(note, letters, break_on_hyphens=False))
+        figure.supxlabel(note, fontsize=size)
+    figure.draw_without_rendering()  # lays it out
+    texts = {name: _in_lines(name) for name in points}
+    names = sorted(points, key=lambda name: points[name][-1, 1])
+    rows = np.array([texts[name].count("\n") + 1 for name in names])
+    room = size * 1.3 * figure.dpi / 72 / axes.bbox.height  # of a line of text
+    # As near to the ends as leaves each its room, and none above or below the axes.
+    middles = room * (np.cumsum(rows) - rows / 2)
+    ends = np.array([points[name][-1, 1] for name in names])
+    from scipy.optimize import isotonic_regression  # pyright: ignore  # slow, and untyped
+
+    shifts = cast(Array, isotonic_regression(ends - middles).x)  # pyright: ignore
+    places = np.clip(shifts, 0, max(0, 1 - room * rows.sum())) + middles
+    for name, place in zip(names, places, strict=True):
+        line = lines[name]
+        axes.annotate(
+            texts[name],
+            points[name][-1],
+            (1.07, place),
+            "axes fraction",
+            "axes fraction",
+            fontsize=size,
+            va="center",
+            annotation_clip=False,
+            arrowprops={
+                "arrowstyle": "-",
+                "color": line.get_color(),
+                "linewidth": 1,
+                "linestyle": line.get_linestyle(),
+                "relpos": (0, 0.5),
+                "shrinkA": 2,
+                "shrinkB": 4,
+            },
+        )
+
+
+def network_figure(drawings: Sequence[Drawing]) -> Figure:
     """Networks side by side as neurons and synapses, on one scale of weights."""
-    columns = min(len(drawings), 4) or 1
+    columns = 2 if len(drawings) == 4 else min(len(drawings), 3) or 1
     rows = -(-len(drawings) // columns) or 1
     layers = max((len(drawing.weights) + 1 for drawing in drawings), default=0)
     width = max(max(3.0, 0.95 * layers) * columns, 6.0)  # room for the legend
@@ -138,8 +234,6 @@ def network_figure(drawings: Sequence[Drawing], *, title: str = "") -> Figure:
         frameon=False,
         fontsize=9,
     )
-    if title:
-        figure.suptitle(as_label(title))
     return figure
 
 
@@ -188,75 +282,168 @@ def save(figure: Figure, path: Path) -> None:
     write(path, content.getvalue())
 
 
-def _drawable(values: Array) -> NDArray[np.bool_]:
-    """Epochs at which all seeds' errors can be drawn, (E,)."""
-    return np.all(np.nan_to_num(values, nan=np.inf) < LARGEST, axis=0)
+def _draw_seeds(
+    axes: Axes, history: History, which: Literal["train", "validation"], **style: Any
+) -> list[Line2D]:
+    """A line a seed; one that diverged goes up to where ``_scale_errors`` puts its cross."""
+    lines: list[Line2D] = []
+    for seed, values in zip(history.seeds, history.curves(which), strict=True):
+        shown = np.nan_to_num(values, nan=np.inf) < LARGEST
+        epochs, values = np.array(history.epochs)[shown], values[shown]
+        if seed in history.diverged:
+            epochs, values = np.append(epochs, history.diverged[seed]), np.append(values, LARGEST)
+        style["marker"] = "o" if len(epochs) == 1 else ""
+        lines += axes.plot(epochs, values, zorder=3, **style)
+    return lines
 
 
-def _draw_errors(
-    axes: Axes, curve: Curve, style: Literal["-"] | tuple[int, tuple[int, int]], colour: str
-) -> None:
-    """The line of one set's errors, and the band of the validation set's."""
-    values = curve.train if style == "-" else curve.validation
-    shown = _drawable(values)
-    epochs = curve.epochs[shown]
-    mean, sd = mean_and_sd_over_seeds(values[:, shown])
-    axes.plot(
-        epochs,
-        mean,
-        color=colour,
-        linestyle=style,
-        # Wider dashes show on a line that they coincide with.
-        linewidth=1.1 if style == "-" else 1.8,
-        marker="o" if shown.sum() == 1 else "",
-        markerfacecolor=colour if style == "-" else "white",
-        zorder=3,
-    )
-    if style != "-" and len(values) > 1:
-        # Below zero has no place on a log axis: there the band leaves the figure at its lower edge.
-        low = np.maximum(mean - sd, mean / 100)
-        axes.fill_between(epochs, low, mean + sd, color=colour, alpha=0.15, linewidth=0, zorder=2)
+def _draw_median(axes: Axes, history: History) -> None:
+    """Of the seeds that did not diverge, with its last value."""
+    median = np.median(history.curves("validation")[history.alive], axis=0)
+    shown = median < LARGEST
+    epochs = np.array(history.epochs)[shown]
+    halo = [withStroke(linewidth=4, foreground="white")]
+    colour = axes.lines[0].get_color()
+    axes.plot(epochs, median[shown], color=colour, linewidth=2.4, zorder=4, path_effects=halo)
+    if shown[-1]:
+        axes.annotate(
+            f"{median[-1]:.3f}" if median[-1] > 0.01 else f"{median[-1]:.2g}",
+            (epochs[-1], median[-1]),
+            (-2, 4),
+            textcoords="offset points",
+            ha="right",
+            fontsize=9,
+            fontweight="bold",
+            zorder=5,
+            path_effects=[withStroke(linewidth=3, foreground="white")],
+        )
 
 
-def _add_legend(figure: Figure, curves: Sequence[Curve], colours: dict[str, str]) -> None:
-    handles: list[Artist] = []
-    for curve in curves:
-        label = as_label(curve.rule)
-        if curve.left_out:
-            label += f" ({len(curve.train)} of {len(curve.train) + curve.left_out} seeds)"
-        handles.append(Line2D([], [], color=colours[curve.rule], linewidth=2.2, label=label))
-    grey = "#444444"
-    handles += [
-        Line2D([], [], color=grey, linewidth=1.1, label="training"),
-        Line2D([], [], color=grey, linewidth=1.8, label="validation", linestyle=_DASHES),
-    ]
-    seeds = max((len(curve.train) for curve in curves), default=1)
-    if seeds > 1:
-        label = f"mean ± sd of {seeds} seeds"
-        handles.append(Patch(color=grey, alpha=0.15, linewidth=0, label=label))
-    columns = len(handles) if len(handles) < 6 else 3
+def _divergences(history: History) -> str:
+    """Which seeds diverged, or how many if they are many."""
+    seeds = [str(seed) for seed in sorted(history.diverged)]
+    if len(seeds) > 3:
+        return f"{len(seeds)} of {len(history.seeds)} seeds diverged"
+    several = f"seeds {', '.join(seeds[:-1])} and" if len(seeds) > 1 else "seed"
+    return f"{several} {seeds[-1]} diverged" if seeds else "no seed diverged"
+
+
+def _cross(histories: Sequence[History]) -> list[Line2D]:
+    """The legend's cross, if there is one in the figure."""
+    if not any(history.diverged for history in histories):
+        return []
+    return [Line2D([], [], linestyle="", marker="x", color=_GREY, label="diverged")]
+
+
+def _add_legend(figure: Figure, handles: list[Line2D]) -> None:
     figure.legend(
-        handles=handles, loc="outside upper center", ncols=columns, frameon=False, fontsize=9
+        handles=handles,
+        loc="outside upper center",
+        ncols=len(handles),
+        frameon=False,
+        fontsize=9,
     )
 
 
-def _scale_errors(axes: Axes, curves: Sequence[Curve]) -> None:
-    shown = [
-        errors[:, _drawable(errors)].mean(0)
-        for curve in curves
-        for errors in (curve.train, curve.validation)
-    ]
-    values = np.concatenate(shown) if shown else np.ones(1)
-    values = values[values > 0]
-    if values.size and values.max() > 3 * values.min():
-        axes.set_yscale("log")
-        few = values.max() <= 100 * values.min()
-        axes.yaxis.set_minor_formatter(FuncFormatter(_some_minor) if few else NullFormatter())
-        if values.max() < 1e5 and values.min() > 1e-4:
-            axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        axes.set_ylim(bottom=max(axes.get_ylim()[0], float(values.min()) / 3))
-    else:
-        axes.set_ylim(0, 1.05 * axes.get_ylim()[1])
+def _scale_errors(
+    panels: Sequence[Axes],
+    histories: Sequence[History],
+    shown: Sequence[Literal["train", "validation"]],
+) -> None:
+    """Scales and limits of all panels, by the seeds that did not diverge; crosses of the others."""
+    living = any(history.alive for history in histories)  # if none, limits are by all
+    values = np.concatenate(
+        [
+            history.curves(which)[history.alive if living else slice(None)].ravel()
+            for history in histories
+            for which in shown
+        ]
+    )
+    values = values[(values > 0) & (values < LARGEST)]
+    low, high = (float(values.min()), float(values.max())) if values.size else (0.5, 1.0)
+    first = float(min(history.epochs[0] for history in histories))
+    last = float(max(history.epochs[-1] for history in histories))
+    for axes in panels:
+        if first < last:
+            axes.set_xscale("log" if last > 10 * first else "linear")
+            axes.set_xlim(first, last)
+        _label_ticks(axes.xaxis, first, last)
+        if high > 3 * low:
+            axes.set_yscale("log")
+            axes.set_ylim(low / 1.2, high * 1.2)
+            _label_ticks(axes.yaxis, low, high)
+        else:
+            axes.set_ylim(0, 1.05 * high)
+        axes.grid(color="#E6E6E6", linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in panels:
+        top = axes.get_ylim()[1]
+        for line in axes.lines:
+            x, y = (np.asarray(values, dtype=float) for values in line.get_data())
+            if len(y) and y[-1] == LARGEST:
+                axes.plot(
+                    x[-1:],
+                    [top],
+                    color=line.get_color(),
+                    marker="x",
+                    markersize=6,
+                    clip_on=False,
+                    zorder=5,
+                )
+
+
+def _label_ticks(axis: Axis, low: float, high: float) -> None:
+    """Plain numbers; between powers of ten too where there are few of those."""
+    if axis.get_scale() != "log":
+        axis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
+        axis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        return
+    axis.set_minor_formatter(FuncFormatter(_some_minor) if high <= 400 * low else NullFormatter())
+    axis.set_major_formatter(FuncFormatter(_power_of_ten))
+    if high < 1e7 * low:
+        axis.set_major_locator(LogLocator(numticks=9))
+
+
+def _scale_of(scale: str) -> str:
+    return ", log scale" if scale == "log" else ""
+
+
+def _in_lines(name: str) -> str:
+    """A name as a label, in lines of a few letters, where it can be broken."""
+    hyphens = name.replace("-", "").isalnum()  # of a rule or a cell, and no text with a minus
+    label = as_label(name)
+    return "\n".join(wrap(label, 18, break_long_words=False, break_on_hyphens=hyphens))
+
+
+def _in_axes(axes: Axes, line: Line2D) -> Array:
+    """The line's finite points in fractions of the axes, (points, 2), none outside of them."""
+    to_axes = axes.transScale + axes.transLimits
+    data = np.column_stack([np.asarray(values, dtype=float) for values in line.get_data()])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        points = np.asarray(to_axes.transform(data[np.isfinite(data).all(1)]))
+    return np.clip(points[np.isfinite(points).all(1)], 0, 1)
+
+
+def _coinciding(points: Mapping[str, Array]) -> list[list[str]]:
+    """Names of lines that lie on each other wherever both are, to about a line's width."""
+    groups: list[list[str]] = []
+    for name, own in points.items():
+        for group in groups:
+            other = points[group[0]]
+            _, i, j = np.intersect1d(own[:, 0], other[:, 0], return_indices=True)
+            if len(i) and np.abs(own[i, 1] - other[j, 1]).max() < 0.008:
+                group.append(name)
+                break
+        else:
+            groups.append([name])
+    return [group for group in groups if len(group) > 1]
+
+
+def _power_of_ten(value: float, _: int) -> str:
+    """In as many letters as fit between those of its neighbours."""
+    if 1e3 <= value < 1e6:
+        return f"{value / 1e3:g}k"
+    return f"{value:g}"
 
 
 def _some_minor(value: float, _: int) -> str:

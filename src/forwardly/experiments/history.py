@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -48,6 +48,12 @@ class History:
     def shown(self) -> list[int]:
         """The columns that means and figures are made of: the living, or all if none is."""
         return self.alive or list(range(len(self.seeds)))
+
+    def curves(self, which: Literal["train", "validation"]) -> Array:
+        """Errors over the logged epochs, (seeds, E); NaN from where a seed diverged."""
+        ends = np.array([self.diverged.get(seed, np.inf) for seed in self.seeds])
+        logged = np.array(getattr(self, which), dtype=float).reshape(len(self.epochs), -1)
+        return np.where(np.array(self.epochs) < ends[:, None], logged.T, np.nan)
 
     def rows(self) -> Iterator[tuple[str, int, int, float, float]]:
         """(rule, seed, epoch, train MAE, validation MAE) until the end or the divergence."""

@@ -5,7 +5,7 @@ arrays.npz     what the first seed started from, for ``--arrays``
 metrics.csv    rule, seed, epoch, train_mae, val_mae
 summary.json   final and best errors, seconds, divergences
 mae.png, .svg  the errors over training
-network.svg    the first student that did not diverge, before and after
+network.svg    the first student that did not diverge, before and after, and its teacher
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from forwardly.data.teacher_student import Task, save
 from forwardly.experiments.provenance import provenance
@@ -135,27 +133,19 @@ def _errors(rule: Fields) -> RuleErrors:
 
 
 def write_figures(folder: RunFolder, run: Run) -> list[Path]:
-    """Errors over training, and a network before and after; their paths."""
+    """Errors over training, and a teacher and its student before and after; their paths."""
     from forwardly.experiments import figures  # matplotlib is slow to import, and only needed here
 
     histories = list(run.histories.values())
-    curves = [
-        figures.Curve(
-            history.rule,
-            np.array(history.epochs),
-            np.stack(history.train, axis=1)[history.shown],
-            np.stack(history.validation, axis=1)[history.shown],
-            left_out=len(history.seeds) - len(history.shown),
-        )
-        for history in histories
-        if history.epochs
-    ]
+    measured = [history for history in histories if history.epochs]
     made: dict[str, Figure] = {}
-    if curves:
-        made["mae.png"] = made["mae.svg"] = figures.mae_figure(curves)
+    if measured:
+        made["mae.png"] = made["mae.svg"] = figures.mae_figure(measured)
     everywhere = set[int].intersection(*(set(history.alive) for history in histories))
     which = min(everywhere, default=0)
-    drawings = [figures.Drawing("before", run.before(which))]
+    drawings = [figures.Drawing("student before", run.before(which))]
+    if teacher := run.teacher(which):
+        drawings.insert(0, figures.Drawing("teacher", teacher))
     for name, history in run.histories.items():
         title = f"after {name}" if which in history.alive else f"{name} diverged"
         drawings.append(figures.Drawing(title, run.trainings[name].weights(which)))

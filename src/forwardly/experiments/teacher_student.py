@@ -49,13 +49,14 @@ class TeacherStudent(TaskSettings):
 
     Attributes:
         rules: Rules to compare, separated by spaces; ``forwardly rules`` lists them.
-        seeds: How many seeds to run at once; figure and table then show mean and standard
-            deviation.
+        seeds: How many seeds to run at once; the figure then shows each, and their median, and the
+            table mean and standard deviation.
         epochs: Full-batch updates.
         seed: The first seed, of teacher, data, student and feedback matrix.
         learning_rate: On updates summed over the batch.
         dtype: Precision of the training.
-        log_every: Epochs between two measurements of the MAE.
+        log_every: Epochs between two measurements of the MAE; before the first, epochs 1, 2, 4, 8,
+            … are measured too.
         engine: How the epochs run: compiled, for the rules that have it, or the readable rules as
             they are written. Both come to the same errors.
 
@@ -168,6 +169,10 @@ class Run:
         """A student's weights before training, (n_l, n_{l−1}) each; which of the seeds, from 0."""
         return [w.T for w in self._tasks[which].weights]
 
+    def teacher(self, which: int = 0) -> list[Array]:
+        """The weights that made a student's targets, likewise; none where they are not known."""
+        return [w.T for w in self._tasks[which].teacher]
+
     def advance(self) -> Iterator[str]:
         """Train to the end, yielding the name of each rule that has moved on.
 
@@ -184,7 +189,7 @@ class Run:
         """Train one rule a little further; whether there is more to do."""
         now, history = self.trainings[name], self.histories[name]
         every, last = self.settings.log_every, self.settings.epochs
-        step = min(every - now.epoch % every, last - now.epoch, MOST_AT_ONCE)
+        step = min(self._next_logged(now.epoch) - now.epoch, MOST_AT_ONCE)
         times = 1
         if step == every:  # then several, each measured
             times = min(MOST_AT_ONCE, last - now.epoch) // every
@@ -194,6 +199,12 @@ class Run:
         history.diverged = {history.seeds[i]: epoch for i, epoch in now.diverged.items()}
         ends = [history.diverged.get(seed, last + 1) for seed in history.seeds]
         for row in rows:
-            if (row.epoch % every == 0 or row.epoch == last) and row.epoch < max(ends):
+            if row.epoch == self._next_logged(row.epoch - 1) and row.epoch < max(ends):
                 history.log(*row)
         return bool(history.alive) and now.epoch < last
+
+    def _next_logged(self, epoch: int) -> int:
+        """The first epoch after this one whose errors are logged."""
+        every, last = self.settings.log_every, self.settings.epochs
+        power = 1 << epoch.bit_length() if epoch < every else last
+        return min(power, (epoch // every + 1) * every, last)

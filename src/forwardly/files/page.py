@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from html import escape
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: TID251, the one place
@@ -22,6 +24,24 @@ def render(template: str, **values: Any) -> str:
         finalize=_finalize,
     )
     return environment.get_template(template).render(**values)
+
+
+def table(caption: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A small table, as notebooks show one; all text is escaped, as in pages."""
+
+    def line(kind: str, cells: Sequence[str]) -> str:
+        style = "text-align: left; padding: .1em 1em .1em 0"
+        texts = (f'<{kind} style="{style}">{_text(cell)}</{kind}>' for cell in cells)
+        return f"<tr>{''.join(texts)}</tr>"
+
+    lines = [line("td", cells) for cells in rows]
+    start = f'<caption style="text-align: left">{_text(caption)}</caption>'
+    head = f"{start}<thead>{line('th', heads)}</thead>"
+    return f"<table>{head}<tbody>{''.join(lines)}</tbody></table>"
+
+
+def _text(text: str) -> str:
+    return escape(visible(text))
 
 
 def _finalize(value: Any) -> Any:

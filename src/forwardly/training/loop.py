@@ -45,6 +45,7 @@ Row = dict[str, float]
 """What one epoch measured: epoch, loss, accuracy, validation_loss, validation_accuracy, …"""
 
 _BATCHES_BETWEEN_CHECKS = 50
+_EPOCHS_SHOWN = 10
 _SAMPLES_TO_MEASURE = 256
 _SAMPLES_TO_PREDICT = 10_000
 """Of the training set, for rules whose predictions are another pass than training's."""
@@ -94,6 +95,20 @@ class Fit:
     def curve(self, name: str) -> list[float]:
         """One figure after each epoch."""
         return [row[name] for row in self.rows]
+
+    def _repr_html_(self) -> str:
+        """In a notebook: a table of the first epoch and the last ones."""
+        from forwardly.files import page  # which needs jinja2
+
+        heads = list(dict.fromkeys(name for row in self.rows for name in row))
+        lines = [[_shown(row[name]) if name in row else "" for name in heads] for row in self.rows]
+        if len(lines) > _EPOCHS_SHOWN:
+            lines[1 : 2 - _EPOCHS_SHOWN] = [["…" for _ in heads]]
+        count = len(self.rows)
+        caption = f"{count} epoch{'' if count == 1 else 's'}, {self.seconds:.1f} s of training"
+        if self.diverged is not None:
+            caption += f"; diverged in epoch {self.diverged}"
+        return page.table(caption, [name.replace("_", " ") for name in heads], lines)
 
 
 def fit(
@@ -271,6 +286,10 @@ def _evaluate(rule: Rule, batches: Batches) -> Row:
     if counted:
         row["accuracy"] = right / samples
     return row
+
+
+def _shown(value: float) -> str:
+    return f"{value:,.0f}" if 1000 <= value < 1e9 else f"{value:.4g}"
 
 
 @contextmanager
