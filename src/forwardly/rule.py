@@ -17,6 +17,9 @@ from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import (
+    _register_namedtuple,  # pyright: ignore[reportPrivateUsage, reportUnknownVariableType]
+)
 
 from forwardly._typing import Float, Shaped
 from forwardly.checks import all_finite, shape_of, values_readable
@@ -61,13 +64,19 @@ class Credit(NamedTuple):
     error: Float[Tensor, "n k"]
 
 
+# By this name a program that torch.export has saved finds the class again. Torch knows named
+# tuples without it, and has no public name for giving them one.
+_register_namedtuple(Credit, serialized_type_name="forwardly.Credit")
+
+
 def undisturbed(
     method: Callable[[Any, Tensor, Tensor], Result],
 ) -> Callable[[Any, Tensor, Tensor], Result]:
     """Shield a method (self, x, target) from inference mode and autocast.
 
     Tensors made in inference mode cannot serve as gradients outside it, and two passes that
-    autocast rounds differently would differ by their rounding.
+    autocast rounds differently would differ by their rounding. What autocast has kept of the
+    weights as they were is forgotten, or ``predict`` would go on with it.
     """
 
     @functools.wraps(method)
@@ -86,7 +95,10 @@ def undisturbed(
         available = compiling or torch.amp.is_autocast_available(kind)
         if available and torch.is_autocast_enabled(kind):
             with torch.autocast(kind, enabled=False):
-                return method(self, x, target)
+                result = method(self, x, target)
+            if not compiling:
+                torch.clear_autocast_cache()
+            return result
         return method(self, x, target)
 
     return call
