@@ -13,7 +13,7 @@ INSTALL := $(BIN)/python $(PIP_INSTALL) --constraint constraints.txt
 PYTEST := -m pytest --numprocesses 2 --dist worksteal
 
 .PHONY: demo test test-narrow test-ascii test-haswell test-without-numba test-lowest test-newest \
-  lint types format docs clean
+  test-examples lint types format docs clean
 
 demo: $(VENV)/installed
 	$(BIN)/forwardly teacher-student
@@ -65,6 +65,11 @@ test-newest:
 	  NUMBA_CACHE_DIR=$(abspath $(VENV))-newest/numba \
 	  $(VENV)-newest/bin/python $(PYTEST) -W ignore::DeprecationWarning $(call files,$(VERSIONED)); }
 
+# What examples/ are about, in an environment of its own, with versions that have been looked at.
+test-examples: $(VENV)-examples/installed
+	NUMBA_CACHE_DIR=$(abspath $(VENV))-examples/numba \
+	  $(VENV)-examples/bin/python $(PYTEST) $(call files,$(addprefix tests/test_,examples optimizers))
+
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -80,7 +85,7 @@ docs: $(VENV)/installed
 	$(BIN)/python docs/generate.py
 
 clean:
-	rm -rf $(VENV) $(VENV)-lowest $(VENV)-newest
+	rm -rf $(VENV) $(VENV)-lowest $(VENV)-newest $(VENV)-examples
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -105,4 +110,10 @@ $(VENV)-lowest/installed: pyproject.toml constraints-lowest.txt
 $(VENV)-newest/installed: pyproject.toml
 	$(PYTHON_NEWEST) -m venv $(VENV)-newest
 	$(VENV)-newest/bin/python $(PIP_INSTALL) --editable '.[dev]'
+	@touch $@
+
+$(VENV)-examples/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)-examples
+	$(VENV)-examples/bin/python $(PIP_INSTALL) --constraint constraints.txt \
+	  --editable '.[dev,examples]'
 	@touch $@

@@ -151,7 +151,7 @@ class _Network(BaseEstimator, ABC):
         self.n_iter_ = 0
         self.loss_curve_: list[float] = []
 
-    def _descent(self) -> dict[str, float]:
+    def _descent(self) -> dict[str, Any]:
         given = self.learning_rate_init
         rate = self._rate if given is None else given
         return {"lr": rate, "momentum": self.momentum, "weight_decay": self.weight_decay}
