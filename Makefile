@@ -28,7 +28,8 @@ READ := $(addprefix tests/test_,data docs malformed_files records report)
 COMPILED := $(addprefix tests/test_,compiled descent devices local_sgd noise products shallow)
 READABLE := $(addprefix tests/test_,cli defaults import local_sgd noise products train_command)
 VERSIONED := $(addprefix tests/test_,bench cli compiled data defaults descent devices import \
-  local_sgd noise plots report shallow statistics terminals transforms without_numba)
+  local_sgd noise optimizers plots report shallow sklearn statistics terminals transforms \
+  without_numba)
 files = $(addsuffix .py,$(1))
 
 test-narrow: $(VENV)/installed-dev

@@ -5,6 +5,7 @@ What needs a package that is not installed is skipped; ``make test-examples`` in
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import re
 import runpy
@@ -85,8 +86,7 @@ def test_the_pages_own_lines_for_scikit_learn(capsys: pytest.CaptureFixture[str]
 def test_torchmetrics_takes_a_credits_output() -> None:
     """And its collections take none of ours, as their docs say."""
     need(("torchmetrics",))
-    import torchmetrics
-
+    torchmetrics: Any = importlib.import_module("torchmetrics")
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 20), nn.ReLU(), nn.Linear(20, 3))
     x, target = torch.randn(256, 6), torch.randint(0, 3, (256,))

@@ -180,15 +180,16 @@ model = nn.Sequential(nn.Linear(6, 20), nn.ReLU(), nn.Linear(20, 3)).double()
 x, y = torch.randn(8, 6).double(), torch.randint(0, 3, (8,))
 rule = fw.PEPITA(model, nn.CrossEntropyLoss(), projection=fw.feedback.uniform(0.5))
 
-wrapped = nn.parallel.DistributedDataParallel(model)
-for use in (lambda: fw.PEPITA(wrapped.module, nn.CrossEntropyLoss()), lambda: rule(x, y)):
-    try:
-        use()
-    except TypeError as refused:
-        assert "is wrapped in DistributedDataParallel" in str(refused), refused
-    else:
-        raise AssertionError("it was not refused")
-del wrapped
+for whole in (model, nn.ModuleList([rule])):
+    wrapped = nn.parallel.DistributedDataParallel(whole)
+    for use in (lambda: fw.PEPITA(model, nn.CrossEntropyLoss()), lambda: rule(x, y)):
+        try:
+            use()
+        except TypeError as refused:
+            assert "is wrapped in DistributedDataParallel" in str(refused), refused
+        else:
+            raise AssertionError("it was not refused")
+    del wrapped
 
 whole = rule(x, y).updates["0.weight"]
 mine = slice(4 * rank, 4 * rank + 4)

@@ -507,7 +507,10 @@ def _check_place(model: nn.Module) -> None:
 
 
 def _check_alone(model: nn.Module) -> None:
-    """Refuse a model that torch's data parallelism has wrapped, with processes to average over."""
+    """Refuse a model that torch's data parallelism has wrapped, with processes to average over.
+
+    Be it within another module, such as one of Lightning's.
+    """
     distributed = torch.distributed
     if not (distributed.is_available() and distributed.is_initialized()):
         return
@@ -515,7 +518,7 @@ def _check_alone(model: nn.Module) -> None:
         return
     wrapper = torch.nn.parallel.DistributedDataParallel
     wrapped = (found.module for found in gc.get_objects() if issubclass(type(found), wrapper))
-    if any(module is model for module in wrapped):
+    if any(part is model for module in wrapped for part in module.modules()):
         raise TypeError(
             "the model is wrapped in DistributedDataParallel, which averages gradients in a "
             "backward pass, and there is none: replicas would drift apart. Build the rule on the "
