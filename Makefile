@@ -13,7 +13,7 @@ INSTALL := $(BIN)/python $(PIP_INSTALL) --constraint constraints.txt
 PYTEST := -m pytest --numprocesses 2 --dist worksteal
 
 .PHONY: demo test test-narrow test-ascii test-haswell test-without-numba test-lowest test-newest \
-  lint types format docs dist clean
+  test-examples lint types format docs dist clean
 
 demo: $(VENV)/installed
 	$(BIN)/forwardly teacher-student
@@ -28,7 +28,8 @@ READ := $(addprefix tests/test_,data docs malformed_files records report)
 COMPILED := $(addprefix tests/test_,compiled descent devices local_sgd noise products shallow)
 READABLE := $(addprefix tests/test_,cli defaults import local_sgd noise products train_command)
 VERSIONED := $(addprefix tests/test_,bench cli compiled data defaults descent devices import \
-  local_sgd noise plots report shallow statistics terminals transforms without_numba)
+  local_sgd noise optimizers plots report shallow sklearn statistics terminals transforms \
+  without_numba)
 files = $(addsuffix .py,$(1))
 
 test-narrow: $(VENV)/installed-dev
@@ -65,6 +66,11 @@ test-newest:
 	  NUMBA_CACHE_DIR=$(abspath $(VENV))-newest/numba \
 	  $(VENV)-newest/bin/python $(PYTEST) -W ignore::DeprecationWarning $(call files,$(VERSIONED)); }
 
+# What examples/ are about, in an environment of its own, with versions that have been looked at.
+test-examples: $(VENV)-examples/installed
+	NUMBA_CACHE_DIR=$(abspath $(VENV))-examples/numba \
+	  $(VENV)-examples/bin/python $(PYTEST) $(call files,$(addprefix tests/test_,examples optimizers))
+
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -91,7 +97,7 @@ dist: $(VENV)/installed-dev
 	cd $(VENV)-dist && env -u PYTHONPATH bin/forwardly teacher-student
 
 clean:
-	rm -rf $(VENV) $(VENV)-lowest $(VENV)-newest $(VENV)-dist dist
+	rm -rf $(VENV) $(VENV)-lowest $(VENV)-newest $(VENV)-examples $(VENV)-dist dist
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -116,4 +122,10 @@ $(VENV)-lowest/installed: pyproject.toml constraints-lowest.txt
 $(VENV)-newest/installed: pyproject.toml
 	$(PYTHON_NEWEST) -m venv $(VENV)-newest
 	$(VENV)-newest/bin/python $(PIP_INSTALL) --editable '.[dev]'
+	@touch $@
+
+$(VENV)-examples/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)-examples
+	$(VENV)-examples/bin/python $(PIP_INSTALL) --constraint constraints.txt \
+	  --editable '.[dev,examples]'
 	@touch $@

@@ -15,7 +15,7 @@ SOURCE = Path(fw.__file__).parent
 DOCS = SOURCE.parent.parent / "docs"
 
 ROOMS = (
-    *("cli", "commands", "benchmarks", "experiments", "audit", "training", "fast"),
+    *("cli", "commands", "benchmarks", "experiments", "audit", "sklearn", "training", "fast"),
     *(
         "metrics",
         "models",

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 import forwardly as fw
+from forwardly.fast.sgd import Descent
 from forwardly.testing import CASES
+from forwardly.training.functional import state_of, step_of
 
 pytestmark = pytest.mark.unchecked
 
@@ -63,6 +65,39 @@ def test_training_and_evaluation_run_under_autocast() -> None:
         rows = fw.fit(rule, dataset, fw.LocalSGD(rule, 0.1), epochs=2).rows
         assert rule.predict(X).dtype == torch.bfloat16  # evaluation is the model's own
     assert rows[-1]["loss"] > 0
+
+
+@pytest.mark.parametrize("local", [False, True])
+def test_evaluation_under_autocast_sees_the_weights_as_they_are(local: bool) -> None:
+    """Autocast keeps the weights that it has rounded until it ends, however they change."""
+    rule = make("pepita")
+    optimizer: Any = (fw.LocalSGD if local else torch.optim.SGD)(
+        *((rule,) if local else (rule.model.parameters(),)), 0.5
+    )
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rule.predict(X)
+        if local:
+            optimizer.step(X, Y)
+        else:
+            rule.accumulate(X, Y)
+            optimizer.step()
+        within = rule.eval().predict(X)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert_close(within, rule.predict(X), rtol=0, atol=0)
+
+
+def test_mirrors_and_pure_steps_under_autocast() -> None:
+    net = nn.Sequential(nn.Linear(6, 20, bias=False), nn.ReLU(), nn.Linear(20, 3, bias=False))
+    rule = fw.PEPITA(net, nn.CrossEntropyLoss(), projection=fw.feedback.product())
+    other = copy.deepcopy(rule)
+    mirrors = [fw.feedback.Mirror(r, generator=torch.Generator()) for r in (rule, other)]
+    step = step_of(rule, {"model.0.weight": Descent(0.9, 0.0, 0.1, nesterov=False)})
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mirrors[0].step()
+        within = step(state_of(rule), X, Y)
+    mirrors[1].step()
+    assert_close(rule.state_dict(), other.state_dict(), rtol=0, atol=0)
+    assert_close(within, step(state_of(rule), X, Y), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("name", fw.RULES)
@@ -132,40 +167,6 @@ def test_a_loss_cannot_be_differentiated_but_used() -> None:
     assert_close(torch.load(file, weights_only=True)["loss"], torch.as_tensor(float(loss)))
 
 
-OPTIMIZERS: dict[str, Any] = {
-    "SGD": lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, nesterov=True),
-    "Adam": lambda p: torch.optim.Adam(p, 0.01, amsgrad=True),
-    "RMSprop": lambda p: torch.optim.RMSprop(p, 0.01, centered=True),
-    "Rprop": lambda p: torch.optim.Rprop(p, 0.01),
-    "LBFGS": lambda p: torch.optim.LBFGS(p, 0.1, max_iter=3),
-}
-
-
-@pytest.mark.parametrize("kind", OPTIMIZERS)
-def test_optimizers_do_as_with_backward(kind: str) -> None:
-    """With backprop as the rule; a closure too, in a loop of one's own."""
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(6, 20), nn.Tanh(), nn.Linear(20, 3)).double()
-    x, theirs = X.double(), copy.deepcopy(model)
-    rule = fw.Backprop(model, nn.CrossEntropyLoss())
-    ours, usual = OPTIMIZERS[kind](model.parameters()), OPTIMIZERS[kind](theirs.parameters())
-
-    def accumulate() -> Tensor:
-        ours.zero_grad()
-        return rule.accumulate(x, Y).loss
-
-    def backward() -> Tensor:
-        usual.zero_grad()
-        loss = nn.functional.cross_entropy(theirs(x), Y)
-        loss.backward()
-        return loss
-
-    for _ in range(3):
-        ours.step(accumulate)
-        usual.step(backward)
-    assert_close(model.state_dict(), theirs.state_dict())
-
-
 REPLICA = """
 import sys
 import torch
@@ -179,15 +180,16 @@ model = nn.Sequential(nn.Linear(6, 20), nn.ReLU(), nn.Linear(20, 3)).double()
 x, y = torch.randn(8, 6).double(), torch.randint(0, 3, (8,))
 rule = fw.PEPITA(model, nn.CrossEntropyLoss(), projection=fw.feedback.uniform(0.5))
 
-wrapped = nn.parallel.DistributedDataParallel(model)
-for use in (lambda: fw.PEPITA(wrapped.module, nn.CrossEntropyLoss()), lambda: rule(x, y)):
-    try:
-        use()
-    except TypeError as refused:
-        assert "is wrapped in DistributedDataParallel" in str(refused), refused
-    else:
-        raise AssertionError("it was not refused")
-del wrapped
+for whole in (model, nn.ModuleList([rule])):
+    wrapped = nn.parallel.DistributedDataParallel(whole)
+    for use in (lambda: fw.PEPITA(model, nn.CrossEntropyLoss()), lambda: rule(x, y)):
+        try:
+            use()
+        except TypeError as refused:
+            assert "is wrapped in DistributedDataParallel" in str(refused), refused
+        else:
+            raise AssertionError("it was not refused")
+    del wrapped
 
 whole = rule(x, y).updates["0.weight"]
 mine = slice(4 * rank, 4 * rank + 4)
@@ -224,7 +226,7 @@ def test_the_page_runs() -> None:
     namespace: dict[str, Any] = {}
     for code in snippets():
         exec(code, namespace)
-    assert len(snippets()) == 8
+    assert len(snippets()) == 9
     total, model = namespace["total"], namespace["model"]
     assert total > namespace["credit"].loss
     assert total.requires_grad

@@ -10,7 +10,10 @@ import pytest
 
 from forwardly.cli import COMMANDS
 
-HEAVY = ("rich", "cyclopts", "matplotlib", "scipy", "jaxtyping", "beartype", "pandas", "numba")
+HEAVY = (
+    *("rich", "cyclopts", "matplotlib", "scipy", "jaxtyping", "beartype", "pandas", "numba"),
+    "sklearn",
+)
 NOT_FOR_HELP = (
     *("matplotlib", "scipy", "numba", "sklearn", "jinja2", "pandas", "pooch", "requests"),
     *("filelock", "forwardly.experiments", "forwardly.benchmarks", "forwardly.audit.page"),

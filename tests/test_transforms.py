@@ -47,6 +47,31 @@ def test_export(name: str) -> None:
         assert_close(program.module()(x, target), rule(x, target))
 
 
+LOADED = """
+import sys
+import torch
+import forwardly as fw
+
+x, target, expected = torch.load(sys.argv[1])
+credit = torch.export.load(sys.argv[2]).module()(x, target)
+assert type(credit) is fw.Credit
+torch.testing.assert_close(credit._asdict(), expected)
+"""
+
+
+@pytest.mark.unchecked
+def test_an_exported_rule_is_saved_and_runs_elsewhere(tmp_path: Path) -> None:
+    """A Credit comes back: torch finds the class by the name that it was registered by."""
+    rule, (x, target) = build(FACTORIES["pepita"], WHOLE), WHOLE.batch()
+    torch.export.save(torch.export.export(rule, (x, target)), tmp_path / "rule.pt2")
+    torch.save((x, target, rule(x, target)._asdict()), tmp_path / "expected.pt")
+    files = tmp_path / "expected.pt", tmp_path / "rule.pt2"
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED, *files], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_backprop_cannot_be_exported_but_traced() -> None:
     rule, (x, target) = build(FACTORIES["backprop"], DROPOUT), DROPOUT.batch()
     with pytest.raises(NotImplementedError, match="cannot trace a backward pass"):

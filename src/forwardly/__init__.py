@@ -1,5 +1,6 @@
 """Train PyTorch networks with forward passes only: PEPITA and the rules it is compared with."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from forwardly import data, feedback, metrics, testing
@@ -31,6 +32,7 @@ from forwardly.training import Fit, evaluate, fit, loggers
 from forwardly.training.local_sgd import LocalSGD
 
 if TYPE_CHECKING:
+    from forwardly import sklearn
     from forwardly.fast.cpu_epochs.compiled import CompiledTraining
 
 __version__ = "0.1.0"
@@ -72,14 +74,17 @@ __all__ = [
     "loggers",
     "metrics",
     "save",
+    "sklearn",
     "testing",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    """``CompiledTraining``, when it is first asked for: numba is slow to import."""
+    """What is slow to import, when it is first asked for: numba, scikit-learn."""
     if name == "CompiledTraining":
         from forwardly.fast.cpu_epochs.compiled import CompiledTraining
 
         return CompiledTraining
+    if name == "sklearn":
+        return import_module("forwardly.sklearn")
     raise AttributeError(f"module 'forwardly' has no attribute {name!r}")

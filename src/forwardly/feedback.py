@@ -250,6 +250,10 @@ class Mirror:
 
         Raises what a step of the rule does, if the model has changed.
         """
+        kind = self.rule.get_buffer("F").device.type
+        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+            with torch.autocast(kind, enabled=False):  # F is learned in its own type
+                return self.step()
         self.rule.look()
         factors: list[Tensor] = []
         first_sign = -getattr(self.rule, "sign", 1)
@@ -274,6 +278,7 @@ class Mirror:
             for factor in factors:
                 factor *= scale ** (1 / len(factors))
         self.rule.get_buffer("F").copy_(F)
+        return None
 
 
 def _length(factor: Tensor) -> Tensor:

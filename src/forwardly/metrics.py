@@ -1,7 +1,7 @@
 """What is measured of learning: angles, update alignment, slowness, accuracy.
 
-Those that accumulate over batches have torchmetrics' interface, ``update``, ``compute`` and
-``reset``, and need no torchmetrics.
+Those that accumulate over batches have ``update``, ``compute`` and ``reset``. They are no classes
+of torchmetrics, whose collections take its own alone; see docs/with-other-tools.md.
 """
 
 from __future__ import annotations

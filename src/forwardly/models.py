@@ -27,7 +27,7 @@ def initialise(
     """Draw weights from U(±g·√(3/fan-in)), in place.
 
     Args:
-        layer: a layer without bias.
+        layer: whose bias, if any, stays as it is.
         initial: "he" (g = √2: U(±√(6/fan-in)), He et al. 2015) or "torch" (g = 1/√3:
             U(±√(1/fan-in)), what torch's layers come with).
         generator: torch's global one if None.
@@ -46,9 +46,10 @@ def mlp(
     dropout: float = 0.0,
     normalise: str | None = None,
     initial: str = "he",
+    bias: bool = False,
     generator: torch.Generator | None = None,
 ) -> nn.Sequential:
-    """Flatten, then linear layers without biases, the hidden ones with what follows them.
+    """Flatten, then linear layers, the hidden ones with what follows them.
 
     Args:
         inputs: numbers per sample.
@@ -58,13 +59,14 @@ def mlp(
         dropout: the probability with which a hidden unit is dropped.
         normalise: "sample" or "batch" for ``Normalise`` after each activation.
         initial: see ``initialise``.
+        bias: whether layers have biases, which begin at 0; the papers' have none.
         generator: see ``initialise``.
     """
     layers: list[nn.Module] = [nn.Flatten()]
     for before, after in pairwise((inputs, *hidden, outputs)):
         if len(layers) > 1:
             layers += _behind_synapse(activation, normalise, dropout)
-        linear = _empty(nn.Linear, before, after)
+        linear = _empty(nn.Linear, before, after, bias=bias)
         initialise(linear, initial, generator)
         layers.append(linear)
     return nn.Sequential(*layers)
@@ -124,7 +126,10 @@ def _behind_synapse(activation: str, normalise: str | None, dropout: float) -> l
     return modules
 
 
-def _empty(kind: type[Layer], *sizes: int) -> Layer:
-    """A layer without bias, its weights uninitialised (no random numbers are drawn)."""
-    layer = nn.utils.skip_init(kind, *sizes, bias=False)  # pyright: ignore[reportUnknownMemberType]
-    return cast(Layer, layer)
+def _empty(kind: type[Layer], *sizes: int, bias: bool = False) -> Layer:
+    """A layer, its weights uninitialised (no random numbers are drawn), its bias 0."""
+    skipped = nn.utils.skip_init(kind, *sizes, bias=bias)  # pyright: ignore[reportUnknownMemberType]
+    layer = cast(Layer, skipped)
+    if layer.bias is not None:  # pyright: ignore[reportUnnecessaryComparison]
+        nn.init.zeros_(layer.bias)
+    return layer

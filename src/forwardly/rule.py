@@ -17,6 +17,9 @@ from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import (
+    _register_namedtuple,  # pyright: ignore[reportPrivateUsage, reportUnknownVariableType]
+)
 
 from forwardly._typing import Float, Shaped
 from forwardly.checks import all_finite, shape_of, values_readable
@@ -61,13 +64,19 @@ class Credit(NamedTuple):
     error: Float[Tensor, "n k"]
 
 
+# By this name a program that torch.export has saved finds the class again. Torch knows named
+# tuples without it, and has no public name for giving them one.
+_register_namedtuple(Credit, serialized_type_name="forwardly.Credit")
+
+
 def undisturbed(
     method: Callable[[Any, Tensor, Tensor], Result],
 ) -> Callable[[Any, Tensor, Tensor], Result]:
     """Shield a method (self, x, target) from inference mode and autocast.
 
     Tensors made in inference mode cannot serve as gradients outside it, and two passes that
-    autocast rounds differently would differ by their rounding.
+    autocast rounds differently would differ by their rounding. What autocast has kept of the
+    weights as they were is forgotten, or ``predict`` would go on with it.
     """
 
     @functools.wraps(method)
@@ -86,7 +95,10 @@ def undisturbed(
         available = compiling or torch.amp.is_autocast_available(kind)
         if available and torch.is_autocast_enabled(kind):
             with torch.autocast(kind, enabled=False):
-                return method(self, x, target)
+                result = method(self, x, target)
+            if not compiling:
+                torch.clear_autocast_cache()
+            return result
         return method(self, x, target)
 
     return call
@@ -495,7 +507,10 @@ def _check_place(model: nn.Module) -> None:
 
 
 def _check_alone(model: nn.Module) -> None:
-    """Refuse a model that torch's data parallelism has wrapped, with processes to average over."""
+    """Refuse a model that torch's data parallelism has wrapped, with processes to average over.
+
+    Be it within another module, such as one of Lightning's.
+    """
     distributed = torch.distributed
     if not (distributed.is_available() and distributed.is_initialized()):
         return
@@ -503,7 +518,7 @@ def _check_alone(model: nn.Module) -> None:
         return
     wrapper = torch.nn.parallel.DistributedDataParallel
     wrapped = (found.module for found in gc.get_objects() if issubclass(type(found), wrapper))
-    if any(module is model for module in wrapped):
+    if any(part is model for module in wrapped for part in module.modules()):
         raise TypeError(
             "the model is wrapped in DistributedDataParallel, which averages gradients in a "
             "backward pass, and there is none: replicas would drift apart. Build the rule on the "

@@ -9,10 +9,10 @@ same batches: their results pair.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ from forwardly.errors import UsageError, check_rules
 from forwardly.experiments.settings import BELOW_1, EPOCHS, RATE, Must, at_least, check, one_of
 from forwardly.rule import Rule
 from forwardly.rules import RULES
-from forwardly.rules.plugins import all_rules
+from forwardly.rules.plugins import all_rules, build
 from forwardly.training import Fit, fit
 from forwardly.training.local_sgd import LocalSGD
 
@@ -275,18 +275,18 @@ def _model(recipe: Recipe, dataset: data.Dataset, generator: torch.Generator) ->
 def _rule(
     recipe: Recipe, dataset: data.Dataset, model: nn.Sequential, generator: torch.Generator
 ) -> Rule:
-    kind = all_rules()[0][recipe.rule]
     options: dict[str, Any] = dict(recipe.options)
     if recipe.mirroring is not None:
         options["projection"] = feedback.product(options.get("projection", 0.05))
-    for name in ("projection", "backward"):
-        if isinstance(options.get(name), float | int):
-            options[name] = feedback.uniform(options[name])
-    if kind.needs_learning_rate:
-        options.setdefault("learning_rate", recipe.learning_rate)
-    shape = dataset.sample_shape
-    make = cast(Callable[..., Rule], kind)
-    return make(model, dataset.loss(), input_shape=shape, generator=generator, **options)
+    return build(
+        all_rules()[0][recipe.rule],
+        model,
+        dataset.loss(),
+        options,
+        learning_rate=recipe.learning_rate,
+        input_shape=dataset.sample_shape,
+        generator=generator,
+    )
 
 
 def _optimizer(recipe: Recipe, rule: Rule) -> Optimizer:

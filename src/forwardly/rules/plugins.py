@@ -1,4 +1,4 @@
-"""Rules of other packages, which add them through the entry point ``forwardly.rules``.
+"""Rules by name and options; those of other packages too, by the entry point ``forwardly.rules``.
 
 [project.entry-points."forwardly.rules"]
 my-rule = "my_package.my_rule:MyRule"
@@ -6,11 +6,15 @@ my-rule = "my_package.my_rule:MyRule"
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from importlib.metadata import entry_points
-from typing import Any
+from typing import Any, cast
 
+import torch
+from torch import nn
+
+from forwardly import feedback
 from forwardly.rule import Paper, Rule
 from forwardly.rules import RULES
 
@@ -40,6 +44,41 @@ def all_rules() -> tuple[dict[str, type[Rule]], list[str]]:
         else:
             rules[point.name] = rule
     return dict(sorted(rules.items())), problems
+
+
+def build(
+    kind: type[Rule],
+    model: nn.Module,
+    loss: nn.Module,
+    options: Mapping[str, Any],
+    *,
+    learning_rate: float,
+    input_shape: tuple[int, ...] | None = None,
+    generator: torch.Generator | None = None,
+) -> Rule:
+    """A rule with options as plain data, as a command or a grid search has them.
+
+    Args:
+        kind: the rule.
+        model: what it trains.
+        loss: what it makes smaller.
+        options: of the rule; numbers for "projection" (F) and "backward" (B) are scales of
+            ``feedback.uniform``.
+        learning_rate: the optimizer's, which some rules need.
+        input_shape: of a sample.
+        generator: as ``Rule`` takes it.
+
+    Raises:
+        TypeError, ValueError: what the rule raises; an option that it does not have is a TypeError.
+    """
+    given = dict(options)
+    for name in ("projection", "backward"):
+        if isinstance(given.get(name), float | int):
+            given[name] = feedback.uniform(given[name])
+    if kind.needs_learning_rate:
+        given.setdefault("learning_rate", learning_rate)
+    make = cast(Callable[..., Rule], kind)
+    return make(model, loss, input_shape=input_shape, generator=generator, **given)
 
 
 def _get(rule: type[Rule], name: str) -> object:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from forwardly.fast.sgd import Descent, descend
-from forwardly.rule import Credit, Rule
+from forwardly.rule import Credit, Rule, undisturbed
 
 
 class State(NamedTuple):
@@ -92,5 +92,6 @@ class _Run(nn.Module):
         super().__init__()
         self.rule = rule
 
+    @undisturbed
     def forward(self, x: Tensor, target: Tensor) -> tuple[Credit, dict[str, Tensor]]:
         return self.rule.run(x, target)
