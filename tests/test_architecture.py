@@ -17,6 +17,7 @@ DOCS = SOURCE.parent.parent / "docs"
 ROOMS = (
     *("cli", "commands", "benchmarks", "experiments", "audit", "sklearn", "training", "fast"),
     *(
+        "saving",
         "metrics",
         "models",
         "testing",

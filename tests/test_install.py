@@ -117,8 +117,7 @@ def test_arrays_come_from_matlab_as_they_were(
     arrays = section("Arrays from Julia, MATLAB and R")
     (lines,) = re.findall(r"```python\n(.*?)```", arrays, re.DOTALL)
     exec(lines, {})
-    *found, weights, F = teacher_student.load(tmp_path / "my.npz")
-    *given, given_weights, given_F = task
-    pairs = zip([*found, *weights, F], [*given, *given_weights, given_F], strict=True)
-    for one, other in pairs:
+    found = teacher_student.load(tmp_path / "my.npz")
+    ours, theirs = ([*t[:4], *t.weights, t.F] for t in (found, task))
+    for one, other in zip(ours, theirs, strict=True):
         np.testing.assert_array_equal(one, other)

@@ -19,7 +19,7 @@ COMMANDS = {
     "teacher_student:teacher_student": (
         "Learn a small teacher network's outputs: the experiment of the blog post."
     ),
-    "train:train": "Train a model by a rule; the test images are looked at once, at the end.",
+    "train:train": "Train a model by a rule; the test samples are looked at once, at the end.",
     "predict:predict": "Say what a trained model makes of samples, as a table (CSV).",
     "evaluate:evaluate": "Hold a trained model to samples whose targets are known.",
     "reproduce:reproduce": "Run a published experiment, as far as it is not recorded yet.",
