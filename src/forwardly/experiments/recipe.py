@@ -22,11 +22,11 @@ from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
 
 from forwardly import data, feedback, models
 from forwardly.data import NAMES as DATA_SETS
-from forwardly.errors import UsageError, check_rules
+from forwardly.errors import UsageError
 from forwardly.experiments.settings import BELOW_1, EPOCHS, RATE, at_least, check, one_of
 from forwardly.rule import Rule
-from forwardly.rules import RULES
-from forwardly.rules.plugins import all_rules
+from forwardly.rules.options import options_in_short, take_options
+from forwardly.rules.plugins import rules_named
 from forwardly.training import Fit, fit
 from forwardly.training.local_sgd import LocalSGD
 
@@ -49,9 +49,8 @@ class Recipe:
     Attributes:
         rule: The learning rule; ``forwardly rules`` lists them.
         data: mnist, fashion-mnist, cifar10, cifar100, digits, mnist1d or teacher-student.
-        options: of the rule, beside model, loss, input_shape and generator. "projection" (F) and
-            "backward" (B) are scales for ``feedback.uniform``; with mirroring "projection" is that
-            of a factored F, ``feedback.product``.
+        options: of the rule, see ``rules.options``; with mirroring "projection" is the scale of a
+            factored F, ``feedback.product``.
         model: mlp, or conv for one convolution of 5 × 5, pooling and a readout.
         hidden: sizes of the hidden layers ("mlp"), or the channels of the convolution ("conv").
         initial: How weights are drawn: he, or torch as its layers are.
@@ -98,9 +97,9 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Refuse settings that make no sense."""
-        if self.rule not in RULES:  # installed packages are slow to look through
-            check_rules([self.rule], all_rules()[0])
+        kind = rules_named([self.rule])[self.rule]
         check(self)
+        take_options(self.rule, kind, self.options)
         if min(self.hidden, default=1) < 1 or (self.model == "conv" and len(self.hidden) != 1):
             raise UsageError(
                 "hidden must be sizes of at least 1, and for the model conv one, its channels; "
@@ -211,18 +210,22 @@ def _model(recipe: Recipe, dataset: data.Dataset, generator: torch.Generator) ->
 def _rule(
     recipe: Recipe, dataset: data.Dataset, model: nn.Sequential, generator: torch.Generator
 ) -> Rule:
-    kind = all_rules()[0][recipe.rule]
-    options: dict[str, Any] = dict(recipe.options)
+    kind = rules_named([recipe.rule])[recipe.rule]
+    options = take_options(recipe.rule, kind, recipe.options)
     if recipe.mirroring is not None:
-        options["projection"] = feedback.product(options.get("projection", 0.05))
-    for name in ("projection", "backward"):
-        if isinstance(options.get(name), float | int):
-            options[name] = feedback.uniform(options[name])
+        options["projection"] = feedback.product(
+            cast(float, recipe.options.get("projection", 0.05))
+        )
     if kind.needs_learning_rate:
         options.setdefault("learning_rate", recipe.learning_rate)
     shape = dataset.sample_shape
     make = cast(Callable[..., Rule], kind)
-    return make(model, dataset.loss(), input_shape=shape, generator=generator, **options)
+    try:
+        return make(model, dataset.loss(), input_shape=shape, generator=generator, **options)
+    except (TypeError, ValueError) as mistake:
+        if not recipe.options:
+            raise
+        raise ValueError(f"{mistake}; {options_in_short(recipe.rule, kind)}") from None
 
 
 def _optimizer(recipe: Recipe, rule: Rule) -> Optimizer:

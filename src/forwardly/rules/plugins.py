@@ -6,11 +6,12 @@ my-rule = "my_package.my_rule:MyRule"
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict
 from importlib.metadata import entry_points
 from typing import Any
 
+from forwardly.errors import UsageError, check_rules
 from forwardly.rule import Paper, Rule
 from forwardly.rules import RULES
 
@@ -40,6 +41,21 @@ def all_rules() -> tuple[dict[str, type[Rule]], list[str]]:
         else:
             rules[point.name] = rule
     return dict(sorted(rules.items())), problems
+
+
+def rules_named(names: Collection[str]) -> dict[str, type[Rule]]:
+    """The rules of those names. Other packages are slow to look through, and only if need be.
+
+    Raises:
+        UsageError: if there is no name, or one is unknown or of a rule that was left out.
+    """
+    known, problems = (RULES, []) if names and RULES.keys() >= {*names} else all_rules()
+    for name in names:
+        why = [text for text in problems if name not in known and text.startswith(f"{name} (")]
+        if why:
+            raise UsageError(why[0])
+    check_rules(names, known)
+    return {name: known[name] for name in names}
 
 
 def _get(rule: type[Rule], name: str) -> object:
