@@ -86,8 +86,8 @@ def test_wrong_settings(change: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"options": {"colour": 1}}, "pepita on digits: .*colour"),
-        ({"options": {"sign": 2}}, r"pepita on digits: sign must be one of 1, -1; given 2"),
+        ({"options": {"colour": 1}}, "pepita has no option 'colour'; the options of pepita are"),
+        ({"options": {"sign": 2}}, r"sign must be 1 or -1; given 2; the options of"),
         ({"model": "conv", "hidden": (4,)}, "needs images .* of this data set are"),
         ({"rule": "backprop", "mirroring": Mirroring(0.1, 0.1)}, "backprop on digits"),
     ],
