@@ -142,7 +142,7 @@ def test_reproduce_teacher_student(call: Any, monkeypatch: pytest.MonkeyPatch) -
 def test_compare(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """With accuracies for the minutes that it takes to get them."""
 
-    def trained(name: str, settings: comparison.Digits, seed: int) -> tuple[float, float]:
+    def trained(name: str, settings: comparison.Comparison, seed: int) -> tuple[float, float]:
         return 0.5, 0.5 + 0.01 * seed + 0.001 * len(name)
 
     monkeypatch.setattr(comparison, "train", trained)
