@@ -104,7 +104,7 @@ def _write_figure(run: Run, folder: RunFolder) -> None:
 
     settings = run.settings
     sizes = " ".join(map(str, settings.hidden))
-    title = f"{settings.data}, {settings.model} of {sizes}, {settings.epochs} epochs"
+    title = f"{Path(settings.data).name}, {settings.model} of {sizes}, {settings.epochs} epochs"
     figure = comparison_figure.comparison_figure(run.rows(), run.metric, title=title)
     figures.save(figure, folder.path / "compare.png")
 

@@ -130,6 +130,8 @@ def _in_words(hint: object) -> str:
             words += map(str, get_args(kind))
         elif kind is inspect.Parameter.empty:
             words.append("any value")
+        elif isinstance(kind, str):  # see _parameters
+            words.append(kind)
         else:
             known = _known(kind)
             words.append(inspect.formatannotation(kind) if known is None else known.words)
