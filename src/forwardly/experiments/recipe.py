@@ -97,9 +97,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Refuse settings that make no sense."""
-        kind = rules_named([self.rule])[self.rule]
+        rules_named([self.rule])
         check(self)
-        take_options(self.rule, kind, self.options)
         if min(self.hidden, default=1) < 1 or (self.model == "conv" and len(self.hidden) != 1):
             raise UsageError(
                 "hidden must be sizes of at least 1, and for the model conv one, its channels; "
@@ -173,6 +172,8 @@ def prepare(
     Raises:
         UsageError: if the data is not there, or rule, model and data do not go together.
     """
+    kind = rules_named([recipe.rule])[recipe.rule]
+    options = take_options(recipe.rule, kind, recipe.options)  # before data is waited for
     streams = np.random.SeedSequence(seed).generate_state(4, np.uint64)
     seeds = [int(state) >> 1 for state in streams]  # a torch generator's are signed
     weights, drawn, noise = (torch.Generator().manual_seed(s) for s in seeds[:3])
@@ -181,7 +182,7 @@ def prepare(
     )
     try:
         model = _model(recipe, dataset, weights)
-        rule = _rule(recipe, dataset, model, drawn)
+        rule = _rule(recipe, kind, options, dataset, model, drawn)
         mirror = None
         if recipe.mirroring is not None:
             options = asdict(recipe.mirroring)
@@ -208,10 +209,13 @@ def _model(recipe: Recipe, dataset: data.Dataset, generator: torch.Generator) ->
 
 
 def _rule(
-    recipe: Recipe, dataset: data.Dataset, model: nn.Sequential, generator: torch.Generator
+    recipe: Recipe,
+    kind: type[Rule],
+    options: dict[str, Any],
+    dataset: data.Dataset,
+    model: nn.Sequential,
+    generator: torch.Generator,
 ) -> Rule:
-    kind = rules_named([recipe.rule])[recipe.rule]
-    options = take_options(recipe.rule, kind, recipe.options)
     if recipe.mirroring is not None:
         options["projection"] = feedback.product(
             cast(float, recipe.options.get("projection", 0.05))
