@@ -17,7 +17,7 @@ from forwardly.benchmarks import scaling
 from forwardly.errors import UsageError
 from forwardly.experiments import records
 from forwardly.experiments import results as teacher_student_results
-from forwardly.experiments.comparison import Row
+from forwardly.experiments.comparison_table import Row
 from forwardly.experiments.published import EXPERIMENTS
 from forwardly.experiments.report import Column, Line, columns
 from forwardly.experiments.statistics import Difference, sd_text
@@ -339,7 +339,7 @@ def comparison(record: str) -> str:
             change = Difference(*(test.number(part) for part in Difference._fields))
         made = Row(name, [accuracies.number(seed) for seed in accuracies], change)
         rate = f"{rates.number(name):g}"
-        rows.append((name, rate, made.accuracy_text(), *made.difference_text()))
+        rows.append((name, rate, made.text(), *made.difference_text()))
     return "\n".join(table(heads, rows)) + "\n"
 
 

@@ -142,13 +142,13 @@ def test_reproduce_teacher_student(call: Any, monkeypatch: pytest.MonkeyPatch) -
 def test_compare(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """With accuracies for the minutes that it takes to get them."""
 
-    def trained(name: str, settings: comparison.Digits, seed: int) -> tuple[float, float]:
+    def trained(name: str, _: object, seed: int, *__: object) -> tuple[float, float]:
         return 0.5, 0.5 + 0.01 * seed + 0.001 * len(name)
 
     monkeypatch.setattr(comparison, "train", trained)
     assert call("compare") == 0
     folder = only_run("compare")
-    assert names_in(folder) == {"summary.json"}
+    assert names_in(folder) == {"summary.json", "results.csv", "compare.png"}
     summary = json.loads((folder / "summary.json").read_text("utf-8"))
     assert {len(rule["accuracies"]) for rule in summary["rules"].values()} == {5}
     assert set(summary["rules"]) == set(RULES)

@@ -16,7 +16,7 @@ import torch
 
 import forwardly as fw
 from forwardly.cli import app
-from forwardly.experiments.comparison import LEARNING_RATES, Digits
+from forwardly.experiments.comparison import LEARNING_RATES, Comparison
 from forwardly.experiments.teacher_student import TeacherStudent
 
 ROOT = Path(__file__).parent.parent
@@ -44,8 +44,10 @@ def test_comparisons_are_of_the_experiment(record: str, hidden: int) -> None:
     summary = json.loads(
         (ROOT / "records" / "compare" / record / "summary.json").read_text("utf-8")
     )
-    expected = json.loads(json.dumps(asdict(Digits(hidden=(hidden,)))))
-    assert summary["settings"] == expected
+    settings = summary["settings"]
+    settings["validation"] = settings.pop("validation_samples")  # as it was called
+    expected = json.loads(json.dumps(asdict(Comparison(hidden=(hidden,), validation=200))))
+    assert settings == {name: expected[name] for name in settings}
     assert summary["status"] == "finished"
     assert summary["uncommitted_changes"] is False
     assert summary["learning_rates"] == LEARNING_RATES

@@ -14,7 +14,7 @@ from scipy import stats
 
 import forwardly as fw
 from forwardly.data.teacher_student import draw
-from forwardly.experiments.comparison import Digits, train
+from forwardly.experiments.comparison import Comparison, train
 from forwardly.experiments.statistics import difference
 from forwardly.experiments.teacher_student import Run, TeacherStudent
 
@@ -52,7 +52,7 @@ def test_every_claim_is_tested() -> None:
 
 @cache
 def accuracies(rule: str, activation: str, rate: float, epochs: int, seeds: int) -> list[float]:
-    settings = Digits(hidden=(16,), activation=activation, epochs=epochs)
+    settings = Comparison(hidden=(16,), activation=activation, epochs=epochs)
     return [train(rule, settings, seed, rate)[1] for seed in range(seeds)]
 
 

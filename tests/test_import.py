@@ -1,4 +1,4 @@
-"""Importing the library takes torch and numpy; the command's help, what prints it."""
+"""Importing the library takes torch and numpy; the help, rules and cite, what prints them."""
 
 from __future__ import annotations
 
@@ -26,12 +26,14 @@ before = set(sys.modules)
 import forwardly
 print([name for name in {HEAVY} if name in set(sys.modules) - before])
 import forwardly.cli
-sys.argv = ["forwardly", "--help"]
-try:
-    forwardly.cli.main()
-finally:
-    print()
-    print([name for name in {NOT_FOR_HELP} if name in set(sys.modules) - before])
+for arguments in (["--help"], ["rules"], ["rules", "pepita"], ["cite", "pepita"]):
+    sys.argv = ["forwardly", *arguments]
+    try:
+        forwardly.cli.main()
+    except SystemExit:
+        pass
+print()
+print([name for name in {NOT_FOR_HELP} if name in set(sys.modules) - before])
 """
 
 

@@ -120,7 +120,7 @@ def test_cite_command(command: Command) -> None:
         (["cite"], "no rule given; the known rules are adaptive"),
         (["cite", "pepita", "hebb"], "unknown rule 'hebb'; the known rules are adaptive"),
         (["compare", "--rules", "hebb"], "unknown rule 'hebb'"),
-        (["compare", "--data", "mnist"], 'Choose from: "digits"'),
+        (["compare", "--data", "minst"], "data must be one of mnist, fashion-mnist"),
         (["compare", "--seeds", "0"], "seeds must be at least 1; given 0"),
         (["compare", "--epochs", "-1"], "epochs must be at least 1; given -1"),
         (["compare", "--hidden", "0"], "hidden must be one or more layer sizes"),

@@ -12,7 +12,7 @@ import torch
 import forwardly as fw
 from forwardly import models
 from forwardly.errors import UsageError
-from forwardly.experiments.comparison import Digits
+from forwardly.experiments.comparison import Comparison
 from forwardly.experiments.recipe import Mirroring, Prepared, Recipe, prepare
 from forwardly.experiments.teacher_student import TeacherStudent
 
@@ -39,7 +39,7 @@ def test_plain_data_and_back() -> None:
     [
         (TeacherStudent, {"dtype": "half"}, "dtype must be float64 or float32; given 'half'"),
         (TeacherStudent, {"seeds": 0}, "seeds must be at least 1; given 0"),
-        (Digits, {"activation": "gelu"}, "activation must be one of relu, tanh, sigmoid"),
+        (Comparison, {"activation": "gelu"}, "activation must be one of relu, tanh, sigmoid"),
     ],
 )
 def test_other_settings_are_checked_too(kind: Any, change: dict[str, Any], message: str) -> None:
@@ -86,8 +86,8 @@ def test_wrong_settings(change: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"options": {"colour": 1}}, "pepita on digits: .*colour"),
-        ({"options": {"sign": 2}}, r"pepita on digits: sign must be one of 1, -1; given 2"),
+        ({"options": {"colour": 1}}, "pepita has no option 'colour'; the options of pepita are"),
+        ({"options": {"sign": 2}}, r"sign must be 1 or -1; given 2; the options of"),
         ({"model": "conv", "hidden": (4,)}, "needs images .* of this data set are"),
         ({"rule": "backprop", "mirroring": Mirroring(0.1, 0.1)}, "backprop on digits"),
     ],

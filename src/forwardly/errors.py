@@ -19,3 +19,11 @@ def check_rules(names: Collection[str], known: Collection[str]) -> None:
     if unknown or not names:
         given = f"unknown rule {unknown[0]!r}" if unknown else "no rule given"
         raise UsageError(f"{given}; the known rules are {', '.join(known)}")
+
+
+def in_a_line(failure: Exception) -> str:
+    """What a rule of somebody else's raised: the kind, and the first line of what it says."""
+    said = next(iter(str(failure).strip().splitlines()), "")
+    if isinstance(failure, UsageError):
+        return said
+    return f"{type(failure).__name__}: {said}" if said else type(failure).__name__

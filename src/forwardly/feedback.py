@@ -30,7 +30,7 @@ def uniform(scale: float = 0.05) -> Initialiser:
         d, k = sizes[0], sizes[-1]
         return (_uniform((d, k), scale * math.sqrt(6 / d), generator),)
 
-    return draw
+    return _named(draw, "uniform", scale)
 
 
 def normal(scale: float = 0.05) -> Initialiser:
@@ -42,7 +42,7 @@ def normal(scale: float = 0.05) -> Initialiser:
         standard = torch.randn((d, k), generator=generator, **_where(generator))
         return (standard * (scale * math.sqrt(2 / d)),)
 
-    return draw
+    return _named(draw, "normal", scale)
 
 
 def product(scale: float = 0.05) -> Initialiser:
@@ -62,7 +62,7 @@ def product(scale: float = 0.05) -> Initialiser:
             for before, after in pairwise(sizes)
         )
 
-    return draw
+    return _named(draw, "product", scale)
 
 
 def uniform_within(bound: float) -> Initialiser:
@@ -72,7 +72,7 @@ def uniform_within(bound: float) -> Initialiser:
     def draw(sizes: Sequence[int], generator: torch.Generator | None) -> tuple[Tensor, ...]:
         return (_uniform((sizes[0], sizes[-1]), bound, generator),)
 
-    return draw
+    return _named(draw, "uniform_within", bound)
 
 
 def drawn(
@@ -151,6 +151,12 @@ def _where(generator: torch.Generator | None) -> _Where:
     device = torch.device("cpu") if generator is None else generator.device
     # Apple's MPS has no float64.
     return _Where(device=device, dtype=torch.float32 if device.type == "mps" else torch.float64)
+
+
+def _named(draw: Initialiser, name: str, scale: float) -> Initialiser:
+    """``draw``, which as a default in signatures says what it is."""
+    draw.__qualname__ = f"feedback.{name}({scale:g})"
+    return draw
 
 
 def _check_scale(scale: float) -> None:

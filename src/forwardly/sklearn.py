@@ -33,7 +33,8 @@ from forwardly import models
 from forwardly.data import Dataset, Split
 from forwardly.errors import UsageError, check_rules
 from forwardly.rule import Rule
-from forwardly.rules.plugins import all_rules, build
+from forwardly.rules.options import build, take_options
+from forwardly.rules.plugins import all_rules
 from forwardly.training import LocalSGD, evaluating, fit
 
 Estimator = TypeVar("Estimator", bound="_Network")
@@ -137,11 +138,12 @@ class _Network(BaseEstimator, ABC):
             bias=True,
             generator=generator,
         ).to(x.dtype)
+        kind = self._kind()
         self.rule_ = build(
-            self._kind(),
+            kind,
             model,
             loss,
-            self.rule_options or {},
+            take_options(kind.__name__, kind, self.rule_options or {}),
             learning_rate=self._descent()["lr"],
             input_shape=tuple(x.shape[1:]),
             generator=generator,

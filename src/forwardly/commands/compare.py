@@ -1,4 +1,4 @@
-"""``forwardly compare``: all rules on one small task."""
+"""``forwardly compare``: rules side by side on one data set and model."""
 
 from __future__ import annotations
 
@@ -11,75 +11,134 @@ from rich.table import Table
 
 from forwardly.commands.console import INTERRUPTED, PlainConsole, bars
 from forwardly.commands.options import fields_but
-from forwardly.experiments.comparison import LEARNING_RATES, Digits, Row, run
+from forwardly.experiments.comparison import Comparison, Run, metric_of, search_settings, trial
 from forwardly.experiments.provenance import provenance
 from forwardly.experiments.run_folder import RunFolder
+from forwardly.files.text import csv_table
+from forwardly.rules import RULES
 
-_DEFAULTS = Digits()
+_DEFAULTS = Comparison()
 
 
 def compare(
     *,
-    data: Literal["digits"] = "digits",
     rules: tuple[str, ...] = (),
-    settings: Annotated[
-        Digits, fields_but("rules", "batch", "momentum", "validation_samples")
-    ] = _DEFAULTS,
+    settings: Annotated[Comparison, fields_but("rules", "hidden")] = _DEFAULTS,
+    hidden: tuple[int, ...] | None = None,
+    data_root: Path | None = None,
     out: Path | None = None,
 ) -> int:
     """Train rules on the same network, data and seeds, and compare their test accuracy.
 
     Every rule is tested against readout-only, seed by seed, as a frozen hidden layer learns too.
+    Of data without classes the losses are compared. Writes results.csv, summary.json and
+    compare.png.
 
     Parameters
     ----------
-    data
-        The data set: scikit-learn's 1,797 digits.
     rules
-        Rules to compare, separated by spaces (default: all).
+        Rules to compare, separated by spaces, those of other packages too (default: all of
+        forwardly's that the data suits).
+    hidden
+        Sizes of the hidden layers, separated by spaces; for conv, its channels (default: 128;
+        conv: 32).
+    data_root
+        The folder that holds, or is to hold, the data sets (default: the variable FORWARDLY_DATA,
+        else the user's cache).
     out
         Folder to write to; it must not hold anything yet (default: runs/compare/TIME).
     """
-    settings = replace(settings, rules=rules or settings.rules)
+    sizes = hidden or ((32,) if settings.model == "conv" else settings.hidden)
+    settings = replace(settings, rules=rules or settings.rules, hidden=sizes)
+    metric = metric_of(trial(settings, data_root))
+    if not rules and metric.name == "loss":
+        fit = (name for name in settings.rules if RULES[name].teacher != "label")
+        settings = replace(settings, rules=tuple(fit))
     software = provenance()
     folder = RunFolder.new(out, "compare")
     torch.set_num_threads(1)
     console = PlainConsole()
-    accuracies: dict[str, list[float]] = {name: [] for name in settings.rules}
+    run = Run(settings, metric, data_root)
 
-    def write(status: Literal["running", "finished", "interrupted"]) -> list[Row]:
-        control = accuracies.get("readout-only", [])
-        rows = [Row.of(name, values, control) for name, values in accuracies.items()]
+    def write(status: Literal["running", "finished", "interrupted"]) -> None:
+        names = ("rule", "seed", "learning_rate", f"validation_{metric.name}")
+        rows = [line for result in run.results.values() for line in result.table()]
+        folder.write("results.csv", csv_table((*names, f"test_{metric.name}", "ended"), rows))
         content = {
             "experiment": "compare",
-            "data": data,
+            "data": settings.data,
             "status": status,
             "settings": asdict(settings),
-            "learning_rates": {name: LEARNING_RATES.get(name) for name in settings.rules},
-            "rules": {row.rule: row.as_data() for row in rows},
+            **run.as_data(),
             **software,
         }
         folder.write_json("summary.json", content)
-        return rows
 
     code = 0
     try:
         with bars(console) as progress:
-            bar = progress.add_task(data, total=len(settings.rules) * settings.seeds)
-            for name, _, accuracy in run(settings):
-                accuracies[name].append(accuracy)
+            total = run.left
+            bar = progress.add_task(settings.data, total=total)
+            for name in run.advance():
                 write("running")
-                progress.update(bar, advance=1, description=f"{data}, {name}")
+                said = f"{settings.data}, {name}"
+                progress.update(bar, completed=total - run.left, description=said)
     except KeyboardInterrupt:
         code = INTERRUPTED
-    rows = write("interrupted" if code else "finished")
-    table = Table(caption="difference from readout-only, paired by seed, with its 95 % interval")
-    for heading in ("rule", "test accuracy (%)", "difference", "p"):
-        table.add_column(heading, no_wrap=True)
-    for row in rows:
-        table.add_row(row.rule, row.accuracy_text(), *row.difference_text())
-    console.table(table)
-    console.say(str(folder.path / "summary.json"))
+    write("interrupted" if code else "finished")
+    _write_figure(run, folder)
+    _report(run, console)
+    for file in ("results.csv", "summary.json", "compare.png"):
+        console.say(str(folder.path / file))
     if code:
         console.say("Stopped; what was done is written.", style="yellow")
-    return code
+    lost = any(result.failure or result.lost for result in run.results.values())
+    return code or int(lost)
+
+
+def _write_figure(run: Run, folder: RunFolder) -> None:
+    from forwardly.experiments import (  # matplotlib is slow to import, and only needed here
+        comparison_figure,
+        figures,
+    )
+
+    settings = run.settings
+    sizes = " ".join(map(str, settings.hidden))
+    title = f"{Path(settings.data).name}, {settings.model} of {sizes}, {settings.epochs} epochs"
+    figure = comparison_figure.comparison_figure(run.rows(), run.metric, title=title)
+    figures.save(figure, folder.path / "compare.png")
+
+
+def _report(run: Run, console: PlainConsole) -> None:
+    """The table, where learning rates are from, and what went wrong."""
+    table = Table(
+        box=None,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+        caption="difference from readout-only, paired by seed, with its 95 % interval",
+    )
+    for heading in ("rule", "rate", run.metric.label, "difference", "p"):
+        table.add_column(heading, no_wrap=True)
+    for row in run.rows():
+        rate = run.results[row.rule].learning_rate
+        shown = "–" if rate is None else f"{rate:g}"
+        table.add_row(row.rule, shown, row.text(), *row.difference_text())
+    console.table(table)
+    if "readout-only" not in run.results:
+        console.say("Add readout-only to --rules: a frozen hidden layer learns too.")
+    sources = {
+        "digits": "known, the best on the digits' validation part for 64-128-10",
+        "searched": "searched for, the best of 1, 0.3, 0.1, 0.03, … on the validation part with "
+        f"seed {run.settings.seed} and {search_settings(run.settings).epochs} epochs",
+    }
+    for source, said in sources.items():
+        of = [name for name, result in run.results.items() if result.source == source]
+        if of:
+            console.say(f"Learning rates of {', '.join(of)}: {said}.")
+    for name, result in run.results.items():
+        if result.failure is not None:
+            console.say(
+                f"{name} failed with seed {result.failed_seed}: {result.failure}", style="red"
+            )
+        elif result.lost:
+            console.say(f"{name} diverged (NaN or infinity) {result.lost}.", style="red")

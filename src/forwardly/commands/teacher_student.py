@@ -92,20 +92,30 @@ def _train(run: Run, folder: RunFolder, console: PlainConsole) -> None:
     """Train to the end under a progress bar a rule, saving the metrics now and then."""
     with bars(console, "MAE {task.fields[mae]}") as progress:
         tasks = {
-            name: progress.add_task(name, total=run.settings.epochs, mae="…")
-            for name in run.histories
+            name: progress.add_task(name, total=run.settings.epochs, mae=_state(history))
+            for name, history in run.histories.items()
         }
         saved = time.monotonic()
         for name in run.advance():
-            history = run.histories[name]
-            state = "…" if history.alive else "diverged"
-            if history.alive and history.epochs:
-                errors = (history.mean_and_sd(which)[0] for which in ("train", "validation"))
-                state = "train {:.4f}, validation {:.4f}".format(*errors)
+            state = _state(run.histories[name])
             progress.update(tasks[name], completed=run.trainings[name].epoch, mae=state)
             if time.monotonic() - saved > _SECONDS_BETWEEN_SAVES:
                 results.write_metrics(folder, run)
                 saved = time.monotonic()
+
+
+def _state(history: History) -> str:
+    """What a rule's bar says of it."""
+    if history.failure is not None:
+        return "failed"
+    if not history.alive:
+        return "diverged"
+    if not history.epochs:
+        return "…"
+    train, validation = (
+        sd_text((history.mean_and_sd(which)[0], None), 4) for which in ("train", "validation")
+    )
+    return f"train {train}, validation {validation}"
 
 
 def _report(run: Run, status: str, paths: Sequence[Path], console: PlainConsole) -> int:
@@ -124,13 +134,17 @@ def _report(run: Run, status: str, paths: Sequence[Path], console: PlainConsole)
         console.say("readout-only: hidden layers frozen, the control")
     for path in paths:
         console.say(str(path))
-    for history in run.histories.values():
+    for name, history in run.histories.items():
         _warn_of_divergence(history, run.settings, console)
+        if history.failure is not None:
+            done = run.trainings[name].epoch if name in run.trainings else 0
+            console.say(f"{name} failed after {done:,} epochs: {history.failure}", style="red")
     if status == "interrupted":
-        epoch = max(training.epoch for training in run.trainings.values())
+        epoch = max((training.epoch for training in run.trainings.values()), default=0)
         console.say(f"Stopped at epoch {epoch:,}; what was done is written.", style="yellow")
         return INTERRUPTED
-    return 0 if all(history.alive for history in run.histories.values()) else 1
+    ended = (history.alive and history.failure is None for history in run.histories.values())
+    return 0 if all(ended) else 1
 
 
 def _warn_of_divergence(history: History, settings: TeacherStudent, console: PlainConsole) -> None:

@@ -1,25 +1,29 @@
-"""All rules on scikit-learn's digits: 1,797 images of 8 × 8 pixels, offline, in about a minute.
+"""Rules side by side: one network, data set, optimizer and order of batches, seed by seed.
 
-Not of a paper: a first look at every rule under one network, one loss, one optimizer and the same
-seeds, with the control and the reference among them. 1,297 images to train, 200 to choose learning
-rates, 300 to test; the split, the network and the order of batches follow the seed, so rules pair.
+By default scikit-learn's digits: 1,797 images of 8 × 8 pixels, offline, in about a minute. Not of a
+paper: a first look at every rule, with the control and the reference among them. 1,297 images to
+train, 200 to choose learning rates, 300 to test; the split, the network and the order of batches
+follow the seed, so rules pair.
 
-Learning rates are the best of {1, 3} · 10⁻ⁿ on the validation images for the 64-128-10 network, for
-each rule by itself, of two seeds and 15 epochs; momentum 0.9, batches of 32, 30 epochs for all.
+Each rule has the learning rate that suits it, the best of {1, 3} · 10⁻ⁿ on the validation part.
+``LEARNING_RATES`` are those of our own on the digits for the 64-128-10 network, of two seeds and 15
+epochs; momentum 0.9, batches of 32, 30 epochs for all. For other rules, data sets and models they
+are searched for: with the first seed, in half the epochs.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Annotated, Literal, NamedTuple
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from forwardly.errors import check_rules
-from forwardly.experiments.recipe import Recipe, prepare
-from forwardly.experiments.settings import LAYERS, RATE, at_least, check
-from forwardly.experiments.statistics import Difference, difference, mean_text
-from forwardly.rules import RULES
+from forwardly.errors import UsageError, in_a_line
+from forwardly.experiments.comparison_table import ACCURACY, LOSS, Metric, Row, finite_or_none
+from forwardly.experiments.recipe import Prepared, Recipe, prepare
+from forwardly.experiments.settings import LAYERS, RATE, at_least, check, require
+from forwardly.rules.plugins import rules_named
 from forwardly.training import evaluate
 
 LEARNING_RATES = {
@@ -40,101 +44,287 @@ LEARNING_RATES = {
     "time-local-pepita": 0.003,
 }
 
+_SEARCHED = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
+_SMALLER = (0.0003, 0.0001, 0.00003, 0.00001)
+"""What is tried as well while the smallest so far is the best."""
+
+Source = Literal["given", "digits", "searched"]
+"""Where a learning rate is from: the user, ``LEARNING_RATES``, or a search."""
+
 
 @dataclass(frozen=True)
-class Digits:
+class Comparison:
     """The settings.
 
     Attributes:
         rules: which are compared.
-        hidden: Sizes of the hidden layers, separated by spaces.
+        data: The data set, as ``forwardly train`` takes it.
+        model: mlp, or conv for one convolution of 5 × 5, pooling and a readout.
+        hidden: sizes of the hidden layers ("mlp"), or the channels of the convolution ("conv").
         activation: Of the hidden layers.
+        learning_rate: Of all rules that --rates does not name (default: for each the best of 1,
+            0.3, 0.1, 0.03, … on the validation part; for the digits they are known).
+        rates: Learning rates of single rules, as NAME=0.1, separated by spaces.
         seeds: How many seeds.
         seed: The first of them.
-        epochs: Passes over the training images.
-        batch: samples a step.
-        momentum: of stochastic gradient descent.
-        validation_samples: images that are put aside.
+        epochs: Passes over the training samples.
+        batch: Samples a step.
+        momentum: Of stochastic gradient descent.
+        validation: Training samples put aside (default: what suits the data set).
 
     Raises:
         UsageError: if one makes no sense, naming it.
     """
 
     rules: tuple[str, ...] = tuple(LEARNING_RATES)
+    data: str = "digits"
+    model: Literal["mlp", "conv"] = "mlp"
     hidden: Annotated[tuple[int, ...], LAYERS] = (128,)
     activation: Literal["relu", "tanh", "sigmoid"] = "relu"
+    learning_rate: Annotated[float | None, RATE] = None
+    rates: tuple[str, ...] = ()
     seeds: Annotated[int, at_least(1)] = 5
     seed: Annotated[int, at_least(0)] = 0
     epochs: Annotated[int, at_least(1)] = 30
     batch: Annotated[int, at_least(1)] = 32
     momentum: Annotated[float, RATE] = 0.9
-    validation_samples: Annotated[int, at_least(1)] = 200
+    validation: Annotated[int | None, at_least(1)] = None
 
     def __post_init__(self) -> None:
         """Refuse settings that make no sense."""
-        check_rules(self.rules, RULES)
+        rules_named(self.rules)
+        if len(set(self.rules)) < len(self.rules):
+            raise UsageError(f"a rule is named twice: {', '.join(self.rules)}")
         check(self)
+        if unknown := self.given_rates.keys() - {*self.rules}:
+            raise UsageError(f"rates has {min(unknown)!r}, which is none of the rules compared")
+
+    @property
+    def given_rates(self) -> dict[str, float]:
+        """``rates`` by rule."""
+        rates: dict[str, float] = {}
+        for given in self.rates:
+            name, _, text = given.rpartition("=")
+            try:
+                rates[name] = float(text)
+            except ValueError:
+                name = ""
+            if not name:
+                raise UsageError(f"a rule's learning rate is given as NAME=0.1; given {given!r}")
+            require(RATE, **{f"the learning rate of {name}": rates[name]})
+        return rates
+
+    def rate(self, rule: str) -> tuple[float, Source] | None:
+        """A rule's learning rate as far as it is known, and where from."""
+        if rule in (given := self.given_rates):
+            return given[rule], "given"
+        if self.learning_rate is not None:
+            return self.learning_rate, "given"
+        if (self.data, self.model) == ("digits", "mlp") and rule in LEARNING_RATES:
+            return LEARNING_RATES[rule], "digits"
+        return None
 
 
-def recipe(name: str, settings: Digits, learning_rate: float | None = None) -> Recipe:
-    """How one rule is trained."""
-    return Recipe(
-        name,
-        "digits",
-        hidden=settings.hidden,
-        activation=settings.activation,
-        learning_rate=LEARNING_RATES[name] if learning_rate is None else learning_rate,
-        momentum=settings.momentum,
-        batch=settings.batch,
-        epochs=settings.epochs,
-        validation=settings.validation_samples,
-    )
+def recipe(rule: str, settings: Comparison, learning_rate: float) -> Recipe:
+    """How one rule is trained: the settings of the same names."""
+    shared = {field.name for field in fields(Recipe)} & {field.name for field in fields(settings)}
+    given: dict[str, Any] = {name: getattr(settings, name) for name in shared - {"learning_rate"}}
+    return Recipe(rule, learning_rate=learning_rate, **given)
+
+
+def trial(settings: Comparison, root: Path | None = None) -> Prepared:
+    """What the control would be trained with: for what does not go together, whatever the rule.
+
+    Raises what ``prepare`` does.
+    """
+    return prepare(recipe("readout-only", settings, 0.0), settings.seed, root, progress=True)
 
 
 def train(
-    name: str, settings: Digits, seed: int, learning_rate: float | None = None
+    rule: str,
+    settings: Comparison,
+    seed: int,
+    learning_rate: float,
+    root: Path | None = None,
 ) -> tuple[float, float]:
-    """Train one rule from one seed; its validation and test accuracy, 0 to 1 (NaN: diverged)."""
-    prepared = prepare(recipe(name, settings, learning_rate), seed)
+    """Train one rule from one seed; validation and test accuracy, 0 to 1 (NaN: diverged).
+
+    Of a data set without classes, the losses.
+    """
+    prepared = prepare(recipe(rule, settings, learning_rate), seed, root)
     trained = prepared.fit()
     if trained.diverged is not None:
         return math.nan, math.nan
     tested = evaluate(prepared.rule, prepared.dataset.test)
-    return trained.rows[-1]["validation_accuracy"], tested["accuracy"]
+    measured = metric_of(prepared).name
+    return trained.rows[-1][f"validation_{measured}"], tested[measured]
 
 
-def run(settings: Digits) -> Iterator[tuple[str, int, float]]:
-    """(rule, seed, test accuracy) of every rule and seed, as they are done."""
-    for seed in range(settings.seed, settings.seed + settings.seeds):
-        for name in settings.rules:
-            yield name, seed, train(name, settings, seed)[1]
+def metric_of(prepared: Prepared) -> Metric:
+    """Accuracy where there are classes."""
+    return ACCURACY if prepared.dataset.classes else LOSS
 
 
-class Row(NamedTuple):
-    """One rule's line of the table: test accuracies, 0 to 1, and the test against the control."""
+@dataclass
+class Result:
+    """What has been found of one rule.
+
+    Attributes:
+        rule: its name.
+        learning_rate: None while it is not known.
+        source: where it is from.
+        searched: validation accuracy (or loss) of each learning rate that was tried.
+        validation: of each seed that was trained; NaN of one that diverged.
+        test: likewise.
+        failure: what the rule raised, in a line, if it did; there its trainings ended.
+        failed_seed: with which seed.
+    """
 
     rule: str
-    accuracies: list[float]
-    over_control: Difference | None
+    learning_rate: float | None = None
+    source: Source = "searched"
+    searched: dict[float, float] = field(default_factory=dict[float, float])
+    validation: dict[int, float] = field(default_factory=dict[int, float])
+    test: dict[int, float] = field(default_factory=dict[int, float])
+    failure: str | None = None
+    failed_seed: int | None = None
 
-    @classmethod
-    def of(cls, rule: str, accuracies: list[float], control: list[float]) -> Row:
-        """The line of a rule; accuracies and control are paired by seed."""
-        paired = min(len(accuracies), len(control))
-        return cls(rule, accuracies, difference(accuracies[:paired], control[:paired]))
+    @property
+    def diverged(self) -> list[int]:
+        """The seeds that did."""
+        return [seed for seed, value in self.test.items() if not math.isfinite(value)]
 
-    def accuracy_text(self) -> str:
-        """Mean ± sd in percent."""
-        return mean_text([100 * accuracy for accuracy in self.accuracies])
+    @property
+    def lost(self) -> str:
+        """Where it diverged, in words; empty if it did not."""
+        if self.diverged:
+            seeds = ", ".join(map(str, self.diverged))
+            return f"with learning rate {self.learning_rate:g}, seeds {seeds}"
+        tried = len(self.searched) >= len(_SEARCHED)
+        if tried and not any(map(math.isfinite, self.searched.values())):
+            return f"with all learning rates from {max(self.searched):g} to {min(self.searched):g}"
+        return ""
 
-    def difference_text(self) -> tuple[str, str]:
-        """The difference with its interval in percent, and p."""
-        if self.over_control is None:
-            return "–", "–"
-        mean, low, high, p = self.over_control
-        return Difference(100 * mean, 100 * low, 100 * high, p).text(), f"{p:.2g}"
+    def table(self) -> Iterator[tuple[str, int, str | float, str | float, str | float, str]]:
+        """(rule, seed, learning rate, validation, test, how it ended) a seed."""
+        rate = "" if self.learning_rate is None else self.learning_rate
+        for seed, value in self.test.items():
+            if seed in self.diverged:
+                yield self.rule, seed, rate, "", "", "diverged"
+            else:
+                yield self.rule, seed, rate, self.validation[seed], value, "finished"
+        if self.failed_seed is not None:
+            yield self.rule, self.failed_seed, rate, "", "", "failed"
 
-    def as_data(self) -> dict[str, object]:
-        """Plain data, for a record."""
-        change = None if self.over_control is None else self.over_control._asdict()
-        return {"accuracies": self.accuracies, "over_readout_only": change}
+
+class Run:
+    """A comparison under way.
+
+    Args:
+        settings: the comparison's.
+        metric: what is compared.
+        root: of the data sets.
+
+    Attributes:
+        results: what has been found, by rule.
+    """
+
+    def __init__(self, settings: Comparison, metric: Metric, root: Path | None = None) -> None:
+        self.settings, self.metric, self._root = settings, metric, root
+        self.results = {name: Result(name) for name in settings.rules}
+        for name, result in self.results.items():
+            if (known := settings.rate(name)) is not None:
+                result.learning_rate, result.source = known
+
+    @property
+    def left(self) -> int:
+        """How many trainings are to come, as far as one can say."""
+        count = 0
+        for result in self.results.values():
+            if result.failure is not None or (result.learning_rate is None and result.lost):
+                continue
+            count += self.settings.seeds - len(result.test)
+            if result.learning_rate is None:
+                count += max(len(_SEARCHED) - len(result.searched), 1)
+        return count
+
+    def advance(self) -> Iterator[str]:
+        """Train to the end, yielding the name of a rule after each training.
+
+        A rule that raises an exception ends there, and the others go on.
+        """
+        for name, result in self.results.items():
+            if result.learning_rate is None:
+                yield from self._search(name)
+        for seed in range(self.settings.seed, self.settings.seed + self.settings.seeds):
+            for name, result in self.results.items():
+                if result.learning_rate is None or result.failure is not None:
+                    continue
+                found = self._train(name, self.settings, seed, result.learning_rate)
+                if found is not None:
+                    result.validation[seed], result.test[seed] = found
+                yield name
+
+    def _search(self, name: str) -> Iterator[str]:
+        """Find a rule's learning rate; none is found if all diverge."""
+        result, settings = self.results[name], search_settings(self.settings)
+        best: float | None = None
+        for rate in _SEARCHED + _SMALLER:
+            if rate in _SMALLER and best != list(result.searched)[-1]:
+                break
+            found = self._train(name, settings, settings.seed, rate)
+            if found is None:
+                yield name
+                return
+            value = result.searched[rate] = found[0]
+            if self.metric.better(value, math.nan if best is None else result.searched[best]):
+                best = rate
+            yield name
+        result.learning_rate = best
+
+    def _train(
+        self, name: str, settings: Comparison, seed: int, rate: float
+    ) -> tuple[float, float] | None:
+        """``train``; None, and an entry in the results, if the rule fails."""
+        try:
+            return train(name, settings, seed, rate, self._root)
+        except Exception as failure:  # whatever somebody else's rule may raise
+            self.results[name].failure = in_a_line(failure)
+            self.results[name].failed_seed = seed
+            return None
+
+    def rows(self) -> list[Row]:
+        """The table, as far as it has come."""
+        control = self.results.get("readout-only", Result("readout-only")).test
+        return [
+            Row.of(name, result.test, control, self.metric) for name, result in self.results.items()
+        ]
+
+    def as_data(self) -> dict[str, Any]:
+        """The learning rates and what was found, for a record."""
+        results = self.results
+        rules: dict[str, Any] = {}
+        for row in self.rows():
+            rules[row.rule] = row.as_data()
+            result = results[row.rule]
+            if result.diverged:
+                rules[row.rule]["diverged"] = result.diverged
+            if result.failure is not None:
+                rules[row.rule]["failed"] = {"seed": result.failed_seed, "with": result.failure}
+        return {
+            "learning_rates": {name: result.learning_rate for name, result in results.items()},
+            "learning_rates_from": {name: result.source for name, result in results.items()},
+            "searches": {
+                name: {
+                    f"{rate:g}": finite_or_none(value) for rate, value in result.searched.items()
+                }
+                for name, result in results.items()
+                if result.searched
+            },
+            "rules": rules,
+        }
+
+
+def search_settings(settings: Comparison) -> Comparison:
+    """What a learning rate is searched for with: half the epochs."""
+    return replace(settings, epochs=math.ceil(settings.epochs / 2))

@@ -23,6 +23,7 @@ class History:
         validation: validation MAE, likewise.
         diverged: for each seed that diverged, the epoch at which it did.
         seconds: spent in training, all seeds together.
+        failure: what the rule raised, in a line, if it did; there its training ended.
     """
 
     rule: str
@@ -32,6 +33,7 @@ class History:
     validation: list[Array] = field(default_factory=list[Array])
     diverged: dict[int, int] = field(default_factory=dict[int, int])
     seconds: float = 0.0
+    failure: str | None = None
 
     def log(self, epoch: int, train: Array, validation: Array) -> None:
         """Add a row; (seeds,) each."""
@@ -76,8 +78,9 @@ class History:
 
     def summary(self) -> dict[str, Any]:
         """Final and best errors, over seeds and of each, as plain data."""
+        failed = {} if self.failure is None else {"failed": self.failure}
         if not self.epochs:
-            return {"seconds": self.seconds, "diverged": self.diverged, "epochs": 0}
+            return {"seconds": self.seconds, "diverged": self.diverged, "epochs": 0, **failed}
         best = int(np.argmin(np.stack(self.validation)[:, self.shown].mean(1)))
         return {
             "epochs": self.epochs[-1],
@@ -94,6 +97,7 @@ class History:
                 for column, seed in enumerate(self.seeds)
                 if seed not in self.diverged
             },
+            **failed,
         }
 
     def _at(self, row: int) -> dict[str, float | int | None]:

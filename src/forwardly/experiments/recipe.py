@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import numpy as np
 import torch
@@ -25,11 +25,11 @@ from forwardly.data import NAMES as DATA_SETS
 from forwardly.data import read
 from forwardly.data.arrays import Task
 from forwardly.data.preprocessing import Kind
-from forwardly.errors import UsageError, check_rules
+from forwardly.errors import UsageError
 from forwardly.experiments.settings import BELOW_1, EPOCHS, RATE, Must, at_least, check, one_of
 from forwardly.rule import Rule
-from forwardly.rules import RULES
-from forwardly.rules.plugins import all_rules, build
+from forwardly.rules.options import build, options_in_short, take_options
+from forwardly.rules.plugins import rules_named
 from forwardly.training import Fit, fit
 from forwardly.training.local_sgd import LocalSGD
 
@@ -64,9 +64,8 @@ class Recipe:
         rule: The learning rule; ``forwardly rules`` lists them.
         data: mnist, fashion-mnist, cifar10, cifar100, digits, mnist1d or teacher-student; or a file
             of your own, my.npz or my.csv, or a folder of images.
-        options: of the rule, beside model, loss, input_shape and generator. "projection" (F) and
-            "backward" (B) are scales for ``feedback.uniform``; with mirroring "projection" is that
-            of a factored F, ``feedback.product``.
+        options: of the rule, see ``rules.options``; with mirroring "projection" is the scale of a
+            factored F, ``feedback.product``.
         model: mlp, or conv for one convolution of 5 × 5, pooling and a readout.
         hidden: sizes of the hidden layers ("mlp"), or the channels of the convolution ("conv").
         initial: How weights are drawn: he, or torch as its layers are.
@@ -127,8 +126,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Refuse settings that make no sense."""
-        if self.rule not in RULES:  # installed packages are slow to look through
-            check_rules([self.rule], all_rules()[0])
+        rules_named([self.rule])
         check(self)
         if min(self.hidden, default=1) < 1 or (self.model == "conv" and len(self.hidden) != 1):
             raise UsageError(
@@ -211,13 +209,15 @@ def prepare(
     Raises:
         UsageError: if the data is not there, or rule, model and data do not go together.
     """
+    kind = rules_named([recipe.rule])[recipe.rule]
+    options = take_options(recipe.rule, kind, recipe.options)  # before data is waited for
     streams = np.random.SeedSequence(seed).generate_state(4, np.uint64)
     seeds = [int(state) >> 1 for state in streams]  # a torch generator's are signed
     weights, drawn, noise = (torch.Generator().manual_seed(s) for s in seeds[:3])
     dataset = load_data(recipe, seed, data_root, progress=progress)
     try:
         model = _model(recipe, dataset, weights)
-        rule = _rule(recipe, dataset, model, drawn)
+        rule = _rule(recipe, kind, options, dataset, model, drawn)
         mirror = None
         if recipe.mirroring is not None:
             options = asdict(recipe.mirroring)
@@ -273,20 +273,31 @@ def _model(recipe: Recipe, dataset: data.Dataset, generator: torch.Generator) ->
 
 
 def _rule(
-    recipe: Recipe, dataset: data.Dataset, model: nn.Sequential, generator: torch.Generator
+    recipe: Recipe,
+    kind: type[Rule],
+    options: dict[str, Any],
+    dataset: data.Dataset,
+    model: nn.Sequential,
+    generator: torch.Generator,
 ) -> Rule:
-    options: dict[str, Any] = dict(recipe.options)
     if recipe.mirroring is not None:
-        options["projection"] = feedback.product(options.get("projection", 0.05))
-    return build(
-        all_rules()[0][recipe.rule],
-        model,
-        dataset.loss(),
-        options,
-        learning_rate=recipe.learning_rate,
-        input_shape=dataset.sample_shape,
-        generator=generator,
-    )
+        options["projection"] = feedback.product(
+            cast(float, recipe.options.get("projection", 0.05))
+        )
+    try:
+        return build(
+            kind,
+            model,
+            dataset.loss(),
+            options,
+            learning_rate=recipe.learning_rate,
+            input_shape=dataset.sample_shape,
+            generator=generator,
+        )
+    except (TypeError, ValueError) as mistake:
+        if not recipe.options:
+            raise
+        raise ValueError(f"{mistake}; {options_in_short(recipe.rule, kind)}") from None
 
 
 def _optimizer(recipe: Recipe, rule: Rule) -> Optimizer:

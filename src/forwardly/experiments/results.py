@@ -3,7 +3,7 @@
 config.json    the settings, and which software
 arrays.npz     what the first seed started from, for ``--arrays``
 metrics.csv    rule, seed, epoch, train_mae, val_mae
-summary.json   final and best errors, seconds, divergences
+summary.json   final and best errors, seconds, divergences, failures
 mae.png, .svg  the errors over training
 network.svg    the first student that did not diverge, before and after, and its teacher
 """
@@ -146,9 +146,11 @@ def write_figures(folder: RunFolder, run: Run) -> list[Path]:
     drawings = [figures.Drawing("student before", run.before(which))]
     if teacher := run.teacher(which):
         drawings.insert(0, figures.Drawing("teacher", teacher))
-    for name, history in run.histories.items():
+    for name, training in run.trainings.items():
+        history = run.histories[name]
         title = f"after {name}" if which in history.alive else f"{name} diverged"
-        drawings.append(figures.Drawing(title, run.trainings[name].weights(which)))
+        title += " (failed)" * (history.failure is not None)
+        drawings.append(figures.Drawing(title, training.weights(which)))
     made["network.svg"] = figures.network_figure(drawings)
     for name, figure in made.items():
         figures.save(figure, folder.path / name)

@@ -19,7 +19,8 @@ Deviations
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal, cast
 
@@ -28,12 +29,13 @@ import torch
 from torch import Tensor, nn
 
 from forwardly.data.teacher_student import Array, Task, TaskSettings
-from forwardly.errors import UsageError, check_rules
+from forwardly.errors import UsageError, in_a_line
 from forwardly.experiments.history import History
 from forwardly.experiments.settings import LAYERS, POSITIVE, at_least, check, require
 from forwardly.fast.engine import Batch
 from forwardly.rule import Rule
-from forwardly.rules import PEPITA, RULES
+from forwardly.rules import PEPITA
+from forwardly.rules.plugins import rules_named
 from forwardly.training.full_batch import FullBatchTraining
 
 if TYPE_CHECKING:
@@ -48,7 +50,8 @@ class TeacherStudent(TaskSettings):
     """The settings; the defaults are the post's.
 
     Attributes:
-        rules: Rules to compare, separated by spaces; ``forwardly rules`` lists them.
+        rules: Rules to compare, separated by spaces; ``forwardly rules`` lists them, those of other
+            packages too.
         seeds: How many seeds to run at once; the figure then shows each, and their median, and the
             table mean and standard deviation.
         epochs: Full-batch updates.
@@ -75,8 +78,8 @@ class TeacherStudent(TaskSettings):
 
     def __post_init__(self) -> None:
         """Refuse settings that make no sense."""
-        check_rules(self.rules, RULES)
-        unfit = [name for name in self.rules if RULES[name].teacher == "label"]
+        known = rules_named(self.rules)
+        unfit = [name for name, rule in known.items() if rule.teacher == "label"]
         if unfit:
             raise UsageError(
                 f"{unfit[0]} learns classes, and this is a regression: leave it out of the rules"
@@ -128,7 +131,7 @@ def _rule(
     with torch.no_grad():
         for parameter, w in zip(model.parameters(), task.weights, strict=True):
             parameter.copy_(torch.as_tensor(w.T))
-    kind, options = RULES[name], dict[str, object](generator=generator)
+    kind, options = rules_named([name])[name], dict[str, object](generator=generator)
     if kind.projection_scale is not None:
         # Some draw it smaller than PEPITA does, such as that of signs, which do not shrink.
         scale = kind.projection_scale / cast(float, PEPITA.projection_scale)
@@ -148,7 +151,7 @@ class Run:
 
     Attributes:
         histories: what has been logged, by rule.
-        trainings: where each rule stands.
+        trainings: where each rule stands; none of a rule that could not begin.
     """
 
     def __init__(
@@ -157,13 +160,17 @@ class Run:
         self.settings = settings
         seeds = tuple(settings.seed + i for i in range(len(tasks)))
         self._tasks = tasks
-        self.trainings = {name: training(name, tasks, settings, threads) for name in settings.rules}
+        self.trainings: dict[str, FullBatchTraining | CompiledFullBatchTraining] = {}
         self.histories = {name: History(name, seeds) for name in settings.rules}
+        for name in settings.rules:
+            with self._failing_alone(name):
+                self.trainings[name] = training(name, tasks, settings, threads)
 
     def prepare(self) -> None:
         """Have the loops compiled that this run needs: seconds, once on a machine."""
-        for training in self.trainings.values():
-            training.prepare()
+        for name, training in self.trainings.items():
+            with self._failing_alone(name):
+                training.prepare()
 
     def before(self, which: int = 0) -> list[Array]:
         """A student's weights before training, (n_l, n_{l−1}) each; which of the seeds, from 0."""
@@ -176,9 +183,10 @@ class Run:
     def advance(self) -> Iterator[str]:
         """Train to the end, yielding the name of each rule that has moved on.
 
+        A rule that raises an exception ends there, with what was logged of it; the others go on.
         May be left and called again: what was done stays done.
         """
-        active = list(self.settings.rules)
+        active = [name for name, history in self.histories.items() if history.failure is None]
         while active:
             for name in list(active):
                 if not self._some_epochs(name):
@@ -193,18 +201,30 @@ class Run:
         times = 1
         if step == every:  # then several, each measured
             times = min(MOST_AT_ONCE, last - now.epoch) // every
-        start = time.perf_counter()
-        rows = now.advance(times, step)
-        history.seconds += time.perf_counter() - start
-        history.diverged = {history.seeds[i]: epoch for i, epoch in now.diverged.items()}
-        ends = [history.diverged.get(seed, last + 1) for seed in history.seeds]
-        for row in rows:
-            if row.epoch == self._next_logged(row.epoch - 1) and row.epoch < max(ends):
-                history.log(*row)
-        return bool(history.alive) and now.epoch < last
+        # What is not compiled is logged bit by bit, for what comes before a failure.
+        at_once = 1 if isinstance(now, FullBatchTraining) else times
+        with self._failing_alone(name):
+            for _ in range(times // at_once):
+                start = time.perf_counter()
+                rows = now.advance(at_once, step)
+                history.seconds += time.perf_counter() - start
+                history.diverged = {history.seeds[i]: at for i, at in now.diverged.items()}
+                ends = [history.diverged.get(seed, last + 1) for seed in history.seeds]
+                for row in rows:
+                    if row.epoch == self._next_logged(row.epoch - 1) and row.epoch < max(ends):
+                        history.log(*row)
+        return history.failure is None and bool(history.alive) and now.epoch < last
 
     def _next_logged(self, epoch: int) -> int:
         """The first epoch after this one whose errors are logged."""
         every, last = self.settings.log_every, self.settings.epochs
         power = 1 << epoch.bit_length() if epoch < every else last
         return min(power, (epoch // every + 1) * every, last)
+
+    @contextmanager
+    def _failing_alone(self, name: str) -> Generator[None]:
+        """Enter what a rule raises, whatever it may be, in its history."""
+        try:
+            yield
+        except Exception as failure:
+            self.histories[name].failure = in_a_line(failure)

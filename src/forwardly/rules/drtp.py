@@ -36,8 +36,11 @@ from forwardly.rules.papers import paper
 class DRTP(Rule):
     """Fixed random projections of the target teach each hidden layer (Frenkel et al. 2021).
 
-    Takes what ``DirectFeedbackAlignment`` does, but for ``error``: the loss must be one of
-    ``forwardly.losses``, which says what its target is in numbers. Raises what ``Rule`` does.
+    Args:
+        backward: how the feedback matrices are drawn, from (n_l, k) of each layer.
+
+    Otherwise takes what ``DirectFeedbackAlignment`` does, but for ``error``: the loss must be one
+    of ``forwardly.losses``, which says what its target is in numbers. Raises what ``Rule`` does.
     """
 
     paper = paper("frenkel2021drtp")

@@ -36,7 +36,11 @@ from forwardly.rules.pepita import perturbed, register_projection
 class MemPEPITA(Rule):
     """PEPITA in memory that does not grow with depth (Pau & Aymone 2023).
 
-    Takes and raises what ``PEPITA`` does, but for its options ``output_error`` and
+    Args:
+        projection: how F is drawn, or F itself, of shape (d, k).
+        sign: +1 for x + F e, −1 for x − F e.
+
+    Otherwise takes, and raises, what ``PEPITA`` does, but for its options ``output_error`` and
     ``presynaptic``, which are PEPITA's defaults.
     """
 

@@ -6,15 +6,12 @@ my-rule = "my_package.my_rule:MyRule"
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import asdict
 from importlib.metadata import entry_points
-from typing import Any, cast
+from typing import Any
 
-import torch
-from torch import nn
-
-from forwardly import feedback
+from forwardly.errors import UsageError, check_rules
 from forwardly.rule import Paper, Rule
 from forwardly.rules import RULES
 
@@ -46,39 +43,19 @@ def all_rules() -> tuple[dict[str, type[Rule]], list[str]]:
     return dict(sorted(rules.items())), problems
 
 
-def build(
-    kind: type[Rule],
-    model: nn.Module,
-    loss: nn.Module,
-    options: Mapping[str, Any],
-    *,
-    learning_rate: float,
-    input_shape: tuple[int, ...] | None = None,
-    generator: torch.Generator | None = None,
-) -> Rule:
-    """A rule with options as plain data, as a command or a grid search has them.
-
-    Args:
-        kind: the rule.
-        model: what it trains.
-        loss: what it makes smaller.
-        options: of the rule; numbers for "projection" (F) and "backward" (B) are scales of
-            ``feedback.uniform``.
-        learning_rate: the optimizer's, which some rules need.
-        input_shape: of a sample.
-        generator: as ``Rule`` takes it.
+def rules_named(names: Collection[str]) -> dict[str, type[Rule]]:
+    """The rules of those names. Other packages are slow to look through, and only if need be.
 
     Raises:
-        TypeError, ValueError: what the rule raises; an option that it does not have is a TypeError.
+        UsageError: if there is no name, or one is unknown or of a rule that was left out.
     """
-    given = dict(options)
-    for name in ("projection", "backward"):
-        if isinstance(given.get(name), float | int):
-            given[name] = feedback.uniform(given[name])
-    if kind.needs_learning_rate:
-        given.setdefault("learning_rate", learning_rate)
-    make = cast(Callable[..., Rule], kind)
-    return make(model, loss, input_shape=input_shape, generator=generator, **given)
+    known, problems = (RULES, []) if names and RULES.keys() >= {*names} else all_rules()
+    for name in names:
+        why = [text for text in problems if name not in known and text.startswith(f"{name} (")]
+        if why:
+            raise UsageError(why[0])
+    check_rules(names, known)
+    return {name: known[name] for name in names}
 
 
 def _get(rule: type[Rule], name: str) -> object:

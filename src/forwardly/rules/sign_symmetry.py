@@ -83,7 +83,10 @@ class UniformSignSymmetry(Rule):
 class BatchSignSymmetry(Rule):
     """brSF: signs of the weights, magnitudes drawn anew for each batch (Liao et al. 2016).
 
-    Takes and raises what ``UniformSignSymmetry`` does.
+    Args:
+        scale: s of the module docstring; √(2 / fan-in) of each layer if None.
+
+    Otherwise takes, and raises, what ``UniformSignSymmetry`` does.
     """
 
     paper = paper("liao2016symmetry")
@@ -121,7 +124,11 @@ class BatchSignSymmetry(Rule):
 class FixedSignSymmetry(Rule):
     """frSF: signs of the weights, magnitudes drawn once (Liao et al. 2016).
 
-    Takes and raises what ``UniformSignSymmetry`` does. The magnitudes are the buffers ``R_2`` … .
+    Args:
+        scale: s of the module docstring; √(2 / fan-in) of each layer if None.
+
+    Otherwise takes, and raises, what ``UniformSignSymmetry`` does. The magnitudes are the buffers
+    ``R_2`` … .
     """
 
     paper = paper("liao2016symmetry")

@@ -1,7 +1,8 @@
 """Full-batch training of many small networks at once, one a seed.
 
 The readable rule is batched over the seeds by ``torch.vmap``, and an epoch is traced to a flat
-graph. An epoch is plain gradient descent: W ← W − rate · update.
+graph. A rule that cannot be batched, as it asks for the values of tensors, takes one seed after the
+other, untraced. An epoch is plain gradient descent: W ← W − rate · update.
 """
 
 from __future__ import annotations
@@ -65,6 +66,16 @@ class FullBatchTraining:
             after = vmap(moved)(values, x, target)
             return tuple(after[name] for name in names)
 
+        @torch.inference_mode(False)  # where a rule may differentiate
+        @torch.no_grad()
+        def one_by_one(x: Tensor, target: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+            values = {**buffers, **dict(zip(names, state, strict=True))}
+            after = [
+                moved({name: value[i] for name, value in values.items()}, x[i], target[i])
+                for i in range(len(x))
+            ]
+            return tuple(torch.stack([seed[name] for seed in after]) for name in names)
+
         def mae(x: Tensor, target: Tensor, *state: Tensor) -> tuple[Tensor]:
             values = {
                 name.removeprefix("model."): value
@@ -73,7 +84,10 @@ class FullBatchTraining:
             }
             return ((vmap(predict)(values, x) - target).abs().mean((1, 2)),)
 
-        self._step = flat(epoch, *train, *self._state)
+        try:
+            self._step = flat(epoch, *train, *self._state)
+        except RuntimeError:
+            self._step = one_by_one
         self._train_mae = flat(mae, *train, *self._state)
         self._validation_mae = flat(mae, *validation, *self._state)
 
