@@ -174,12 +174,21 @@ def prepare(
     Raises:
         UsageError: if the data is not there, or rule, model and data do not go together.
     """
-    streams = np.random.SeedSequence(seed).generate_state(4, np.uint64)
-    seeds = [int(state) >> 1 for state in streams]  # a torch generator's are signed
-    weights, drawn, noise = (torch.Generator().manual_seed(s) for s in seeds[:3])
     dataset = data.load(
         recipe.data, data_root, validation=recipe.validation, seed=seed, progress=progress
     )
+    return prepare_on(dataset, recipe, seed)
+
+
+def prepare_on(dataset: data.Dataset, recipe: Recipe, seed: int) -> Prepared:
+    """As ``prepare``, with data that is at hand.
+
+    Raises:
+        UsageError: if rule, model and data do not go together.
+    """
+    streams = np.random.SeedSequence(seed).generate_state(4, np.uint64)
+    seeds = [int(state) >> 1 for state in streams]  # a torch generator's are signed
+    weights, drawn, noise = (torch.Generator().manual_seed(s) for s in seeds[:3])
     try:
         model = _model(recipe, dataset, weights)
         rule = _rule(recipe, dataset, model, drawn)
