@@ -20,9 +20,11 @@ COMMANDS = {
         "Learn a small teacher network's outputs: the experiment of the blog post."
     ),
     "train:train": "Train a model by a rule; the test images are looked at once, at the end.",
-    "reproduce:reproduce": "Run a published experiment, as far as it is not recorded yet.",
+    "reproduce:reproduce": (
+        "Run a published experiment, as far as it is not recorded yet, or list what is."
+    ),
     "report:report": (
-        "Make one self-contained page of records: published beside ours, curves, settings, gaps."
+        "Make one self-contained page of records or training runs: tables, curves, settings, gaps."
     ),
     "compare:compare": (
         "Train rules on the same network, data and seeds, and compare their test accuracy."

@@ -41,7 +41,9 @@ def reproduce(
     records: Path = Path("records"),
     work: Path = Path("runs/reproduce"),
 ) -> int:
-    """Run a published experiment, as far as it is not recorded yet; without a name, list them.
+    """Run a published experiment, as far as it is not recorded yet, or list what is.
+
+    Without a name all experiments are listed.
 
     Each run ends as a small record. A command that was stopped or killed goes on where it was when
     it is given again. Where a data set is neither there nor can be downloaded, the other cells are
