@@ -551,6 +551,9 @@ def test_reproducing(
             call(monkeypatch, "reproduce", "teacher-student", f"--records={tmp_path / name}") == 0
         )
         said(capsys, name)
+        assert call(monkeypatch, "reproduce", f"--records={tmp_path / name}") == 0
+        said(capsys, name)
+    assert call(monkeypatch, "reproduce", f"--records={'x' * 5000}") == 0
 
 
 def test_reports(

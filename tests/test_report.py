@@ -312,7 +312,7 @@ def test_folders_of_runs_of_train(tmp_path: Path, command: Command) -> None:
     done = command("train", "--data=teacher-student", "--hidden=4", "--epochs=1", "--out=x/first")
     assert done.returncode == 0
     train_run(tmp_path / "y/second", 1)
-    done = command("report", "x/first", "y/second", "y", "x/../x/first")
+    done = command("report", "x/first", "y/second", tmp_path / "y", "x/../x/first")
     assert done.returncode == 0
     rows = cells_of((tmp_path / "report.html").read_text("utf-8"))
     assert [row["run"] for row in rows] == ["x/first", "y/second"]

@@ -329,12 +329,12 @@ def test_the_list(
     content = json.loads(place.read_text("utf-8"))
     content["result"]["seconds"] = 600
     place.write_text(json.dumps(content), "utf-8")
-    done = command("reproduce", "toy2026", "--list", "--seeds=2", "--jobs=1")
+    done = command("reproduce", "toy2026", "--list", "--seeds=2", "--jobs=2")
     assert done.returncode == 0
     cells = [[cell.strip() for cell in line.split("│")] for line in done.stdout.splitlines()]
     assert ["", "small/pepita", "0", "10 min", "recorded", ""] in cells
     assert ["", "small/readout-only", "–", "2.5 h", "timed", ""] in cells
-    assert "1 of 4 runs are recorded in records. The others take about 5.2 h, 1 at a time" in (
+    assert "1 of 4 runs are recorded in records. The others take about 2.6 h, 2 at a time" in (
         done.stdout
     )
     assert asked == ["readout-only"]

@@ -249,7 +249,9 @@ def _say_how_it_ended(
         message = _result(job.record)
         if before is not None:
             place = records_of.folder(before, job.experiment, job.cell, job.seed)
-            message += f" ({f'recorded: {_result(place)}' if place.exists() else 'not recorded'})"
+            message += (
+                f" ({f'recorded: {_result(place)}' if files.is_there(place) else 'not recorded'})"
+            )
     console.say(f"{job.name}: {message}")
 
 

@@ -24,10 +24,9 @@ def experiments(root: Path, console: PlainConsole) -> None:
         found = [
             [
                 records.read(path)
-                for path in sorted((root / other / place).glob("seed-*"))
-                if files.is_there(path / "record.json")
+                for path in (files.find(folder, "record.json") if files.is_there(folder) else [])
             ]
-            for other, place in map(experiment.place, experiment.cells)
+            for folder in (root.joinpath(*experiment.place(name)) for name in experiment.cells)
         ]
         seconds = [run.result.get("seconds") or 0 for cell in found for run in cell]
         count = f"{sum(map(bool, found))} of {len(found)} cells recorded"
@@ -72,7 +71,7 @@ def cells(
     with console.status("timing steps") as status:
         for place, runs in by_cell.items():
             name, recipe = names[place], runs[0].recipe
-            there = [job for job in runs if job.record.exists()]
+            there = [job for job in runs if job.recorded]
             source = "recorded"
             seconds = estimate.from_records(
                 (records.read(job.record) for job in there), recipe.epochs
@@ -91,7 +90,7 @@ def cells(
                 "–" if seconds is None else source,
             )
     console.table(table)
-    recorded = sum(job.record.exists() for job in jobs)
+    recorded = sum(job.recorded for job in jobs)
     text = f"{recorded} of {len(jobs)} runs are recorded in {jobs[0].records}."
     if recorded < len(jobs):
         text += f" The others take about {_duration(left / processes)}, {processes} at a time"

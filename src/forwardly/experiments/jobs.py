@@ -64,6 +64,11 @@ class Job:
         """The folder of its record, which is there once it has ended."""
         return records.folder(self.records, self.experiment, self.cell, self.seed)
 
+    @property
+    def recorded(self) -> bool:
+        """Whether it has ended."""
+        return files.is_there(self.record)
+
 
 class State(NamedTuple):
     """How far a run is."""
@@ -110,9 +115,9 @@ def jobs_of(
         for cell in cells
     ]
     for job in jobs:
-        if job.record.exists():
+        if job.recorded:
             records.check_recipe(records.read(job.record), job.recipe)
-    return [job for job in jobs if recorded or not job.record.exists()]
+    return [job for job in jobs if recorded or not job.recorded]
 
 
 def run(
@@ -150,7 +155,7 @@ class _StopError(Exception):
 def _run(
     job: Job, report: Callable[[float, float | None], None], stop: Callable[[], bool]
 ) -> Outcome:
-    if job.record.exists():
+    if job.recorded:
         return "finished"  # by another process, meanwhile
     torch.set_num_threads(job.threads)
     environment = _environment(job)

@@ -200,7 +200,7 @@ def render(roots: Sequence[Path]) -> str:
     """
     found: list[Record] = []
     teacher_student: list[TeacherStudent] = []
-    trained: dict[Path, TrainRun] = {}  # by place, each once
+    trained: list[TrainRun] = []
     for root in roots:
         here = records.read_all(root), _teacher_student(root), train_runs.read_all(root)
         if not any(here):
@@ -210,18 +210,17 @@ def render(roots: Sequence[Path]) -> str:
             )
         found += here[0]
         teacher_student += here[1]
-        for run in here[2]:
-            trained.setdefault(run.place.resolve(), run)
+        trained += here[2]
     numbers = count(1)
     sections = [Section(e, columns(e, found)) for e in EXPERIMENTS.values()] if found else []
     for section in sections:
         for column in section.columns:
             if column.recorded:
                 section.figures[column.name] = _figures(section.experiment, column, numbers)
-    train = _trained(list(trained.values()), numbers)
+    train = _trained(trained, numbers)
     counts = {
         "recorded training runs": len(found),
-        "runs of forwardly train": len(trained),
+        "runs of forwardly train": len(train.runs),
         "teacher–student experiments": len(teacher_student),
     }
     contents = [("train", "Runs of forwardly train")] if trained else []
@@ -333,12 +332,11 @@ class Trained:
 
 
 def _trained(runs: Sequence[TrainRun], numbers: Iterator[int]) -> Trained:
-    named = dict(zip(train_runs.names_of(runs), runs, strict=True))
+    named = dict(zip(train_runs.names_of(runs), runs, strict=True))  # given twice, shown once
     figures: list[tuple[str, str]] = []
     colours = colours_of(list(named))
-    rules = {run.rule for run in runs}
-    if len(rules) == len(runs):  # then each has its rule's
-        of_rules = colours_of([run.rule for run in runs])
+    of_rules = colours_of([run.rule for run in named.values()])
+    if len(of_rules) == len(named):  # then each has its rule's
         colours = {name: of_rules[run.rule] for name, run in named.items()}
     # What a run that diverged measured last is nothing to look at.
     curves = {name: run.rows[: run.diverged and run.diverged - 1] for name, run in named.items()}

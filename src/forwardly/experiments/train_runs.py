@@ -101,7 +101,7 @@ def names_of(runs: Sequence[TrainRun]) -> list[str]:
     """What to call runs beside each other: their folders, from the one that has them all."""
     places = [os.path.abspath(run.place) for run in runs]  # noqa: PTH100, which takes .. away
     try:
-        common = os.path.commonpath(map(os.path.dirname, places))
+        common = os.path.commonpath([os.path.dirname(place) for place in places])  # noqa: PTH120
     except ValueError:  # there is none, or they are on several drives of Windows
         return places
     return [os.path.relpath(place, common) for place in places]
