@@ -57,7 +57,7 @@ class Page(HTMLParser):
         *("align", "alt", "aria-label", "charset", "class", "content", "cx", "cy", "d", "height"),
         *("href", "http-equiv", "id", "lang", "name", "r", "role", "src", "style", "text-anchor"),
         *("transform", "type", "version", "viewbox", "width", "x", "x1", "x2", "y", "y1", "y2"),
-        *("clip-path",),
+        *("clip-path", "data-label"),
     }
     TAGS: ClassVar = {
         *("html", "head", "meta", "title", "style", "body", "h1", "h2", "h3", "p", "a", "b", "br"),
@@ -102,7 +102,7 @@ class Page(HTMLParser):
             elif name in ("href", "src"):
                 assert self.REFERENCE.fullmatch(value), value
                 self.targets += [value[1:]] if value.startswith("#") else []
-            elif name == "aria-label":
+            elif name in ("aria-label", "data-label"):
                 self.labels.append(value)
             elif name == "http-equiv":
                 self.policy = dict(attrs)["content"] or ""

@@ -135,6 +135,14 @@ def hostile_report(
         shutil.copy(source / "config.json", folder)
         (folder / "summary.json").write_text(json.dumps(summary), "utf-8")
     shutil.copy(source / "mae.png", root / f"folder {FILE_NAMES[0]}")
+    for number, name in enumerate(names):
+        folder = root / (f"run {name}" if name in FILE_NAMES else f"run-{number}")
+        folder.mkdir()
+        settings = {f"setting {name}": f"value {name}"}
+        recipe = {"rule": f"trained by {name}", "data": f"on {name}", "epochs": 3} | settings
+        config = json.dumps({"recipe": recipe, "run_seed": number})
+        (folder / "config.json").write_text(config, "utf-8")
+        (folder / "epochs.csv").write_text("epoch,validation_loss\n1,0.5\n2,0.4\n", "utf-8")
     return report.render([root])
 
 
@@ -151,13 +159,18 @@ def test_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "platform",
         "experiment",
         "rule",
+        "trained by",
+        "on",
+        "setting",
+        "value",
     ]
     counted = sum(shown(page, place, NAMES) for place in everywhere)
+    counted += shown(page, "run", FILE_NAMES)
     counted += shown(page, "r", tuple(name[:8] for name in NAMES))
     counted += shown(page, "toy/cell", NAMES)
     counted += shown(page, "update of layer", UTF8)
     counted += shown(page, "folder", FILE_NAMES)
-    assert counted > 13 * 25
+    assert counted > 18 * 25
     assert len(page.identifiers) > 25 * 10
 
 
@@ -539,6 +552,9 @@ def test_reproducing(
             call(monkeypatch, "reproduce", "teacher-student", f"--records={tmp_path / name}") == 0
         )
         said(capsys, name)
+        assert call(monkeypatch, "reproduce", f"--records={tmp_path / name}") == 0
+        said(capsys, name)
+    assert call(monkeypatch, "reproduce", f"--records={'x' * 5000}") == 0
 
 
 def test_reports(

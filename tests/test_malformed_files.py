@@ -21,12 +21,12 @@ from forwardly.cli import main
 from forwardly.data import npz
 from forwardly.data import teacher_student as arrays
 from forwardly.errors import UsageError
-from forwardly.experiments import published, records, report, results
+from forwardly.experiments import published, records, report, results, train_runs
 from forwardly.experiments.experiment import Experiment
 from forwardly.experiments.jobs import jobs_of, run
 from forwardly.experiments.statistics import sd_text
 from test_docs import _generator as generator
-from test_report import Page, fill, toy  # noqa: F401
+from test_report import Page, fill, toy, train_run  # noqa: F401
 from test_reproduction import jobs, never, nothing
 
 pytestmark = pytest.mark.unchecked  # whole commands
@@ -343,6 +343,65 @@ def test_files_of_a_teacher_student_record(
     if name == "mae.png":  # whose data is the browser's to judge, once it says that it is PNG
         expected -= {"a half", "but a byte"}
     assert found == expected - {"missing"}
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Path:
+    return train_run(tmp_path / "run", 4, diverged=None, test_accuracy=0.9, test_loss=0.3)
+
+
+@pytest.mark.parametrize("name", ["config.json", "result.json"])
+def test_values_of_a_run_of_train(name: str, trained: Path) -> None:
+    found = refused(lambda: train_runs.read_all(trained), trained, damaged(trained / name))
+    ways = {
+        "config.json": [
+            "recipe",
+            "run_seed",
+            "recipe', 'rule",
+            "recipe', 'data",
+            "recipe', 'epochs",
+        ],
+        "result.json": ["epochs", "diverged", "test_accuracy", "test_loss"],
+    }[name]
+    for way in ways:
+        for wrong in ("text", "[]", "True") if "'" not in way else ("missing", "None", "[]", "-1"):
+            keys = f"('{way}'" + ("," if "'" not in way else "")
+            assert f"{keys}): {wrong}" in found
+
+
+@pytest.mark.parametrize("name", ["config.json", "epochs.csv", "result.json"])
+def test_files_of_a_run_of_train(name: str, trained: Path) -> None:
+    path = trained / name
+    found = refused(lambda: train_runs.read_all(trained), path, broken(path))
+    # Without the first it is no run, without the last it has not ended.
+    lacking = set[str]() if name == "epochs.csv" else {"missing"}
+    assert found == set(CONTENTS) - lacking
+
+
+def test_tables_of_a_run_of_train(trained: Path) -> None:
+    path = trained / "epochs.csv"
+
+    def turns() -> Iterator[str]:
+        for name, table in TABLES.items():
+            path.write_text(table, "utf-8")
+            yield name
+
+    fine = {"no accuracy", "an accuracy missing", "an accuracy of NaN", "an accuracy above 1"}
+    fine.add("a zero byte")  # in a name
+    longer = {"too many rows"}  # it goes on, having been given more epochs
+    assert refused(lambda: train_runs.read_all(trained), path, turns()) == (
+        set(TABLES) - fine - longer
+    )
+
+
+def test_settings_nested_too_deep(trained: Path) -> None:
+    path = trained / "config.json"
+    content = json.loads(path.read_text("utf-8"))
+    for _ in range(900):
+        content["recipe"]["options"] = {"a": content["recipe"].get("options")}
+    path.write_text(json.dumps(content), "utf-8")
+    with pytest.raises(UsageError, match=r"config.json (must have fewer|is nested)"):
+        train_runs.read_all(trained)
 
 
 DOCUMENTED: dict[str, tuple[str, ...]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -67,6 +68,28 @@ def fill(root: Path, made: Experiment, **changes: Any) -> None:
                 "rows": rows(accuracy),
             } | changes
             records.write(root, Record(**content))
+
+
+def train_run(folder: Path, done: int, **changes: Any) -> Path:
+    """What ``forwardly train`` leaves, of which so many of four epochs are done.
+
+    Changes are of the recipe, or of the result where they are named as there; None of these, and
+    the run has not ended.
+    """
+    names = "diverged", "test_accuracy", "test_loss"
+    result = {name: changes.pop(name) for name in names if name in changes}
+    seed = changes.pop("seed", 0)
+    recipe = Recipe("pepita", "digits", epochs=4).as_data() | changes
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"recipe": recipe, "run_seed": seed}), "utf-8")
+    kind = "loss" if recipe["data"] == "teacher-student" else "accuracy"
+    rows = [{"epoch": float(e), f"validation_{kind}": 0.1 * e} for e in range(1, done + 1)]
+    if rows:
+        (folder / "epochs.csv").write_text(records.table(rows), "utf-8")
+    if result:
+        content = json.dumps({"epochs": done} | result)
+        (folder / "result.json").write_text(content, "utf-8")
+    return folder
 
 
 class Page(HTMLParser):
@@ -211,3 +234,99 @@ def test_teacher_student_records_are_shown(toy: Experiment) -> None:
     assert "pepita 0.0985 0.1040 0 of 1" in text
     assert page.tags.count("img") >= 1
     assert all(r.startswith(("data:", "#", "https://")) for r in page.references)
+
+
+def cells_of(page: str) -> list[dict[str, str]]:
+    """The rows of the tables that become cards on a phone, by what each cell is called there."""
+    rows: list[dict[str, str]] = []
+    for table in re.findall(r'<table class="cards">(.*?)</table>', page, re.DOTALL):
+        heads = [flat(head) for head in re.findall(r"<th\b[^>]*>(.*?)</th>", table, re.DOTALL)]
+        for row in re.findall(r"<tr>(<td.*?)</tr>", table, re.DOTALL):
+            cells = re.findall(r"<td\b([^>]*)>(.*?)</td>", row, re.DOTALL)
+            labels = re.findall(r'data-label="([^"]*)"', row)
+            assert labels == heads[1:], "a label is not its column's"
+            rows.append(dict(zip(heads, (flat(text) for _, text in cells), strict=True)))
+    return rows
+
+
+def flat(html: str) -> str:
+    return " ".join(Page(html).text.split())
+
+
+def test_runs_of_train_side_by_side(tmp_path: Path) -> None:
+    good = {"diverged": None, "test_accuracy": 0.9533, "test_loss": 0.2}
+    train_run(tmp_path / "a", 4, **good)
+    train_run(tmp_path / "b", 2, learning_rate=0.25)
+    train_run(tmp_path / "c", 3, rule="drtp", seed=5, diverged=3)
+    train_run(tmp_path / "d/e", 4, data="teacher-student", diverged=None, test_loss=0.125)
+    train_run(tmp_path / "f", 0, hidden=(8, 9))
+    text = report.render([tmp_path])
+    heads = ["run", "rule", "data", "seed", "hidden", "learning_rate", "epochs", "validation"]
+    rows = cells_of(text)
+    assert [list(row) for row in rows] == [[*heads, "test"]] * 5
+    assert [tuple(row.values()) for row in rows] == [
+        ("a", "pepita", "digits", "0", "1024", "0.1", "4", "40.00 %", "95.33 %"),
+        ("b", "pepita", "digits", "0", "1024", "0.25", "2 of 4", "20.00 %", "unfinished"),
+        ("c", "drtp", "digits", "5", "1024", "0.1", "3 of 4", "–", "diverged in epoch 3"),
+        ("d/e", "pepita", "teacher-student", "0", "1024", "0.1", "4", "loss 0.4", "loss 0.125"),
+        ("f", "pepita", "digits", "0", "8, 9", "0.1", "0 of 4", "–", "unfinished"),
+    ]
+    assert "Not run yet" not in text
+    assert "momentum" in Page(text).text  # among all settings
+
+
+def test_curves_of_runs_of_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one figure, as far as each has come, and without what a run that diverged measured."""
+    drawn: list[dict[str, Any]] = []
+
+    def spread_figure(series: dict[str, Any], label: str, **options: Any) -> Any:
+        drawn.append(series)
+        return original(series, label, **options)
+
+    original = report.spread_figure
+    monkeypatch.setattr(report, "spread_figure", spread_figure)
+    for name, epochs, changes in (
+        ("a", 4, {}),
+        ("b", 3, {"diverged": 3}),
+        ("c", 1, {"diverged": 1}),
+    ):
+        train_run(tmp_path / name, epochs, **changes)
+    report.render([tmp_path])
+    (series,) = drawn
+    assert series == {
+        "a": [pytest.approx([10, 20, 30, 40])],
+        "b": [pytest.approx([10, 20])],
+    }
+
+
+def test_a_run_of_train_that_goes_on_has_not_ended(tmp_path: Path) -> None:
+    place = train_run(tmp_path / "a", 3, epochs=8, diverged=None, test_accuracy=0.9)
+    rows = [{"epoch": float(e), "validation_accuracy": 0.5} for e in range(1, 6)]
+    (place / "epochs.csv").write_text(records.table(rows), "utf-8")
+    (row,) = cells_of(report.render([place]))
+    assert (row["epochs"], row["test"]) == ("5 of 8", "unfinished")
+
+
+def test_folders_of_runs_of_train(tmp_path: Path, command: Command) -> None:
+    """What train itself leaves; each once, and called by what tells it from the others."""
+    done = command("train", "--data=teacher-student", "--hidden=4", "--epochs=1", "--out=x/first")
+    assert done.returncode == 0
+    train_run(tmp_path / "y/second", 1)
+    done = command("report", "x/first", "y/second", tmp_path / "y", "x/../x/first")
+    assert done.returncode == 0
+    rows = cells_of((tmp_path / "report.html").read_text("utf-8"))
+    assert [row["run"] for row in rows] == ["x/first", "y/second"]
+    assert rows[0]["test"].startswith("loss 0.")
+    (tmp_path / "empty").mkdir()
+    done = command("report", "x/first", "empty")
+    assert done.returncode == 2
+    assert "there is no record in empty; forwardly reproduce makes them" in done.stderr
+
+
+def test_cards_are_labelled_as_their_columns(toy: Experiment, tmp_path: Path) -> None:
+    fill(tmp_path, toy)
+    root = Path(__file__).parent.parent / "records" / "teacher-student"
+    rows = cells_of(report.render([tmp_path, root]))
+    assert [row["rule"] for row in rows if "seeds" in row] == ["pepita " + EVIL, "readout-only"]
+    assert [row["ours"] for row in rows if "ours" in row] == ["96.83 ± 0.76", "91.00 ± 1.00"]
+    assert len(rows) > 2 + 3

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
+import torch
 
+from forwardly.commands import reproduce
 from forwardly.errors import UsageError
-from forwardly.experiments import published, records
+from forwardly.experiments import estimate, published, records, report
+from forwardly.experiments import jobs as experiment_jobs
 from forwardly.experiments.experiment import Cell, Experiment, Published
 from forwardly.experiments.jobs import Job, State, jobs_of, run, run_all
 from forwardly.experiments.recipe import Recipe
+from forwardly.training import checkpoint
 from test_cli import Command
 
 pytestmark = pytest.mark.unchecked  # whole commands
@@ -216,12 +228,203 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: C
     done = command(*arguments)
     assert done.returncode == 0
     assert "All of it is recorded in records/toy2026." in done.stdout
+    assert "--again runs it anew" in done.stdout
+
+
+@pytest.fixture
+def here(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: Command
+) -> Callable[..., CompletedProcess[str]]:
+    """``forwardly reproduce toy2026``, whose runs are in this process too."""
+
+    def in_turn(todo: Sequence[Job], _: int) -> Iterator[tuple[int, str]]:
+        for number, job in enumerate(todo):
+            yield number, run(job, nothing, never)
+
+    monkeypatch.setattr(reproduce, "run_all", in_turn)
+    monkeypatch.setitem(published.EXPERIMENTS, "toy2026", experiment(epochs=2, milestones=()))
+    return partial(command, "reproduce", "toy2026", "--seeds=1")
+
+
+def found(root: Path) -> list[tuple[str, str]]:
+    return [(record.experiment, record.cell) for record in records.read_all(root)]
+
+
+BOTH = [("toy2026", "small/pepita"), ("toy2026", "small/readout-only")]
+
+
+def test_again_beside_the_records(here: Command, tmp_path: Path) -> None:
+    assert here("--cells=*/pepita").returncode == 0
+    place = tmp_path / "records/toy2026/small/pepita/seed-0/record.json"
+    content = json.loads(place.read_text("utf-8"))
+    content["result"]["test_accuracy"] = 0.1234
+    place.write_text(json.dumps(content), "utf-8")
+    before = place.read_bytes(), place.with_name("epochs.csv").read_bytes()
+    done = here("--again")
+    assert done.returncode == 0
+    new, old = "test accuracy [3-9][0-9].[0-9]+ %", "recorded: test accuracy 12.34 %"
+    assert re.search(rf"small/pepita seed 0: {new} \({old}\)", done.stdout)
+    assert re.search(rf"small/readout-only seed 0: {new} \(not recorded\)", done.stdout)
+    assert (place.read_bytes(), place.with_name("epochs.csv").read_bytes()) == before
+    assert found(tmp_path / "records") == BOTH[:1]
+    assert found(tmp_path / "runs/reproduce/again") == BOTH
+    done = here("--again")
+    assert "All of it was run already, and is in runs/reproduce/again/toy2026" in done.stdout
+
+
+def test_a_trial_is_no_record(here: Command, tmp_path: Path) -> None:
+    assert here().returncode == 0
+    done = here("--epochs=1")
+    assert done.returncode == 0
+    assert "a trial of 1 epochs, and no record of toy2026" in done.stdout
+    assert found(tmp_path / "records") == BOTH
+    trials = records.read_all(tmp_path / "runs/reproduce/trials")
+    assert [(trial.experiment, trial.recipe["epochs"], len(trial.rows)) for trial in trials] == [
+        ("toy2026-trial-of-1-epochs", 1, 1)
+    ] * 2
+    # Nor is it one where somebody puts it among them.
+    (tmp_path / "runs/reproduce/trials/toy2026-trial-of-1-epochs").rename(tmp_path / "records/x")
+    page = report.render([tmp_path / "records"])
+    assert "not shown: toy2026-trial-of-1-epochs." in page
+    assert "given 2" in here("--epochs=2").stderr
+    assert "leave --again out" in here("--epochs=1", "--again").stderr
+
+
+def test_what_can_be_run_without_a_data_set_is(
+    here: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = experiment(epochs=2, milestones=())
+    far = {"far/pepita": Cell(recipe("pepita", "mnist"))}
+    monkeypatch.setitem(
+        published.EXPERIMENTS, "toy2026", replace(made, cells={**far, **made.cells})
+    )
+
+    def load(name: str, *_: object, **__: object) -> None:
+        if name == "mnist":
+            raise UsageError("mnist is not here")
+
+    monkeypatch.setattr(reproduce, "load", load)
+    done = here()
+    assert done.returncode == 1
+    assert found(tmp_path / "records") == BOTH
+    assert done.stdout.startswith("mnist is not here\nThe other cells are run.")
+    assert done.stdout.endswith("Runs left out, as their data could not be had: 1 on mnist.\n")
+    assert here().returncode == 2  # nothing is left that could be run
+    monkeypatch.setattr(reproduce, "load", nothing)
+    assert here("--cells=small/*").returncode == 0
+
+
+def test_the_list(
+    here: Command, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def from_timing(recipe: Recipe, threads: int) -> float:
+        asked.append(recipe.rule)
+        return 2.5 * 3600
+
+    monkeypatch.setattr(estimate, "from_timing", from_timing)
+    assert here("--cells=*/pepita").returncode == 0
+    place = tmp_path / "records/toy2026/small/pepita/seed-0/record.json"
+    content = json.loads(place.read_text("utf-8"))
+    content["result"]["seconds"] = 600
+    place.write_text(json.dumps(content), "utf-8")
+    done = command("reproduce", "toy2026", "--list", "--seeds=2", "--jobs=2")
+    assert done.returncode == 0
+    cells = [[cell.strip() for cell in line.split("│")] for line in done.stdout.splitlines()]
+    assert ["", "small/pepita", "0", "10 min", "recorded", ""] in cells
+    assert ["", "small/readout-only", "–", "2.5 h", "timed", ""] in cells
+    assert "1 of 4 runs are recorded in records. The others take about 2.6 h, 2 at a time" in (
+        done.stdout
+    )
+    assert asked == ["readout-only"]
+    assert not (tmp_path / "runs/reproduce/toy2026/small/readout-only").exists()
+    done = here("--list", "--cells=*/pepita")
+    assert "All of it is recorded" in done.stdout
+
+
+def test_all_experiments(here: Command, command: Command) -> None:
+    assert here("--cells=*/pepita").returncode == 0
+    done = command("reproduce")
+    assert done.returncode == 0
+    lines = [line.strip() for line in done.stdout.splitlines()]
+    assert lines[lines.index("toy2026") + 1] == "A toy"
+    assert lines[lines.index("toy2026") + 2].startswith("1 of 2 cells recorded: 1 run, ")
+    assert lines[lines.index("bfloat16") + 2] == "0 of 4 cells recorded"
+    assert {*published.EXPERIMENTS, "teacher_student"} <= set(lines)
+
+
+def test_estimates() -> None:
+    record = records.read_all(Path(__file__).parent.parent / "records" / "bfloat16")[0]
+    others = [replace(record, result={**record.result, "seconds": s}) for s in (1, 50, 99)]
+    epochs = len(record.rows)
+    assert estimate.from_records(others, 2 * epochs) == 2 * 50
+    assert estimate.from_records([], 3) is None
+    made = Recipe("pepita", "mnist", hidden=(4,), validation=10_000, epochs=3)
+    seconds = estimate.from_timing(made, 1)
+    assert seconds is not None
+    assert 0 < seconds < 600
+    assert estimate.from_timing(replace(made, epochs=6, learning_rate=0.5), 1) == 2 * seconds
+    assert estimate.from_timing(replace(made, data="digits"), 1) is None
+
+
+def test_a_full_disk_keeps_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job, alone = jobs(tmp_path)[0], jobs(tmp_path / "alone")[0]
+    write, written = checkpoint.write, [0]
+
+    def full(path: Path, content: bytes) -> None:
+        written[0] += 1
+        if written[0] > 2:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        write(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "write", full)
+        with pytest.raises(UsageError, match=r"^small/pepita seed 0 cannot write .*: No space"):
+            run(job, nothing, never)
+    assert len(checkpoint.load(job.folder / "checkpoint.pt")["rows"]) == 2
+    assert [run(each, nothing, never) for each in (job, alone)] == ["finished"] * 2
+    ours, expected = (records.read(each.record) for each in (job, alone))
+    assert ours.result["test_loss"] == expected.result["test_loss"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits are POSIX's")
+def test_a_checkpoint_that_has_no_room(tmp_path: Path) -> None:
+    """Torch's own writer raises a RuntimeError, of which nobody could tell what it means."""
+    import resource
+
+    checkpoint.save(tmp_path / "checkpoint.pt", {"a": torch.ones(3)})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            checkpoint.save(tmp_path / "checkpoint.pt", {"a": torch.zeros(100_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
+    assert checkpoint.load(tmp_path / "checkpoint.pt")["a"].tolist() == [1, 1, 1]
+
+
+def test_a_process_that_was_killed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(ThreadPoolExecutor):
+        def __init__(self, *_: object, **__: object) -> None:
+            super().__init__(1)
+
+        def submit(self, *_: Any, **__: Any) -> Any:
+            def killed() -> None:
+                raise BrokenProcessPool
+
+            return super().submit(killed)
+
+    monkeypatch.setattr(experiment_jobs, "ProcessPoolExecutor", Broken)
+    with pytest.raises(UsageError, match=r"killed while it ran small/.* seed 0.* fewer --jobs"):
+        list(run_all(jobs(tmp_path), 1))
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("", "no experiment given; the known ones are dellaferrera2022_"),
+        ("toy2026 --epochs 0", "epochs must be at least 1; given 0"),
         ("dellaferrera", "unknown experiment 'dellaferrera'; the known ones are dellaferrera2022_"),
         ("toy2026 --cells fc/*", "no cell of toy2026 is called 'fc/*'; there are small/pepita"),
         ("toy2026 --seeds 0", "seeds must be at least 1; given 0"),

@@ -23,9 +23,11 @@ COMMANDS = {
     "train:train": "Train a model by a rule; the test samples are looked at once, at the end.",
     "predict:predict": "Say what a trained model makes of samples, as a table (CSV).",
     "evaluate:evaluate": "Hold a trained model to samples whose targets are known.",
-    "reproduce:reproduce": "Run a published experiment, as far as it is not recorded yet.",
+    "reproduce:reproduce": (
+        "Run a published experiment, as far as it is not recorded yet, or list what is."
+    ),
     "report:report": (
-        "Make one self-contained page of records: published beside ours, curves, settings, gaps."
+        "Make one self-contained page of records or training runs: tables, curves, settings, gaps."
     ),
     "compare:compare": (
         "Train rules on the same network, data and seeds, and compare their test accuracy."

@@ -1,4 +1,4 @@
-"""``forwardly report``: one page of all records."""
+"""``forwardly report``: one page of records, or of training runs."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ from forwardly.errors import UsageError
 
 
 def report(*records: Path, out: Path = Path("report.html")) -> int:
-    """Make one self-contained page of records: published beside ours, curves, settings, gaps.
+    """Make one self-contained page of records or training runs: tables, curves, settings, gaps.
+
+    Records of published experiments stand beside the published figures. Runs of forwardly train
+    stand side by side: in which settings they differ, how far each has come or how it ended, and
+    their curves in one figure.
 
     Parameters
     ----------
     records
-        Folders of records (default: records).
+        Folders of records, or of runs of forwardly train, such as runs/train (default: records).
     out
         The page; one that is there is replaced.
     """

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Annotated
 
+from cyclopts import Parameter
 from rich.progress import TaskID
 
+from forwardly import files
+from forwardly.commands import reproduce_list
 from forwardly.commands.console import INTERRUPTED, PlainConsole, bars
 from forwardly.commands.teacher_student import teacher_student
 from forwardly.data import load
+from forwardly.errors import UsageError
+from forwardly.experiments import records as records_of
 from forwardly.experiments.jobs import Job, Outcome, State, jobs_of, run_all
 from forwardly.experiments.published import experiment
-from forwardly.experiments.records import read
 from forwardly.experiments.settings import at_least, require
 from forwardly.experiments.teacher_student import TeacherStudent
 from forwardly.fast import processors
@@ -23,24 +30,33 @@ from forwardly.fast import processors
 def reproduce(
     name: str = "",
     *,
+    list_: Annotated[bool, Parameter("--list", negative=())] = False,
     cells: tuple[str, ...] = (),
     seeds: int = 3,
     seed: int = 0,
     jobs: int = 2,
+    epochs: int | None = None,
+    again: Annotated[bool, Parameter(negative=())] = False,
     data_root: Path | None = None,
     records: Path = Path("records"),
     work: Path = Path("runs/reproduce"),
 ) -> int:
-    """Run a published experiment, as far as it is not recorded yet.
+    """Run a published experiment, as far as it is not recorded yet, or list what is.
+
+    Without a name all experiments are listed.
 
     Each run ends as a small record. A command that was stopped or killed goes on where it was when
-    it is given again.
+    it is given again. Where a data set is neither there nor can be downloaded, the other cells are
+    run, and the exit code is 1.
 
     Parameters
     ----------
     name
         The experiment: dellaferrera2022_table1, dellaferrera2022_tutorial, srinivasan2023_table,
         srinivasan2023_depth, bfloat16 or teacher_student.
+    list_
+        Run nothing; show the experiment's cells, which of them are recorded, and how long each
+        takes here: as long as its records took, or as a few steps on this machine say.
     cells
         Which of its cells, with * and ? as wildcards, e.g. "fc-mnist/*" (default: all).
     seeds
@@ -49,61 +65,149 @@ def reproduce(
         The first of them.
     jobs
         Runs at a time, each in a process of its own.
+    epochs
+        Try the first so many epochs only. That is a trial and no record of the experiment: it is
+        kept in a folder of its own, WORK/trials.
+    again
+        Run what is recorded too. Records are not overwritten: the new ones are kept in WORK/again,
+        and each result is shown beside the recorded one.
     data_root
         The folder that holds, or is to hold, the data sets (default: the variable FORWARDLY_DATA,
         else the user's cache).
     records
         The folder of the records.
     work
-        The folder of the checkpoints.
+        The folder of the checkpoints, and of what --again and --epochs run.
     """
-    require(at_least(1), seeds=seeds, jobs=jobs)
+    require(at_least(1), seeds=seeds, jobs=jobs, epochs=epochs)
     require(at_least(0), seed=seed)
+    if again and epochs:
+        raise UsageError("a trial of some --epochs runs whatever is recorded; leave --again out")
+    console = PlainConsole()
+    if not name:
+        reproduce_list.experiments(records, console)
+        return 0
+    place = work / "trials" if epochs else work / "again" if again else records
     if name.replace("-", "_") == "teacher_student":
-        return _teacher_student(records, work)
+        if list_:
+            reproduce_list.teacher_student(records, console)
+            return 0
+        return _teacher_student(place, records, work, epochs, console)
     chosen = experiment(name)
-    threads = max(1, processors.count() // jobs)
-    todo = jobs_of(
+    wanted = list(chosen.choose(cells))
+    recorded_name = chosen.name
+    if epochs:
+        chosen = chosen.trial(wanted, epochs)
+    make = partial(
+        jobs_of,
         chosen,
-        list(chosen.choose(cells)),
+        wanted,
         seeds,
         first_seed=seed,
-        record_root=records,
-        work=work,
+        work=work / "again" / "checkpoints" if again else work,
         data_root=data_root,
-        threads=threads,
+        threads=max(1, processors.count() // jobs),
     )
-    console = PlainConsole()
-    if not todo:
-        console.say(f"All of it is recorded in {records / chosen.name}.")
+    if list_:
+        every = make(record_root=place, recorded=True)
+        if reproduce_list.cells(chosen, every, jobs, console):
+            _say_that_all_is_there(chosen.name, recorded_name, place, records, console)
         return 0
+    todo = make(record_root=place)
+    if epochs:
+        console.say(
+            f"This is a trial of {epochs} epochs, and no record of {recorded_name}; it is kept in "
+            f"{place / chosen.name}."
+        )
+    if not todo:
+        _say_that_all_is_there(chosen.name, recorded_name, place, records, console)
+        return 0
+    absent = _absent(todo, data_root)
+    here = [job for job in todo if job.recipe.data not in absent]
+    if not here:
+        raise UsageError("\n".join(absent.values()))
+    for why in absent.values():
+        console.say(f"{why}\nThe other cells are run.", style="yellow")
+    code = _run_jobs(here, jobs, console, records if again else None)
+    if not absent or code == INTERRUPTED:
+        return code
+    left_out = Counter(job.recipe.data for job in todo if job.recipe.data in absent)
+    runs = ", ".join(f"{count} on {data}" for data, count in left_out.items())
+    console.say(f"Runs left out, as their data could not be had: {runs}.", style="yellow")
+    return 1
+
+
+def _say_that_all_is_there(
+    name: str, recorded_name: str, place: Path, records: Path, console: PlainConsole
+) -> None:
+    if place == records:
+        console.say(
+            f"All of it is recorded in {place / name}. forwardly report {place} shows it on a "
+            "page; the same command with --again runs it anew, and leaves these records."
+        )
+    else:
+        console.say(
+            f"All of it was run already, and is in {place / name}; move that away to run it once "
+            f"more. forwardly reproduce {recorded_name} --list shows what is recorded."
+        )
+
+
+def _absent(todo: Sequence[Job], data_root: Path | None) -> dict[str, str]:
+    """The data sets that cannot be had, and why; others are downloaded."""
+    absent: dict[str, str] = {}
     for data in sorted({job.recipe.data for job in todo}):
-        load(data, data_root, progress=True)  # downloads once, and says now if it cannot
-    return _run_jobs(todo, jobs, console)
+        try:
+            load(data, data_root, progress=True)
+        except UsageError as problem:
+            absent[data] = str(problem)
+    return absent
 
 
-def _teacher_student(records: Path, work: Path) -> int:
+def _teacher_student(
+    place: Path, records: Path, work: Path, epochs: int | None, console: PlainConsole
+) -> int:
     """The blog post's experiment: with its seed, which the figure shows, and with ten seeds."""
-    console = PlainConsole()
-    for part, seeds in (("default", 1), ("ten-seeds", 10)):
-        place = records / "teacher-student" / part
-        if place.exists():
-            console.say(f"{place} is recorded.")
+    name = "teacher-student" + (f"-trial-of-{epochs}-epochs" if epochs else "")
+    whole = TeacherStudent().epochs
+    if epochs and epochs >= whole:
+        raise UsageError(
+            f"a trial has fewer epochs than the experiment, which has {whole}; given {epochs}"
+        )
+    if epochs:
+        console.say(
+            f"This is a trial of {epochs} epochs, and no record of teacher-student; it is kept in "
+            f"{place / name}."
+        )
+    for part, seeds in reproduce_list.TEACHER_STUDENT.items():
+        kept = place / name / part
+        if files.is_there(kept):
+            how = "move it away to run it once more" if place != records else "--again runs it anew"
+            console.say(f"{kept} is there already; {how}.")
             continue
-        place.parent.mkdir(parents=True, exist_ok=True)
+        kept.parent.mkdir(parents=True, exist_ok=True)
         scratch = work / "teacher-student"
         scratch.mkdir(parents=True, exist_ok=True)
         out = Path(tempfile.mkdtemp(prefix=f"{part}-", dir=scratch))
-        code = teacher_student(settings=TeacherStudent(seeds=seeds), out=out)
+        settings = TeacherStudent(seeds=seeds, epochs=epochs or whole)
+        code = teacher_student(settings=settings, out=out)
         if code == INTERRUPTED:
             return code
-        shutil.move(out, place)  # a seed that diverged is a result
-        console.say(f"kept as {place}")
+        shutil.move(out, kept)  # a seed that diverged is a result
+        console.say(f"kept as {kept}")
     return 0
 
 
-def _run_jobs(todo: Sequence[Job], processes: int, console: PlainConsole) -> int:
-    """Run jobs under a bar for all and one for each that is running; the exit code."""
+def _run_jobs(
+    todo: Sequence[Job], processes: int, console: PlainConsole, before: Path | None = None
+) -> int:
+    """Run jobs under a bar for all and one for each that is running; the exit code.
+
+    Args:
+        todo: what.
+        processes: how many at a time.
+        console: where to.
+        before: the folder of records that results are shown beside.
+    """
     outcomes: list[Outcome] = []
     with bars(console, "{task.fields[state]}") as progress:
         total = sum(job.recipe.epochs for job in todo)
@@ -128,7 +232,7 @@ def _run_jobs(todo: Sequence[Job], processes: int, console: PlainConsole) -> int
                     epochs[number] = todo[number].recipe.epochs
                     if number in tasks:
                         progress.remove_task(tasks.pop(number))
-                    _say_how_it_ended(todo[number], outcome, console)
+                    _say_how_it_ended(todo[number], outcome, console, before)
                 done = len(outcomes)
                 progress.update(whole, completed=sum(epochs.values()), state=f"{done} done")
         except KeyboardInterrupt:
@@ -137,9 +241,21 @@ def _run_jobs(todo: Sequence[Job], processes: int, console: PlainConsole) -> int
     return 0 if all(outcome == "finished" for outcome in outcomes) else 1
 
 
-def _say_how_it_ended(job: Job, outcome: Outcome, console: PlainConsole) -> None:
+def _say_how_it_ended(
+    job: Job, outcome: Outcome, console: PlainConsole, before: Path | None
+) -> None:
     message = {"taken": "another process runs it", "stopped": "stopped"}.get(outcome)
     if message is None:
-        accuracy = read(job.record).result["test_accuracy"]
-        message = "diverged" if accuracy is None else f"test accuracy {100 * accuracy:.2f} %"
+        message = _result(job.record)
+        if before is not None:
+            place = records_of.folder(before, job.experiment, job.cell, job.seed)
+            message += (
+                f" ({f'recorded: {_result(place)}' if files.is_there(place) else 'not recorded'})"
+            )
     console.say(f"{job.name}: {message}")
+
+
+def _result(place: Path) -> str:
+    """What a record says of how its run ended."""
+    accuracy = records_of.read(place).result["test_accuracy"]
+    return "diverged" if accuracy is None else f"test accuracy {100 * accuracy:.2f} %"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from forwardly.errors import UsageError
@@ -82,3 +82,29 @@ class Experiment:
     def place(self, cell: str) -> tuple[str, str]:
         """(experiment, cell) under which the runs of a cell are recorded."""
         return self.cells[cell].shared or (self.name, cell)
+
+    def trial(self, cells: Collection[str], epochs: int) -> Experiment:
+        """The first epochs of these cells' recipes, as an experiment that has another name.
+
+        So its records are never taken for those of this one.
+
+        Raises:
+            UsageError: if a recipe has no more epochs than that.
+        """
+        for name in cells:
+            whole = self.cells[name].recipe.epochs
+            if epochs >= whole:
+                raise UsageError(
+                    f"a trial has fewer epochs than the recipe, and {name} has {whole}; "
+                    f"given {epochs}"
+                )
+
+        def short(cell: Cell) -> Cell:
+            return Cell(replace(cell.recipe, epochs=epochs), note=cell.note)
+
+        return Experiment(
+            f"{self.name}-trial-of-{epochs}-epochs",
+            f"{self.title} (a trial of {epochs} epochs)",
+            self.url,
+            {name: short(self.cells[name]) for name in cells},
+        )

@@ -12,6 +12,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
@@ -22,6 +23,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from forwardly import files
+from forwardly.errors import UsageError
 from forwardly.experiments import records
 from forwardly.experiments.experiment import Experiment
 from forwardly.experiments.provenance import provenance
@@ -62,6 +64,11 @@ class Job:
         """The folder of its record, which is there once it has ended."""
         return records.folder(self.records, self.experiment, self.cell, self.seed)
 
+    @property
+    def recorded(self) -> bool:
+        """Whether it has ended."""
+        return files.is_there(self.record)
+
 
 class State(NamedTuple):
     """How far a run is."""
@@ -85,8 +92,11 @@ def jobs_of(
     work: Path,
     data_root: Path | None,
     threads: int,
+    recorded: bool = False,
 ) -> list[Job]:
     """The runs of these cells that have no record yet; all cells' first seed, then the second, ….
+
+    With ``recorded`` those that have one too.
 
     Raises:
         UsageError: if a record is damaged, or of another recipe.
@@ -105,9 +115,9 @@ def jobs_of(
         for cell in cells
     ]
     for job in jobs:
-        if job.record.exists():
+        if job.recorded:
             records.check_recipe(records.read(job.record), job.recipe)
-    return [job for job in jobs if not job.record.exists()]
+    return [job for job in jobs if recorded or not job.recorded]
 
 
 def run(
@@ -121,16 +131,21 @@ def run(
         stop: whether to stop; asked now and then.
 
     Raises:
-        UsageError: if the data is not there, or the recipe makes no sense.
+        UsageError: if the data is not there, the recipe makes no sense, or nothing can be written.
     """
     from filelock import Timeout
 
-    job.folder.mkdir(parents=True, exist_ok=True)
     try:
+        job.folder.mkdir(parents=True, exist_ok=True)
         with RunFolder(job.folder).lock():
             return _run(job, report, stop)
     except Timeout:
         return "taken"
+    except OSError as problem:  # the disk is full, say
+        raise UsageError(
+            f"{job.name} cannot write to {problem.filename or job.folder}: {problem.strerror}. "
+            "Checkpoints are kept as they last were; once there is room the same command goes on"
+        ) from None
 
 
 class _StopError(Exception):
@@ -140,7 +155,7 @@ class _StopError(Exception):
 def _run(
     job: Job, report: Callable[[float, float | None], None], stop: Callable[[], bool]
 ) -> Outcome:
-    if job.record.exists():
+    if job.recorded:
         return "finished"  # by another process, meanwhile
     torch.set_num_threads(job.threads)
     environment = _environment(job)
@@ -230,7 +245,15 @@ def run_all(jobs: Sequence[Job], processes: int) -> Iterator[State | tuple[int, 
                     while True:
                         yield State(*queue.get_nowait())
                 for future in done:
-                    yield running.pop(future), future.result()
+                    number = running.pop(future)
+                    try:
+                        yield number, future.result()
+                    except BrokenProcessPool:
+                        raise UsageError(
+                            f"a process was killed while it ran {jobs[number].name}, or one beside "
+                            "it; if memory ran out, give fewer --jobs. Checkpoints are kept, and "
+                            "the same command goes on"
+                        ) from None
         finally:
             stop.set()
             pool.shutdown(cancel_futures=True)

@@ -210,11 +210,21 @@ def prepare(
         UsageError: if the data is not there, or rule, model and data do not go together.
     """
     kind = rules_named([recipe.rule])[recipe.rule]
-    options = take_options(recipe.rule, kind, recipe.options)  # before data is waited for
+    take_options(recipe.rule, kind, recipe.options)  # refused before data is waited for
+    return prepare_on(load_data(recipe, seed, data_root, progress=progress), recipe, seed)
+
+
+def prepare_on(dataset: data.Dataset, recipe: Recipe, seed: int) -> Prepared:
+    """As ``prepare``, with data that is at hand.
+
+    Raises:
+        UsageError: if rule, model and data do not go together.
+    """
+    kind = rules_named([recipe.rule])[recipe.rule]
+    options = take_options(recipe.rule, kind, recipe.options)
     streams = np.random.SeedSequence(seed).generate_state(4, np.uint64)
     seeds = [int(state) >> 1 for state in streams]  # a torch generator's are signed
     weights, drawn, noise = (torch.Generator().manual_seed(s) for s in seeds[:3])
-    dataset = load_data(recipe, seed, data_root, progress=progress)
     try:
         model = _model(recipe, dataset, weights)
         rule = _rule(recipe, kind, options, dataset, model, drawn)

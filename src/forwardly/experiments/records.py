@@ -103,6 +103,20 @@ def read(place: Path) -> Record:
 
 
 def _rows(path: Path, epochs: int) -> list[Row]:
+    rows = read_table(path)
+    if len(rows) != epochs:
+        files.refuse(path, f"must have the epochs 1 to {epochs}, a line each")
+    if not all(0 <= row.get("validation_accuracy", -1) <= 1 for row in rows):
+        files.refuse(path, "must have a validation_accuracy from 0 to 1 in every line")
+    return rows
+
+
+def read_table(path: Path) -> list[Row]:
+    """What ``table`` made of epochs, which are counted from 1.
+
+    Raises:
+        UsageError: if there is no such file, or it is damaged.
+    """
     text = files.read_text(path)
     try:
         lines = list(csv.reader(io.StringIO(text), strict=True))
@@ -117,10 +131,8 @@ def _rows(path: Path, epochs: int) -> list[Row]:
         files.refuse(path, "must have a number, or nothing, under each name, and each name once")
     whole = text.endswith("\n")  # or else it may have been cut short within a number
     counted = all(row.get("epoch") == epoch for epoch, row in enumerate(rows, start=1))
-    if not (whole and counted and len(rows) == epochs):
-        files.refuse(path, f"must have the epochs 1 to {epochs}, a line each")
-    if not all(0 <= row.get("validation_accuracy", -1) <= 1 for row in rows):
-        files.refuse(path, "must have a validation_accuracy from 0 to 1 in every line")
+    if not (whole and counted and rows):
+        files.refuse(path, "must have the epochs from 1, a line each")
     return rows
 
 

@@ -1,5 +1,7 @@
 """One page of all records: published beside ours, curves, slowness, angles, settings, gaps.
 
+Runs of ``forwardly train`` stand side by side: what differs, how each ended, their curves.
+
 The page is self-contained (no script, no font, no picture from elsewhere) and works offline.
 """
 
@@ -17,7 +19,7 @@ from typing import Any, NamedTuple
 
 from forwardly import __version__, files
 from forwardly.errors import UsageError
-from forwardly.experiments import records, results
+from forwardly.experiments import records, results, train_runs
 from forwardly.experiments.curves import inline_svg, spread_figure
 from forwardly.experiments.experiment import Cell, Experiment
 from forwardly.experiments.figures import colours_of
@@ -33,6 +35,7 @@ from forwardly.experiments.statistics import (
     mean_text,
     sd_text,
 )
+from forwardly.experiments.train_runs import TrainRun, setting_text
 from forwardly.files import page
 from forwardly.metrics import slowness
 
@@ -189,31 +192,55 @@ def render(roots: Sequence[Path]) -> str:
     """The page, as HTML.
 
     Args:
-        roots: folders of records.
+        roots: folders of records, or of runs of ``forwardly train``.
 
     Raises:
-        UsageError: if a folder is missing or holds no record, or a record is damaged or outdated.
+        UsageError: if a folder is missing or holds nothing to show, or a record or run is damaged,
+            or a record is outdated.
     """
-    found = [record for root in roots for record in records.read_all(root)]
-    teacher_student = [page for root in roots for page in _teacher_student(root)]
-    if not found and not teacher_student:
-        names = ", ".join(map(str, roots))
-        raise UsageError(f"there is no record in {names}; forwardly reproduce makes them")
-    sections = [Section(e, columns(e, found)) for e in EXPERIMENTS.values()]
+    found: list[Record] = []
+    teacher_student: list[TeacherStudent] = []
+    trained: list[TrainRun] = []
+    for root in roots:
+        here = records.read_all(root), _teacher_student(root), train_runs.read_all(root)
+        if not any(here):
+            raise UsageError(
+                f"there is no record in {root}; forwardly reproduce makes them, and forwardly "
+                "train makes runs, which are shown too"
+            )
+        found += here[0]
+        teacher_student += here[1]
+        trained += here[2]
     numbers = count(1)
+    sections = [Section(e, columns(e, found)) for e in EXPERIMENTS.values()] if found else []
     for section in sections:
         for column in section.columns:
             if column.recorded:
                 section.figures[column.name] = _figures(section.experiment, column, numbers)
+    train = _trained(trained, numbers)
+    counts = {
+        "recorded training runs": len(found),
+        "runs of forwardly train": len(train.runs),
+        "teacher–student experiments": len(teacher_student),
+    }
+    contents = [("train", "Runs of forwardly train")] if trained else []
+    for number, section in enumerate(sections, start=1):
+        if section.recorded:
+            contents.append((f"experiment-{number}", section.experiment.title))
+    if teacher_student:
+        contents.append(("teacher-student", "Teacher–student: the experiment of the blog post"))
     return page.render(
         "report.html.jinja",
         sections=sections,
         teacher_student=teacher_student,
+        train=train,
+        counted=", ".join(f"{number} {what}" for what, number in counts.items() if number),
+        contents=contents,
+        measured=_measured_text,
         others=_others(found),
-        runs=len(found),
         mean_text=mean_text,
         sd_text=sd_text,
-        setting_text=_setting_text,
+        setting_text=setting_text,
         tutorial=tutorial.EXPERIMENT.name,
         published_slowness=tutorial.PUBLISHED_SLOWNESS,
         version=__version__,
@@ -287,12 +314,70 @@ def _measured(column: Column, name: str, scale: float = 1.0) -> dict[str, list[l
     return series
 
 
+@dataclass(frozen=True)
+class Trained:
+    """Runs of ``forwardly train``, side by side.
+
+    Attributes:
+        runs: by what each is called.
+        differing: the settings in which they differ.
+        settings: all of them.
+        figures: caption and figure of their curves.
+    """
+
+    runs: Mapping[str, TrainRun]
+    differing: Sequence[str]
+    settings: Sequence[str]
+    figures: Sequence[tuple[str, str]]
+
+
+def _trained(runs: Sequence[TrainRun], numbers: Iterator[int]) -> Trained:
+    named = dict(zip(train_runs.names_of(runs), runs, strict=True))  # given twice, shown once
+    figures: list[tuple[str, str]] = []
+    colours = colours_of(list(named))
+    of_rules = colours_of([run.rule for run in named.values()])
+    if len(of_rules) == len(named):  # then each has its rule's
+        colours = {name: of_rules[run.rule] for name, run in named.items()}
+    # What a run that diverged measured last is nothing to look at.
+    curves = {name: run.rows[: run.diverged and run.diverged - 1] for name, run in named.items()}
+    classes = {name for name, rows in curves.items() if rows and "validation_accuracy" in rows[0]}
+    for measure, scale, label in (
+        ("validation_accuracy", 100, "Validation accuracy (%)"),
+        ("validation_loss", 1, "Validation loss"),
+    ):
+        series = {
+            name: [[scale * row.get(measure, math.nan) for row in rows]]
+            for name, rows in curves.items()
+            if rows and (name in classes) == (measure == "validation_accuracy")
+        }
+        if series:
+            caption = label.removesuffix(" (%)")
+            figure = spread_figure(series, label, colours=colours)
+            description = f"{caption}: {', '.join(series)}"
+            figures.append((caption, inline_svg(figure, description, next(numbers))))
+    return Trained(named, train_runs.differing(runs), train_runs.all_settings(runs), figures)
+
+
+def _measured_text(accuracy: float | None, loss: float | None) -> str:
+    """Accuracy in percent, or where there is none the loss."""
+    if accuracy is not None:
+        return f"{100 * accuracy:.2f} %"
+    return "–" if loss is None else f"loss {loss:.4g}"
+
+
+class Picture(NamedTuple):
+    """A PNG, in base64, and how wide its text is legible, in pixels of a page."""
+
+    content: str
+    legible: int
+
+
 class TeacherStudent(NamedTuple):
     """A teacher–student record: the folder's name, what it says, and its figure as it left it."""
 
     name: str
     summary: Summary
-    picture: str  # PNG in base64; empty if there is none
+    picture: Picture | None
 
 
 def _teacher_student(root: Path) -> list[TeacherStudent]:
@@ -304,13 +389,15 @@ def _teacher_student(root: Path) -> list[TeacherStudent]:
     ]
 
 
-def _picture(path: Path) -> str:
+def _picture(path: Path) -> Picture | None:
     if not files.is_there(path):
-        return ""
+        return None
     content = files.read(path)
     if not content.startswith(b"\x89PNG\r\n\x1a\n"):
         files.refuse(path, "is no PNG")
-    return base64.b64encode(content).decode()
+    points = int.from_bytes(content[16:20]) * 72 // 200  # as ``figures.save`` has 200 dots an inch
+    # Figures have text of 9 points and more, which are to be 11 pixels.
+    return Picture(base64.b64encode(content).decode(), min(points * 11 // 9, 1000))
 
 
 def _environments(found: Sequence[Record]) -> list[tuple[str, int]]:
@@ -324,14 +411,3 @@ def _environments(found: Sequence[Record]) -> list[tuple[str, int]]:
         text = f"revision {revision}{changed}; {versions}; {environment['platform']}"
         counts[text] += 1
     return sorted(counts.items())
-
-
-def _setting_text(value: Any) -> str:
-    """A setting as people write it."""
-    if value is None:
-        return "none"
-    if isinstance(value, dict):
-        return ", ".join(f"{k} {_setting_text(v)}" for k, v in value.items()) or "none"  # pyright: ignore
-    if isinstance(value, tuple | list):
-        return ", ".join(map(_setting_text, value)) or "none"  # pyright: ignore
-    return f"{value:g}" if isinstance(value, float) else str(value)

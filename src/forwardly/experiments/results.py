@@ -78,6 +78,7 @@ class RuleErrors:
             (None of one seed); None if none was measured.
         seeds: the last validation error of every seed that did not diverge.
         diverged: how many seeds did.
+        seconds: of training, all seeds together.
     """
 
     epoch: int
@@ -85,6 +86,7 @@ class RuleErrors:
     validation: tuple[float, float | None] | None
     seeds: Sequence[float]
     diverged: int
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -118,8 +120,9 @@ def read(folder: Path) -> Summary | None:
 
 def _errors(rule: Fields) -> RuleErrors:
     diverged = len(list(rule.fields("diverged")))
+    seconds = rule.number("seconds")
     if "final" not in rule:
-        return RuleErrors(0, None, None, (), diverged)
+        return RuleErrors(0, None, None, (), diverged, seconds)
     final, seeds = rule.fields("final"), rule.fields("seeds")
     train, validation = (
         (
@@ -129,7 +132,7 @@ def _errors(rule: Fields) -> RuleErrors:
         for part in ("train", "val")
     )
     last = [seeds.fields(seed).number("val_mae") for seed in seeds]
-    return RuleErrors(final.whole("epoch", 1), train, validation, last, diverged)
+    return RuleErrors(final.whole("epoch", 1), train, validation, last, diverged, seconds)
 
 
 def write_figures(folder: RunFolder, run: Run) -> list[Path]:

@@ -13,15 +13,20 @@ import numpy as np
 import torch
 
 from forwardly.errors import UsageError
-from forwardly.files import replacing
+from forwardly.files import write
 
 VERSION = 2
 
 
 def save(path: Path, state: Mapping[str, Any]) -> None:
-    """Write tensors and plain data, replacing the file in one step."""
-    with replacing(path) as part:
-        torch.save(_with_numbers({"version": VERSION, **state}), part)  # pyright: ignore[reportUnknownMemberType]
+    """Write tensors and plain data, replacing the file in one step.
+
+    Raises:
+        OSError: if it cannot be written, as on a full disk; what stood there is kept.
+    """
+    file = io.BytesIO()  # on a full disk torch's own writer raises something that says nothing
+    torch.save(_with_numbers({"version": VERSION, **state}), file)  # pyright: ignore[reportUnknownMemberType]
+    write(path, file.getvalue())
 
 
 def check(state: Mapping[str, Any]) -> None:
