@@ -188,3 +188,14 @@ def test_mistakes_are_named(parameters: dict[str, Any], message: str) -> None:
     given = {"max_iter": 3, **parameters}
     with pytest.raises(ValueError, match=message):
         ForwardlyRegressor(**given).fit(X, Y)
+
+
+def test_early_stopping_keeps_the_best_of_samples_put_aside() -> None:
+    x, y = load_digits(return_X_y=True)
+    x = x / 16
+    given = {"max_iter": 60, "random_state": 0, "learning_rate_init": 0.1}
+    early = ForwardlyClassifier(**given, early_stopping=True, n_iter_no_change=2).fit(x, y)
+    assert early.n_iter_ < 60
+    assert ForwardlyClassifier(**{**given, "max_iter": 3}).fit(x, y).n_iter_ == 3
+    with pytest.raises(ValueError, match="validation must be 1 to 1796.* given 2000"):
+        ForwardlyClassifier(early_stopping=True, validation_fraction=2000).fit(x, y)

@@ -30,7 +30,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from forwardly import models
-from forwardly.data import Dataset, Split
+from forwardly.data import Split
 from forwardly.errors import UsageError, check_rules
 from forwardly.rule import Rule
 from forwardly.rules.options import build, take_options
@@ -63,6 +63,9 @@ class _Network(BaseEstimator, ABC):
         max_iter: int = 100,
         rule_options: Mapping[str, Any] | None = None,
         warm_start: bool = False,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int = 10,
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
         self.rule = rule
@@ -76,6 +79,9 @@ class _Network(BaseEstimator, ABC):
         self.max_iter = max_iter
         self.rule_options = rule_options
         self.warm_start = warm_start
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
         self.random_state = random_state
 
     def fit(self: Estimator, X: Any, y: Any) -> Estimator:
@@ -103,16 +109,17 @@ class _Network(BaseEstimator, ABC):
         if new:
             self._build(x, outputs, loss)
         self._optimizer.param_groups[0].update(self._descent())
-        train = Split(x, target)
-        # Nothing is put aside: fit wants a validation part, so it measures one sample of training.
-        aside, none = (Split(train.x[:n], train.target[:n]) for n in (1, 0))
+        early = self.early_stopping and epochs > 1
         run = fit(
             self.rule_,
-            Dataset(type(self).__name__, outputs, train, aside, none),
+            Split(x, target),
             self._optimizer,
             epochs=epochs,
             batch=batch,
             seed=self._seed + self.n_iter_,
+            validation=self.validation_fraction if early else None,
+            patience=_whole("n_iter_no_change", self.n_iter_no_change)[0] if early else None,
+            keep="best" if early else "last",
         )
         self.n_iter_ += len(run.rows)
         self.loss_curve_ += run.curve("loss")
@@ -190,10 +197,14 @@ class ForwardlyClassifier(ClassifierMixin, _Network):
         momentum: of stochastic gradient descent.
         weight_decay: λ, added to updates as λW.
         batch_size: samples a step.
-        max_iter: passes over the training samples; ``fit`` makes them all.
+        max_iter: passes over the training samples, all of them but for ``early_stopping``.
         rule_options: of the rule, such as {"sign": -1}; numbers for "projection" and "backward" are
             scales of ``fw.feedback.uniform``.
         warm_start: whether ``fit`` goes on where it ended, rather than anew.
+        early_stopping: whether ``fit`` puts samples aside, ends when it does not predict them
+            better any more, and keeps the network that predicted them best.
+        validation_fraction: the share that is put aside.
+        n_iter_no_change: after so many passes without an improvement it ends.
         random_state: of weights, feedback, dropout and the order of batches.
 
     Attributes:
