@@ -197,5 +197,5 @@ def test_early_stopping_keeps_the_best_of_samples_put_aside() -> None:
     early = ForwardlyClassifier(**given, early_stopping=True, n_iter_no_change=2).fit(x, y)
     assert early.n_iter_ < 60
     assert ForwardlyClassifier(**{**given, "max_iter": 3}).fit(x, y).n_iter_ == 3
-    with pytest.raises(ValueError, match="validation must be 1 to 1796.* given 2000"):
+    with pytest.raises(ValueError, match=r"validation must be 1 to 1796.* given 2000"):
         ForwardlyClassifier(early_stopping=True, validation_fraction=2000).fit(x, y)

@@ -216,16 +216,15 @@ def _loggers(
     names: tuple[str, ...], folder: RunFolder, settings: dict[str, Any], rows: Sequence[Row]
 ) -> Generator[loggers.All]:
     """Those of ``--log``, epochs.csv in any case; closed afterwards, whatever happens."""
-    made: list[loggers.Logger] = [loggers.CSV(folder.path / "epochs.csv", rows)]
-    if "tensorboard" in names:
-        purge = len(rows) + 1 if rows else None
-        made.append(loggers.TensorBoard(folder.path / "tensorboard", purge=purge))
-    if "wandb" in names:
-        made.append(loggers.Wandb(folder.path, settings))
-    if "mlflow" in names:
-        made.append(loggers.MLflow(folder.path, settings))
-    logger = loggers.All(*made)
+    logger = loggers.All(loggers.CSV(folder.path / "epochs.csv", rows))
     try:
+        if "tensorboard" in names:
+            purge = len(rows) + 1 if rows else None
+            logger.add(loggers.TensorBoard(folder.path / "tensorboard", purge=purge))
+        if "wandb" in names:
+            logger.add(loggers.Wandb(folder.path, settings))
+        if "mlflow" in names:
+            logger.add(loggers.MLflow(folder.path, settings))
         yield logger
     finally:
         logger.close()

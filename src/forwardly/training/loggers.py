@@ -9,6 +9,8 @@ Anything with these two methods is a ``Logger``.
 
 from __future__ import annotations
 
+import os
+import secrets
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -118,11 +120,12 @@ class Wandb:
         api: Any = wandb
         place = Path(folder)
         kept = place / "wandb-run"
-        name = files.read_text(kept) if kept.exists() else api.util.generate_id()
+        name = files.read_text(kept) if kept.exists() else secrets.token_hex(4)
         files.write(kept, name)
         options: dict[str, Any] = {"id": name, "resume": "allow", "dir": str(place)}
         options["config"] = dict(settings or {})
-        self._run: Any = _opened("wandb", lambda: api.init(project=_project_of(api), **options))
+        options["project"] = os.environ.get("WANDB_PROJECT", _PROJECT)
+        self._run: Any = _opened("wandb", lambda: api.init(**options))
 
     def log(self, row: Figures) -> None:
         """See ``Logger``."""
@@ -131,10 +134,6 @@ class Wandb:
     def close(self) -> None:
         """See ``Logger``."""
         self._run.finish()
-
-
-def _project_of(api: Any) -> str:
-    return api.Settings().project or _PROJECT
 
 
 @final
@@ -181,6 +180,10 @@ class All:
 
     def __init__(self, *loggers: Logger) -> None:
         self._loggers = list(loggers)
+
+    def add(self, logger: Logger) -> None:
+        """One more."""
+        self._loggers.append(logger)
 
     def log(self, row: Figures) -> None:
         """See ``Logger``."""
