@@ -15,7 +15,8 @@ from forwardly.data import load
 from forwardly.experiments.jobs import Job, Outcome, State, jobs_of, run_all
 from forwardly.experiments.published import experiment
 from forwardly.experiments.records import read
-from forwardly.experiments.settings import at_least, require
+from forwardly.experiments.run_folder import check_places
+from forwardly.experiments.settings import MOST_SEEDS, MOST_THREADS, at_least, require
 from forwardly.experiments.teacher_student import TeacherStudent
 from forwardly.fast import processors
 
@@ -58,7 +59,10 @@ def reproduce(
         The folder of the checkpoints.
     """
     require(at_least(1), seeds=seeds, jobs=jobs)
+    require(MOST_SEEDS, seeds=seeds)
+    require(MOST_THREADS, jobs=jobs)
     require(at_least(0), seed=seed)
+    check_places(records=records, work=work)
     if name.replace("-", "_") == "teacher_student":
         return _teacher_student(records, work)
     chosen = experiment(name)

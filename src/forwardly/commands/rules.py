@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-
 from rich.table import Table
 
 from forwardly.commands.console import PlainConsole
 from forwardly.errors import check_rules
-from forwardly.files.text import visible
 from forwardly.rules.plugins import all_rules
 
 
@@ -52,8 +49,8 @@ def cite(*names: str) -> int:
         Rules, as ``forwardly rules`` lists them.
     """
     known, _ = all_rules()
-    check_rules(names, known)
+    check_rules(dict.fromkeys(names), known)
+    console = PlainConsole()
     for entry in dict.fromkeys(known[name].paper.bibtex for name in names):
-        # Not wrapped, for a file or a pipe.
-        sys.stdout.write(visible(entry, keep="\n\t") + "\n")
+        console.say(entry)
     return 0

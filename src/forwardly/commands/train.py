@@ -56,7 +56,7 @@ def train(
     rule_options
         Options of the rule as NAME=VALUE, e.g. output_error=second sign=-1 projection=0.1.
     measure
-        What else to measure each epoch: norms, alignment, angles.
+        What else to measure each epoch: norms, alignment, angles; or none.
     seed
         Of split, weights, feedback and order of samples.
     data_root
@@ -72,6 +72,7 @@ def train(
     """
     sizes = hidden or ((32,) if recipe.model == "conv" else recipe.hidden)
     recipe = replace(recipe, hidden=sizes, dtype=precision, options=_options(rule_options))
+    measure = () if measure == ("none",) else measure
     unknown = [name for name in measure if name not in MEASURES]
     if unknown:
         raise UsageError(
@@ -161,6 +162,8 @@ def _options(given: tuple[str, ...]) -> dict[str, float | int | str]:
         if not (name and equals and text):
             raise UsageError(f"a rule's option is given as NAME=VALUE; given {option!r}")
         name = name.replace("-", "_")
+        if name in options:
+            raise UsageError(f"the rule's option {name} is given twice")
         options[name] = text
         for number in (float, int):
             with suppress(ValueError):

@@ -24,6 +24,8 @@ def load(path: Path) -> Arrays:
         ValueError: if the file is missing, damaged, or of another kind.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise ValueError("it is no file")  # reading a pipe would wait for ever
         with path.open("rb") as opened:
             content = np.load(opened, allow_pickle=False)
             if not isinstance(content, NpzFile):

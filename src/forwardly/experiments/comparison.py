@@ -17,7 +17,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from forwardly.errors import check_rules
 from forwardly.experiments.recipe import Recipe, prepare
-from forwardly.experiments.settings import LAYERS, RATE, at_least, check
+from forwardly.experiments.settings import LAYERS, MOST_SEEDS, MOST_UNITS, RATE, at_least, check
 from forwardly.experiments.statistics import Difference, difference, mean_text
 from forwardly.rules import RULES
 from forwardly.training import evaluate
@@ -61,9 +61,9 @@ class Digits:
     """
 
     rules: tuple[str, ...] = tuple(LEARNING_RATES)
-    hidden: Annotated[tuple[int, ...], LAYERS] = (128,)
+    hidden: Annotated[tuple[int, ...], LAYERS, MOST_UNITS] = (128,)
     activation: Literal["relu", "tanh", "sigmoid"] = "relu"
-    seeds: Annotated[int, at_least(1)] = 5
+    seeds: Annotated[int, at_least(1), MOST_SEEDS] = 5
     seed: Annotated[int, at_least(0)] = 0
     epochs: Annotated[int, at_least(1)] = 30
     batch: Annotated[int, at_least(1)] = 32

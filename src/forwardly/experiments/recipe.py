@@ -23,7 +23,15 @@ from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
 from forwardly import data, feedback, models
 from forwardly.data import NAMES as DATA_SETS
 from forwardly.errors import UsageError, check_rules
-from forwardly.experiments.settings import BELOW_1, EPOCHS, RATE, at_least, check, one_of
+from forwardly.experiments.settings import (
+    BELOW_1,
+    EPOCHS,
+    MOST_UNITS,
+    RATE,
+    at_least,
+    check,
+    one_of,
+)
 from forwardly.rule import Rule
 from forwardly.rules import RULES
 from forwardly.rules.plugins import all_rules
@@ -79,7 +87,7 @@ class Recipe:
     data: Annotated[str, one_of(*DATA_SETS)] = "mnist"
     options: Mapping[str, float | int | str] = field(default_factory=dict[str, float | int | str])
     model: Annotated[str, one_of("mlp", "conv")] = "mlp"
-    hidden: tuple[int, ...] = (1024,)
+    hidden: Annotated[tuple[int, ...], MOST_UNITS] = (1024,)
     initial: Annotated[str, one_of("he", "torch")] = "he"
     activation: Annotated[str, one_of(*models.ACTIVATIONS)] = "relu"
     dropout: Annotated[float, RATE, BELOW_1] = 0.0

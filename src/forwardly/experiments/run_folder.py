@@ -9,11 +9,11 @@ import json
 import shutil
 import tempfile
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from forwardly import files
 from forwardly.errors import UsageError
@@ -29,6 +29,9 @@ class RunFolder:
         path: where it is.
     """
 
+    _made: ClassVar[list[Path]] = []
+    """Folders that ``new`` made, parents first."""
+
     def __init__(self, path: Path) -> None:
         self.path = path
 
@@ -41,17 +44,27 @@ class RunFolder:
         """
         path = Path("runs") / command if out is None else out
         try:
+            missing = [place for place in (path, *path.parents) if not place.exists()]
             if out is None:
                 path = _timed_folder(path)
+                missing.insert(0, path)
             elif out.exists() and (not out.is_dir() or any(out.iterdir())):
                 raise UsageError(
                     f"{out} exists already, and nothing is overwritten: name another --out"
                 )
             else:
                 out.mkdir(parents=True, exist_ok=True)
+            cls._made += reversed(missing)
         except OSError as problem:
             raise _cannot_write(path, problem) from None
         return cls._writable(path)
+
+    @classmethod
+    def remove_empty(cls) -> None:
+        """Take away what ``new`` made, as far as nothing is in it: the run came to nothing."""
+        while cls._made:
+            with suppress(OSError):
+                cls._made.pop().rmdir()
 
     @classmethod
     def to_resume(cls, out: Path | None) -> RunFolder:
@@ -62,7 +75,11 @@ class RunFolder:
         """
         if out is None:
             raise UsageError("--resume needs --out, the folder of the run to continue")
-        if not (out / "config.json").exists():
+        try:
+            found = (out / "config.json").is_file()
+        except OSError as problem:
+            raise _cannot_write(out, problem) from None
+        if not found:
             raise UsageError(f"there is no run to continue in {out}: it has no config.json")
         return cls._writable(out)
 
@@ -102,6 +119,23 @@ class RunFolder:
     def write_json(self, name: str, content: Any) -> None:
         """Write plain data."""
         self.write(name, json.dumps(content, indent=2) + "\n")
+
+
+def check_places(**places: Path) -> None:
+    """See before any work whether folders can be made, or written to if they are there.
+
+    Raises:
+        UsageError: that names the option and the folder which cannot.
+    """
+    for option, place in places.items():
+        try:
+            there = next(folder for folder in (place, *place.parents) if folder.exists())
+            with tempfile.TemporaryFile(dir=there):
+                pass
+        except OSError as problem:
+            raise UsageError(
+                f"cannot write to {place}: {problem.strerror}; name another --{option}"
+            ) from None
 
 
 def _cannot_write(folder: Path, problem: OSError) -> UsageError:
