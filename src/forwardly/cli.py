@@ -51,7 +51,11 @@ app = cyclopts.App(
     help="Train networks with forward passes only: PEPITA and the rules it is compared with.",
     version=__version__,
     default_parameter=cyclopts.Parameter(
-        consume_multiple=1, negative_iterable="", show_default=as_given
+        consume_multiple=1,
+        negative_iterable="",
+        show_default=as_given,
+        json_list=False,
+        json_dict=False,
     ),
     config=check_arguments,
     suppress_keyboard_interrupt=False,

@@ -45,24 +45,24 @@ def check_arguments(_app: App, _commands: tuple[str, ...], arguments: ArgumentCo
         UsageError: that names the option and what was given.
     """
     for argument in arguments:
-        kinds = set(_kinds(argument.hint))
+        types = set(kinds(argument.hint))
         for token in argument.tokens:
             name, text = token.keyword or argument.name, token.value
-            if Path in kinds and not text:
+            if Path in types and not text:
                 raise UsageError(f'{name} must be a path; given ""')
-            if int in kinds:
+            if int in types:
                 _check_whole(name, text)
-            elif float in kinds:
+            elif float in types:
                 _check_number(name, text)
 
 
-def _kinds(hint: Any) -> Iterator[Any]:
+def kinds(hint: Any) -> Iterator[Any]:
     """The types that a value may have: of ``tuple[int, ...] | None``, int and None's."""
     inner = get_args(hint)
     if not inner:
         yield hint
     for part in inner:
-        yield from _kinds(part)
+        yield from kinds(part)
 
 
 def _check_whole(name: str, text: str) -> None:

@@ -70,7 +70,10 @@ def run(command: Callable[[], int]) -> int:
 
 @contextmanager
 def _interruptible(stopped: list[int]) -> Generator[None]:
-    """Make KeyboardInterrupt of Ctrl-C and SIGTERM; after the block they end the process at once.
+    """Make KeyboardInterrupt of Ctrl-C and SIGTERM.
+
+    After the block there is nothing left to keep: they end the process at once, without a word
+    from Python, which is closing; where one has ended the command already, they change no more.
 
     Args:
         stopped: the signals are added to it.
@@ -89,19 +92,16 @@ def _interruptible(stopped: list[int]) -> Generator[None]:
         else:
             before(unraisable)
 
-    def end(number: int, _frame: FrameType | None) -> None:
-        os._exit(128 + number)
-
     before, sys.unraisablehook = sys.unraisablehook, stop_again
     _listen(stop)
     try:
         yield
     finally:
-        _listen(end)  # Python's closing would be interrupted by a traceback
+        _listen(signal.SIG_IGN if stopped else signal.SIG_DFL)
         sys.unraisablehook = before
 
 
-def _listen(handler: Callable[[int, FrameType | None], Any]) -> None:
+def _listen(handler: Callable[[int, FrameType | None], Any] | signal.Handlers) -> None:
     with suppress(ValueError):  # not in the main thread
         for number in _SIGNALS:
             signal.signal(number, handler)

@@ -29,6 +29,7 @@ from forwardly.data.download import download
 from forwardly.data.sources import SOURCES
 from forwardly.data.teacher_student import TaskSettings, draw
 from forwardly.errors import UsageError
+from forwardly.files import is_there
 
 NAMES = (*SOURCES, "digits", "mnist1d", "teacher-student")
 VARIABLE = "FORWARDLY_DATA"
@@ -206,7 +207,7 @@ def _images(
     name: str, root: Path | str | None, validation: int | None, seed: int, progress: bool
 ) -> Dataset:
     path = folder(root) / f"{name}.npz"
-    if not path.exists():
+    if not is_there(path):
         download(name, path, progress)
     arrays = npz.read(path)
     source = SOURCES[name]

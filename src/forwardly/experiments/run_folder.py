@@ -44,17 +44,16 @@ class RunFolder:
         """
         path = Path("runs") / command if out is None else out
         try:
-            missing = [place for place in (path, *path.parents) if not place.exists()]
+            cls._made += [place for place in (path, *path.parents) if not place.exists()][::-1]
             if out is None:
                 path = _timed_folder(path)
-                missing.insert(0, path)
+                cls._made.append(path)
             elif out.exists() and (not out.is_dir() or any(out.iterdir())):
                 raise UsageError(
                     f"{out} exists already, and nothing is overwritten: name another --out"
                 )
             else:
                 out.mkdir(parents=True, exist_ok=True)
-            cls._made += reversed(missing)
         except OSError as problem:
             raise _cannot_write(path, problem) from None
         return cls._writable(path)
