@@ -456,7 +456,7 @@ def test_what_may_not_be_read_or_written(monkeypatch: pytest.MonkeyPatch, comman
             "report locked --out open/page.html": "locked cannot be read: Permission denied",
             "report records --out locked/page.html": "locked/page.html: Permission denied",
             "report records --out page.html": "cannot write to page.html: Permission denied",
-            "reproduce bfloat16 --records open --work locked/work": "cannot write to locked/work: Permission",
+            "reproduce bfloat16 --records open --work locked/work": "cannot write to locked/work",
             "reproduce bfloat16 --records here": "cannot write to here: Permission denied",
         }.items():
             with ordinary_user():

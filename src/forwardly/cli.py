@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from typing import cast
 
@@ -54,8 +55,8 @@ app = cyclopts.App(
         consume_multiple=1,
         negative_iterable="",
         show_default=as_given,
-        json_list=False,
         json_dict=False,
+        json_list=False,  # [a] is the name of a file, and no list
     ),
     config=check_arguments,
     suppress_keyboard_interrupt=False,
@@ -66,6 +67,7 @@ for _function, _summary in COMMANDS.items():
 
 def main() -> None:
     """Run the command line, and end with the exit code of ``commands/ending.py``."""
+    gc.freeze()  # to look through torch's objects, which stay, would take a third of a short command
     show_stand_ins()
     sys.exit(ending.run(lambda: _called(sys.argv[1:])))
 
