@@ -67,7 +67,7 @@ for _function, _summary in COMMANDS.items():
 
 def main() -> None:
     """Run the command line, and end with the exit code of ``commands/ending.py``."""
-    gc.freeze()  # to look through torch's objects, which stay, would take a third of a short command
+    gc.freeze()  # looking through torch's objects, which stay, would take as long as a command
     show_stand_ins()
     sys.exit(ending.run(lambda: _called(sys.argv[1:])))
 
