@@ -90,7 +90,7 @@ def test_options_reach_the_run(tmp_path: Path, command: Command) -> None:
         ),
         ("--epochs 0", "epochs must be at least 1; given 0"),
         ("--epochs -3", "epochs must be at least 1; given -3"),
-        ("--epochs many", 'unable to convert "many" into int'),
+        ("--epochs many", '--epochs must be a whole number; given "many"'),
         ("--dtype half", 'Choose from: "float64", "float32"'),
         ("--learning-rate -1", "learning_rate must be positive and finite; given -1.0"),
         ("--threads 0", "threads must be at least 1; given 0"),

@@ -220,7 +220,7 @@ def test_the_command(toy: Experiment, tmp_path: Path, command: Command) -> None:
     for arguments, message in {
         ("nowhere",): "there is no folder nowhere",
         ("empty",): "there is no record in empty; forwardly reproduce makes them",
-        ("--out", "no/where.html"): "there is no folder no to write where.html to",
+        ("--out", "no/where.html"): "cannot write to no/where.html: No such file or directory",
     }.items():
         done = command("report", *arguments)
         assert done.returncode == 2

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import gc
-import signal
 import sys
-from contextlib import suppress
-from types import FrameType
 from typing import cast
 
 import cyclopts
 
 from forwardly import __version__
-from forwardly.commands.console import INTERRUPTED, PlainConsole
+from forwardly.commands import ending
+from forwardly.commands.arguments import check_arguments, check_texts
+from forwardly.commands.console import PlainConsole
 from forwardly.commands.encoding import show_stand_ins
 from forwardly.errors import UsageError
 
@@ -57,38 +56,60 @@ app = cyclopts.App(
     help="Train networks with forward passes only: PEPITA and the rules it is compared with.",
     version=__version__,
     default_parameter=cyclopts.Parameter(
-        consume_multiple=True, negative_iterable="", show_default=as_given
+        consume_multiple=1,
+        negative_iterable="",
+        show_default=as_given,
+        json_dict=False,
+        json_list=False,  # [a] is the name of a file, and no list
     ),
+    config=check_arguments,
+    suppress_keyboard_interrupt=False,
 )
 for _function, _summary in COMMANDS.items():
     app.command(f"forwardly.commands.{_function}", help=_summary)
 
 
 def main() -> None:
-    """Run the command line; a user's mistake gives a message and exit code 2, no traceback."""
-
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    gc.freeze()  # torch's objects, which take a tenth of a second to look through, stay to the end
+    """Run the command line, and end with the exit code of ``commands/ending.py``."""
+    gc.freeze()  # looking through torch's objects, which stay, would take as long as a command
     show_stand_ins()
-    with suppress(ValueError):  # not in the main thread
-        signal.signal(signal.SIGTERM, stop)
-    given = sys.argv[1:]
+    sys.exit(ending.run(lambda: _called(sys.argv[1:])))
+
+
+def _called(given: list[str]) -> int:
+    """What the command returns.
+
+    Raises:
+        UsageError: if there is no such command, option or value.
+    """
+    check_texts(given)
+    if given and given[0] in app and not given[0].startswith("-"):
+        app[given[0]].help = None  # its docstring then, which says more than the summary
     try:
-        if given and given[0] in app and not given[0].startswith("-"):
-            app[given[0]].help = None  # its docstring then, which says more than the summary
-        app(given, exit_on_error=False, print_error=False)
-    except (UsageError, cyclopts.CycloptsError) as mistake:
-        message = f"error: {mistake}"
-        if isinstance(mistake, cyclopts.UnknownOptionError):
-            options = (a.name for a in mistake.argument_collection if a.show)
-            message += f" The options are {', '.join(options)}."
-        elif isinstance(mistake, cyclopts.UnknownCommandError):
-            (wrong, *_) = mistake.unused_tokens or [""]
-            commands = (name for name in app if not name.startswith("-"))
-            message = f'error: unknown command "{wrong}"; the commands are {", ".join(commands)}.'
-        PlainConsole(stderr=True).say(message, style="red")
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+        code = app(
+            given,
+            console=PlainConsole(),
+            exit_on_error=False,
+            print_error=False,
+            result_action="return_value",
+        )
+    except cyclopts.CycloptsError as mistake:
+        raise UsageError(_words(mistake)) from None
+    return code if isinstance(code, int) else 0
+
+
+def _words(mistake: cyclopts.CycloptsError) -> str:
+    """Cyclopts' own, or better ones."""
+    if isinstance(mistake, cyclopts.UnknownOptionError):
+        options = [a.name for a in mistake.argument_collection if a.show and a.name[0] == "-"]
+        return f"{mistake} The options are {', '.join(options) or 'none'}."
+    if isinstance(mistake, cyclopts.MissingArgumentError) and mistake.argument:
+        return f"{mistake.keyword or mistake.argument.name} needs a value, and none is given."
+    (wrong, *_) = mistake.unused_tokens or [""]
+    if isinstance(mistake, cyclopts.UnknownCommandError):
+        commands = (name for name in app if not name.startswith("-"))
+        return f'unknown command "{wrong}"; the commands are {", ".join(commands)}.'
+    if isinstance(mistake, cyclopts.UnusedCliTokensError):
+        command = " ".join(["forwardly", *(mistake.command_chain or ())])
+        return f'"{wrong}" belongs to no option; see {command} --help.'
+    return str(mistake)

@@ -10,7 +10,7 @@ class UsageError(ValueError):
 
 
 def check_rules(names: Collection[str], known: Collection[str]) -> None:
-    """Refuse names that are not among the known rules, and none at all.
+    """Refuse names that are not among the known rules, none at all, and any twice.
 
     Raises:
         UsageError: that lists the known ones.
@@ -19,6 +19,8 @@ def check_rules(names: Collection[str], known: Collection[str]) -> None:
     if unknown or not names:
         given = f"unknown rule {unknown[0]!r}" if unknown else "no rule given"
         raise UsageError(f"{given}; the known rules are {', '.join(known)}")
+    if len(set(names)) < len(names):
+        raise UsageError(f"a rule is named twice: {', '.join(names)}")
 
 
 def in_a_line(failure: Exception) -> str:

@@ -18,7 +18,7 @@ from forwardly.commands.console import PlainConsole, bars
 from forwardly.errors import check_rules
 from forwardly.experiments.provenance import provenance
 from forwardly.experiments.run_folder import RunFolder
-from forwardly.experiments.settings import LAYERS, Must, at_least, require
+from forwardly.experiments.settings import LAYERS, MOST_UNITS, Must, at_least, at_most, require
 from forwardly.rule import Rule
 from forwardly.rules import Backprop
 from forwardly.rules.plugins import all_rules
@@ -57,6 +57,8 @@ def audit(
     chosen = rules or tuple(known)
     check_rules(chosen, known)
     require(at_least(1), batch=batch)
+    require(at_most(1_000_000), batch=batch)
+    require(MOST_UNITS, hidden=hidden)
     require(Must("one or more sizes of at least 1", LAYERS.holds), hidden=hidden)
     folder = RunFolder.new(out, "audit")
     generator = torch.Generator().manual_seed(0)

@@ -60,6 +60,10 @@ class PlainConsole(Console):
             else:
                 yield Segment(visible(segment.text, keep="\n\t"), segment.style)
 
+    def on_broken_pipe(self) -> None:
+        """Leave it to ``ending.run``; rich would exit with 1."""
+        raise  # of the BrokenPipeError that is being handled
+
     def say(self, text: str, style: str | None = None) -> None:
         """A line, whole: terminals wrap it by themselves, and scripts find it in one piece."""
         self.print(text, style=style, soft_wrap=True)

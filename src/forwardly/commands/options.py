@@ -6,7 +6,7 @@ import re
 
 from cyclopts import Parameter
 
-from forwardly.experiments.settings import at_least, require
+from forwardly.experiments.settings import MOST_THREADS, at_least, require
 
 
 def fields_but(*names: str) -> Parameter:
@@ -18,10 +18,11 @@ def set_threads(threads: int | None) -> None:
     """Let torch use so many processor threads, if a number is given.
 
     Raises:
-        UsageError: if it is below 1.
+        UsageError: if there cannot be so many.
     """
     import torch
 
     require(at_least(1), threads=threads)
+    require(MOST_THREADS, threads=threads)
     if threads is not None:
         torch.set_num_threads(threads)

@@ -23,8 +23,10 @@ def report(*records: Path, out: Path = Path("report.html")) -> int:
     out
         The page; one that is there is replaced.
     """
-    if not out.parent.is_dir():
-        raise UsageError(f"there is no folder {out.parent} to write {out.name} to")
+    try:
+        files.check_place(out)
+    except OSError as problem:
+        raise _cannot_write(out, problem) from None
     from forwardly.experiments.report import (
         render,  # matplotlib is slow to import, and only needed here
     )
@@ -35,6 +37,10 @@ def report(*records: Path, out: Path = Path("report.html")) -> int:
     try:
         files.write(out, page)
     except OSError as problem:
-        raise UsageError(f"cannot write to {out}: {problem.strerror}; name another --out") from None
+        raise _cannot_write(out, problem) from None
     console.say(str(out))
     return 0
+
+
+def _cannot_write(out: Path, problem: OSError) -> UsageError:
+    return UsageError(f"cannot write to {out}: {problem.strerror}; name another --out")

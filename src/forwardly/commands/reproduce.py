@@ -22,7 +22,8 @@ from forwardly.errors import UsageError
 from forwardly.experiments import records as records_of
 from forwardly.experiments.jobs import Job, Outcome, State, jobs_of, run_all
 from forwardly.experiments.published import experiment
-from forwardly.experiments.settings import at_least, require
+from forwardly.experiments.run_folder import check_places
+from forwardly.experiments.settings import MOST_SEEDS, MOST_THREADS, at_least, require
 from forwardly.experiments.teacher_student import TeacherStudent
 from forwardly.fast import processors
 
@@ -80,7 +81,10 @@ def reproduce(
         The folder of the checkpoints, and of what --again and --epochs run.
     """
     require(at_least(1), seeds=seeds, jobs=jobs, epochs=epochs)
+    require(MOST_SEEDS, seeds=seeds)
+    require(MOST_THREADS, jobs=jobs)
     require(at_least(0), seed=seed)
+    check_places(records=records, work=work)
     if again and epochs:
         raise UsageError("a trial of some --epochs runs whatever is recorded; leave --again out")
     console = PlainConsole()

@@ -57,10 +57,10 @@ def cite(*names: str) -> int:
     names
         Rules, as ``forwardly rules`` lists them.
     """
-    known = rules_named(names)
+    known = rules_named(dict.fromkeys(names))
+    console = PlainConsole()
     for entry in dict.fromkeys(rule.paper.bibtex for rule in known.values()):
-        # Not wrapped, for a file or a pipe.
-        sys.stdout.write(visible(entry, keep="\n\t") + "\n")
+        console.say(entry)
     return 0
 
 

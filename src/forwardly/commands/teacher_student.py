@@ -19,7 +19,7 @@ from forwardly.errors import UsageError
 from forwardly.experiments import results
 from forwardly.experiments.history import History
 from forwardly.experiments.run_folder import RunFolder
-from forwardly.experiments.settings import at_least, require
+from forwardly.experiments.settings import MOST_THREADS, at_least, require
 from forwardly.experiments.statistics import sd_text
 from forwardly.experiments.teacher_student import Run, TeacherStudent
 
@@ -56,6 +56,7 @@ def teacher_student(
         Processor threads (default: all; one seed needs no more than one).
     """
     require(at_least(1), threads=threads)
+    require(MOST_THREADS, threads=threads)
     seeds = settings.seeds
     given = None
     if arrays is not None:

@@ -69,7 +69,7 @@ def train(
     rule_options
         Options of the rule as NAME=VALUE, e.g. output_error=second sign=-1 projection=0.1.
     measure
-        What else to measure each epoch: norms, alignment, angles.
+        What else to measure each epoch: norms, alignment, angles; or none.
     log
         Where else than to epochs.csv the figures of each epoch go: tensorboard, wandb, mlflow.
     seed
@@ -94,6 +94,7 @@ def train(
         options=_options(rule_options),
         preprocessing=preprocessing,
     )
+    measure = () if measure == ("none",) else measure
     unknown = [name for name in measure if name not in MEASURES]
     if unknown:
         raise UsageError(
@@ -254,6 +255,8 @@ def _options(given: tuple[str, ...]) -> dict[str, float | int | str]:
         if not (name and equals and text):
             raise UsageError(f"a rule's option is given as NAME=VALUE; given {option!r}")
         name = name.replace("-", "_")
+        if name in options:
+            raise UsageError(f"the rule's option {name} is given twice")
         options[name] = text
         for number in (float, int):
             with suppress(ValueError):

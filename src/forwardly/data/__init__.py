@@ -29,6 +29,7 @@ from forwardly.data.preprocessing import as_numbers
 from forwardly.data.sources import SOURCES
 from forwardly.data.teacher_student import TaskSettings, draw
 from forwardly.errors import UsageError
+from forwardly.files import is_there
 
 __all__ = ["NAMES", "VARIABLE", "Dataset", "Split", "as_numbers", "folder", "load"]
 
@@ -81,7 +82,7 @@ def _images(
     name: str, root: Path | str | None, validation: int | None, seed: int, progress: bool
 ) -> Dataset:
     path = folder(root) / f"{name}.npz"
-    if not path.exists():
+    if not is_there(path):
         download(name, path, progress)
     arrays = npz.read(path)
     source = SOURCES[name]
@@ -151,8 +152,8 @@ def _mnist1d(validation: int | None, seed: int) -> Dataset:
 def _teacher_student(validation: int | None, seed: int) -> Dataset:
     """The blog post's task, and as many test as validation samples of the same teacher."""
     count = 500 if validation is None else validation
-    if count < 1:
-        raise UsageError(f"validation must be at least 1; given {count}")
+    if not 1 <= count <= 1_000_000:
+        raise UsageError(f"validation must be 1 to 1,000,000; given {count}")
     task = draw(TaskSettings(validation_samples=2 * count), np.random.default_rng(seed))
     arrays = (task.x_train, task.y_train, task.x_val, task.y_val)
     x_train, y_train, x, y = (torch.as_tensor(array, device="cpu") for array in arrays)

@@ -22,7 +22,15 @@ from typing import Annotated, Any, Literal
 from forwardly.errors import UsageError, in_a_line
 from forwardly.experiments.comparison_table import ACCURACY, LOSS, Metric, Row, finite_or_none
 from forwardly.experiments.recipe import Prepared, Recipe, prepare
-from forwardly.experiments.settings import LAYERS, RATE, at_least, check, require
+from forwardly.experiments.settings import (
+    LAYERS,
+    MOST_SEEDS,
+    MOST_UNITS,
+    RATE,
+    at_least,
+    check,
+    require,
+)
 from forwardly.rules.plugins import rules_named
 from forwardly.training import evaluate
 
@@ -79,11 +87,11 @@ class Comparison:
     rules: tuple[str, ...] = tuple(LEARNING_RATES)
     data: str = "digits"
     model: Literal["mlp", "conv"] = "mlp"
-    hidden: Annotated[tuple[int, ...], LAYERS] = (128,)
+    hidden: Annotated[tuple[int, ...], LAYERS, MOST_UNITS] = (128,)
     activation: Literal["relu", "tanh", "sigmoid"] = "relu"
     learning_rate: Annotated[float | None, RATE] = None
     rates: tuple[str, ...] = ()
-    seeds: Annotated[int, at_least(1)] = 5
+    seeds: Annotated[int, at_least(1), MOST_SEEDS] = 5
     seed: Annotated[int, at_least(0)] = 0
     epochs: Annotated[int, at_least(1)] = 30
     batch: Annotated[int, at_least(1)] = 32

@@ -10,10 +10,10 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from pathlib import Path
@@ -34,6 +34,7 @@ from forwardly.training import Row, evaluate
 from forwardly.training.measures import MEASURES
 
 _BATCHES_BETWEEN_LOOKS = 20
+_SIGNALS = signal.SIGINT, signal.SIGTERM
 
 
 @dataclass(frozen=True)
@@ -235,7 +236,8 @@ def run_all(jobs: Sequence[Job], processes: int) -> Iterator[State | tuple[int, 
         try:
             while True:
                 for number, job in left:
-                    running[pool.submit(_work, number, job)] = number
+                    with _without_signals():
+                        running[pool.submit(_work, number, job)] = number
                     if len(running) >= processes:
                         break
                 if not running:
@@ -263,8 +265,25 @@ _worker: dict[str, Any] = {}
 """What ``_begin`` gives a process, for ``_work``."""
 
 
+@contextmanager
+def _without_signals() -> Generator[None]:
+    """Keep Ctrl-C and SIGTERM until after the block; a process begun in it never has them.
+
+    Else one that is still importing would end with a traceback.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _begin(stop: Any, queue: Any) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)  # the parent decides
     _worker.update(stop=stop, queue=queue)
 
 

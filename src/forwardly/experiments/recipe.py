@@ -26,7 +26,16 @@ from forwardly.data import read
 from forwardly.data.arrays import Task
 from forwardly.data.preprocessing import Kind
 from forwardly.errors import UsageError
-from forwardly.experiments.settings import BELOW_1, EPOCHS, RATE, Must, at_least, check, one_of
+from forwardly.experiments.settings import (
+    BELOW_1,
+    EPOCHS,
+    MOST_UNITS,
+    RATE,
+    Must,
+    at_least,
+    check,
+    one_of,
+)
 from forwardly.rule import Rule
 from forwardly.rules.options import build, options_in_short, take_options
 from forwardly.rules.plugins import rules_named
@@ -102,7 +111,7 @@ class Recipe:
     data: Annotated[str, DATA] = "mnist"
     options: Mapping[str, float | int | str] = field(default_factory=dict[str, float | int | str])
     model: Annotated[str, one_of("mlp", "conv")] = "mlp"
-    hidden: tuple[int, ...] = (1024,)
+    hidden: Annotated[tuple[int, ...], MOST_UNITS] = (1024,)
     initial: Annotated[str, one_of("he", "torch")] = "he"
     activation: Annotated[str, one_of(*models.ACTIVATIONS)] = "relu"
     dropout: Annotated[float, RATE, BELOW_1] = 0.0

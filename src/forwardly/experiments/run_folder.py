@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from forwardly import files
 from forwardly.errors import UsageError
@@ -33,6 +33,9 @@ class RunFolder:
         path: where it is.
     """
 
+    _made: ClassVar[list[Path]] = []
+    """Folders that ``new`` made, parents first."""
+
     def __init__(self, path: Path) -> None:
         self.path = path
 
@@ -45,8 +48,10 @@ class RunFolder:
         """
         path = Path("runs") / command if out is None else out
         try:
+            cls._made += [place for place in (path, *path.parents) if not place.exists()][::-1]
             if out is None:
                 path = _timed_folder(path)
+                cls._made.append(path)
             elif out.exists() and (not out.is_dir() or any(out.iterdir())):
                 raise UsageError(
                     f"{out} exists already, and nothing is overwritten: name another --out"
@@ -58,6 +63,13 @@ class RunFolder:
         return cls._writable(path)
 
     @classmethod
+    def remove_empty(cls) -> None:
+        """Take away what ``new`` made, as far as nothing is in it: the run came to nothing."""
+        while cls._made:
+            with suppress(OSError):
+                cls._made.pop().rmdir()
+
+    @classmethod
     def to_resume(cls, out: Path | None, command: str) -> RunFolder:
         """The folder of a run that was stopped; or a new one, if there is no run in it yet.
 
@@ -66,10 +78,13 @@ class RunFolder:
         """
         if out is None:
             raise UsageError("--resume needs --out, the folder of the run to continue")
-        if (out / "config.json").exists():
-            return cls._writable(out)
-        if out.is_dir() and not [path for path in out.iterdir() if not _is_left_over(path)]:
-            return cls._writable(out)  # killed before it began
+        try:
+            if (out / "config.json").is_file():
+                return cls._writable(out)
+            if out.is_dir() and all(map(_is_left_over, out.iterdir())):
+                return cls._writable(out)  # killed before it began
+        except OSError as problem:
+            raise _cannot_write(out, problem) from None
         try:
             return cls.new(out, command)
         except UsageError as problem:
@@ -147,6 +162,23 @@ class RunFolder:
 def _is_left_over(path: Path) -> bool:
     """Whether it is of a process that was killed: a lock, or a file that was being written."""
     return path.name == "lock" or (path.name.startswith(".") and path.suffix == ".part")
+
+
+def check_places(**places: Path) -> None:
+    """See before any work whether folders can be made, or written to if they are there.
+
+    Raises:
+        UsageError: that names the option and the folder which cannot.
+    """
+    for option, place in places.items():
+        try:
+            there = next(folder for folder in (place, *place.parents) if folder.exists())
+            with tempfile.TemporaryFile(dir=there):
+                pass
+        except OSError as problem:
+            raise UsageError(
+                f"cannot write to {place}: {problem.strerror}; name another --{option}"
+            ) from None
 
 
 def _cannot_write(folder: Path, problem: OSError) -> UsageError:

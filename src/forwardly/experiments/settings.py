@@ -29,6 +29,11 @@ def at_least(low: int) -> Must:
     return Must(f"at least {low}", lambda value: value >= low)
 
 
+def at_most(high: int) -> Must:
+    """A number that is not above ``high``."""
+    return Must(f"at most {high:,}", lambda value: value <= high)
+
+
 def one_of(*options: str) -> Must:
     """One of some words."""
     return Must(f"one of {', '.join(options)}", lambda value: value in options)
@@ -41,6 +46,9 @@ EPOCHS = Must("numbers of epochs of at least 1", lambda epochs: min(epochs, defa
 LAYERS = Must(
     "one or more layer sizes of at least 1", lambda sizes: bool(sizes) and min(sizes) >= 1
 )
+MOST_SEEDS = at_most(10_000)
+MOST_THREADS = at_most(1024)
+MOST_UNITS = Must("sizes of at most 1,000,000", lambda sizes: max(sizes, default=0) <= 1_000_000)
 
 
 def require(must: Must, **settings: Any) -> None:

@@ -31,7 +31,15 @@ from torch import Tensor, nn
 from forwardly.data.teacher_student import Array, Task, TaskSettings
 from forwardly.errors import UsageError, in_a_line
 from forwardly.experiments.history import History
-from forwardly.experiments.settings import LAYERS, POSITIVE, at_least, check, require
+from forwardly.experiments.settings import (
+    LAYERS,
+    MOST_SEEDS,
+    MOST_UNITS,
+    POSITIVE,
+    at_least,
+    check,
+    require,
+)
 from forwardly.fast.engine import Batch
 from forwardly.rule import Rule
 from forwardly.rules import PEPITA
@@ -68,7 +76,7 @@ class TeacherStudent(TaskSettings):
     """
 
     rules: tuple[str, ...] = ("pepita", "readout-only", "backprop")
-    seeds: Annotated[int, at_least(1)] = 1
+    seeds: Annotated[int, at_least(1), MOST_SEEDS] = 1
     epochs: Annotated[int, at_least(1)] = 100_000
     seed: Annotated[int, at_least(0)] = 99
     learning_rate: Annotated[float, POSITIVE] = 5e-4
@@ -84,9 +92,8 @@ class TeacherStudent(TaskSettings):
             raise UsageError(
                 f"{unfit[0]} learns classes, and this is a regression: leave it out of the rules"
             )
-        if len(set(self.rules)) < len(self.rules):
-            raise UsageError(f"a rule is named twice: {', '.join(self.rules)}")
         require(LAYERS, hidden=self.hidden)
+        require(MOST_UNITS, hidden=self.hidden)
         check(self)
 
 

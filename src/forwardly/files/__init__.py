@@ -5,6 +5,7 @@ May import ``errors`` and nothing else.
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Generator
@@ -25,10 +26,11 @@ def replacing(path: Path) -> Generator[Path]:
 
     A reader, or a run killed meanwhile, sees the old file or the new one, never a part. If the
     block raises, nothing has changed.
+
+    Raises:
+        OSError: if it cannot be written, or what has that name is no file.
     """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    os.close(handle)
-    part = Path(name)
+    part = _part_of(path)
     try:
         yield part
         with part.open("rb+") as file:
@@ -38,6 +40,24 @@ def replacing(path: Path) -> Generator[Path]:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def check_place(path: Path) -> None:
+    """See now, before what is to be written is made, whether it can be.
+
+    Raises:
+        OSError: if it cannot.
+    """
+    _part_of(path).unlink()
+
+
+def _part_of(path: Path) -> Path:
+    """A new file beside ``path``."""
+    if path.exists() and not path.is_file():  # /dev/null, say, would be replaced
+        raise OSError(errno.EEXIST, "it is there, and is no file", str(path))
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    os.close(handle)
+    return Path(name)
 
 
 def write(path: Path, content: str | bytes) -> None:
