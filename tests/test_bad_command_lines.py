@@ -297,6 +297,7 @@ report records --out full                        | cannot write to full: it is t
 report records --out /dev/null                   | cannot write to /dev/null: it is there, and is no file
 report records --out pipe                        | cannot write to pipe
 report records --out full/file/page.html         | cannot write to full/file/page.html: Not a directory
+report records --out \ud800/page.html            | --out must be a path; given "\ud800/page.html"
 report records --out {LONG}                      | File name too long
 report records --out ''                          | --out must be a path
 reproduce bfloat16 --records full/file           | cannot write to full/file: Not a directory; name another --records

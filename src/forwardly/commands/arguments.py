@@ -6,6 +6,7 @@ By itself cyclopts rounds --epochs 1.5, takes 0x10 and "none" for numbers, and 1
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -48,8 +49,8 @@ def check_arguments(_app: App, _commands: tuple[str, ...], arguments: ArgumentCo
         types = set(kinds(argument.hint))
         for token in argument.tokens:
             name, text = token.keyword or argument.name, token.value
-            if Path in types and not text:
-                raise UsageError(f'{name} must be a path; given ""')
+            if Path in types:
+                _check_path(name, text)
             if int in types:
                 _check_whole(name, text)
             elif float in types:
@@ -63,6 +64,15 @@ def kinds(hint: Any) -> Iterator[Any]:
         yield hint
     for part in inner:
         yield from kinds(part)
+
+
+def _check_path(name: str, text: str) -> None:
+    try:
+        names_something = bool(os.fsencode(text))
+    except UnicodeEncodeError:  # half of a sign, say
+        names_something = False
+    if not names_something:
+        raise UsageError(f'{name} must be a path; given "{text}"')
 
 
 def _check_whole(name: str, text: str) -> None:
