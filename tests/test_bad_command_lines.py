@@ -69,7 +69,7 @@ train --[red] 3                                  | Unknown option: --[red]
 train --\udcff 3                                 | Unknown option: --\udcff
 teacher-student --settings.epochs 3              | Unknown option: --settings.epochs
 teacher-student --inputs 3                       | Unknown option: --inputs
-compare --batch 3                                | Unknown option: --batch
+compare --batches 3                              | Unknown option: --batches. Did you mean --batch?
 bench --case fc-mnist                            | Unknown option: --case. Did you mean --cases?
 audit --rule pepita                              | Unknown option: --rule. Did you mean --rules?
 report --records records                         | Unknown option: --records
@@ -123,14 +123,54 @@ cite pepita nope                                 | unknown rule 'nope'
 cite ''                                          | unknown rule ''
 cite a\udcffb                                    | unknown rule 'a\udcffb'
 cite -- --x                                      | unknown rule '--x'
-reproduce                                        | no experiment given; the known ones are
-reproduce ''                                     | no experiment given
 reproduce nope                                   | unknown experiment 'nope'
 reproduce ../records                             | unknown experiment '../records'
 reproduce bfloat16 --cells nope                  | no cell of bfloat16 is called 'nope'; there are
 reproduce bfloat16 --cells ''                    | no cell of bfloat16 is called ''
 reproduce bfloat16 --cells [                     | no cell of bfloat16 is called '['
 reproduce bfloat16 --cells fc-mnist/bf16 x       | no cell of bfloat16 is called 'x'
+
+# people's own data and models
+train --data nowhere.npz                         | there is no nowhere.npz: name an .npz file, a .csv file, or a
+train --data nowhere/                            | there is no nowhere
+train --data text.npz                            | text.npz is not a readable .npz file of plain arrays
+train --data empty.npz                           | empty.npz is not a readable .npz file
+train --data half.npz                            | half.npz is not a readable .npz file
+train --data pickled.npz                         | holds Python objects, which are not loaded
+train --data few.npz                             | few.npz has no targets to learn: name them by --target
+train --data ./pipe                              | pipe is not a file
+train --data ./socket                            | socket is not a file
+train --data ./dangling                          | dangling is not a file: name an .npz file
+train --data ./loop                              | loop
+train --data full                                | full must have a folder for each class
+train --data nan.npz --target y_train            | there is a NaN or an infinity
+train --data words.npz                           | must be numbers; given is an array of <U1
+train --data t.csv --target nope                 | t.csv has no column 'nope'; it has a, b
+train --data t.csv --target ''                   | t.csv has no column ''; it has a, b
+train --data t.csv --task both                   | task must be one of classification, regression; given 'both'
+train --data bad.csv                             | bad.csv, line 3, has 3 cells; the first line has 2
+train --data one.csv                             | test must be 1 to 0
+train --data digits --target y                   | target and task are of a file of your own; digits says itself
+train --data digits --task regression            | target and task are of a file of your own
+train --data digits --patience 0                 | patience must be at least 1; given 0
+train --data digits --keep first                 | keep must be one of last, best; given 'first'
+train --data digits --log notes                  | Choose from: "csv", "tensorboard", "wandb", "mlflow"
+train --data digits --centre --standardise       | --centre is a part of --standardise: give one of them
+train --data digits --resume                     | --resume needs --out
+train --data digits --resume --out full          | there is no run to continue in full, which has other files
+predict                                          | needs a value
+predict run                                      | needs a value
+predict nowhere --data t.csv                     | there is no file nowhere
+predict run --data t.csv                         | there is no model.safetensors in run: the run has not ended
+predict full --data t.csv                        | there is no model.safetensors in full: it is no run
+predict text.npz --data t.csv                    | text.npz is no file of safetensors, or damaged
+predict pipe --data t.csv                        | pipe is not a file
+predict run --data t.csv --out                   | needs a value
+evaluate                                         | needs a value
+evaluate nowhere                                 | there is no file nowhere
+evaluate run                                     | there is no model.safetensors in run
+evaluate t.csv --data t.csv                      | t.csv is no file of safetensors, or damaged
+evaluate run stray stray                         | belongs to no option
 
 # numbers out of range
 train --epochs 0                                 | epochs must be at least 1; given 0
@@ -186,7 +226,7 @@ train --data digits --rule-options sign=         | given as NAME=VALUE; given 's
 train --data digits --rule-options =1            | given as NAME=VALUE; given '=1'
 train --data digits --rule-options ''            | given as NAME=VALUE; given ''
 train --data digits --rule-options sign=1 sign=-1 | sign is given twice
-train --data digits --rule-options sign=3        | sign must be one of 1, -1; given 3
+train --data digits --rule-options sign=3        | sign must be 1 or -1; given 3; the options of pepita are projection
 train --data digits --rule-options sign=nan      | nan
 train --data digits --rule-options colour=red    | colour
 train --data digits --rule-options model=3       | model
@@ -203,7 +243,7 @@ train --data digits --rule-options projection=-1 | given -1
 train --data digits --rule-options projection=1e300 | F must be finite
 train --data digits --rule-options projection={"9" * 60} | F must be finite
 train --data digits --rule-options projection=text | 'text'
-train --data digits --rule-options presynaptic=3 | presynaptic must be one of
+train --data digits --rule-options presynaptic=3 | presynaptic must be modulated or clean; given 3; the options of
 train --data digits --rule backprop --rule-options projection=1 | projection
 
 # what does not go together
@@ -223,7 +263,7 @@ teacher-student --arrays no\udcff.npz            | there is no file no\udcff.npz
 teacher-student --arrays no\nwhere.npz           | there is no file no
 teacher-student --arrays a\0b                    | zero byte
 teacher-student --arrays {LONG}                  | {LONG[:50]}
-teacher-student --arrays full                    | full is not a readable .npz file of plain arrays: it is no file
+teacher-student --arrays full                    | full is not a readable .npz file of plain arrays: it is not a file
 teacher-student --arrays full/file/below         | there is no file full/file/below
 teacher-student --arrays text.npz                | text.npz is not a readable .npz file
 teacher-student --arrays empty.npz               | empty.npz is not a readable .npz file
@@ -233,9 +273,9 @@ teacher-student --arrays few.npz                 | few.npz has no array y_train
 teacher-student --arrays nan.npz                 | nan.npz: x_train has a NaN or an infinity
 teacher-student --arrays shapes.npz              | shapes.npz: w1 must have the shape
 teacher-student --arrays words.npz               | words.npz: x_train must be an array of real numbers
-teacher-student --arrays pipe                    | pipe is not a readable .npz file of plain arrays: it is no file
-teacher-student --arrays socket                  | socket is not a readable .npz file of plain arrays: it is no file
-teacher-student --arrays /dev/zero               | /dev/zero is not a readable .npz file of plain arrays: it is no file
+teacher-student --arrays pipe                    | pipe is not a readable .npz file of plain arrays: it is not a file
+teacher-student --arrays socket                  | socket is not a readable .npz file of plain arrays: it is not a file
+teacher-student --arrays /dev/zero               | /dev/zero is not a readable .npz file of plain arrays: it is not a file
 teacher-student --arrays dangling                | dangling
 teacher-student --arrays loop                    | loop
 train --data mnist --data-root full/file         | cannot write to full/file/originals/mnist: Not a directory
@@ -243,7 +283,7 @@ train --data mnist --data-root ''                | --data-root must be a path
 train --data mnist --data-root /dev/null         | cannot write to /dev/null/originals/mnist
 train --data mnist --data-root {LONG}            | File name too long
 train --data mnist --data-root damaged           | damaged/mnist.npz cannot be read
-train --data fashion-mnist --data-root damaged   | damaged/fashion-mnist.npz cannot be read (it is no file)
+train --data fashion-mnist --data-root damaged   | damaged/fashion-mnist.npz cannot be read (it is not a file)
 train --data cifar10 --data-root damaged         | damaged/cifar10.npz has no array
 train --data cifar100 --data-root damaged        | damaged/cifar100.npz has classes 0 to 100
 reproduce bfloat16 --data-root full/file         | cannot write to full/file/originals/
@@ -258,11 +298,10 @@ report loop                                      | there is no folder loop
 report dangling                                  | there is no folder dangling
 report {LONG}                                    | there is no folder {LONG}
 report cut                                       | record.json is no JSON
-report run                                       | there is no record in run
+report run                                       | run/config.json is no JSON
 reproduce bfloat16 --records cut --cells fc-mnist/bf16 --seeds 1 | record.json is no JSON
 
 # what is continued
-train --data digits --resume --out nowhere       | there is no run to continue in nowhere
 train --data digits --resume --out full          | there is no run to continue in full
 train --data digits --resume --out full/file     | there is no run to continue in full/file
 train --data digits --resume --out loop          | loop
@@ -276,7 +315,7 @@ train --data digits --out pipe                   | pipe exists already
 train --data digits --out /dev/null              | /dev/null exists already
 train --data digits --out full/file/below        | cannot write to full/file/below: Not a directory
 train --data digits --out loop                   | cannot write to loop
-train --data digits --out dangling               | cannot write to dangling
+train --data digits --out dangling               | cannot write to dangling: File exists
 train --data digits --out {LONG}                 | File name too long
 train --data digits --out a\0b                   | zero byte
 train --data digits --out ''                     | --out must be a path
@@ -360,6 +399,9 @@ def fill(root: Path) -> None:
         (root / name).write_text("hello", "utf-8")
     (root / "cut/bfloat16/fc-mnist/bf16/seed-0/record.json").write_text('{"experiment', "utf-8")
     (root / "empty.npz").touch()
+    (root / "t.csv").write_text("a,b\n" + "1,2.5\n" * 20, "utf-8")
+    (root / "one.csv").write_text("a,b\n1,2.5\n", "utf-8")
+    (root / "bad.csv").write_text("a,b\n1,2\n1,2,3\n", "utf-8")
     one = np.ones((3, 2))
     task = dict.fromkeys(("x_train", "x_val"), one) | {"w1": one.T, "w2": one, "F": one.T}
     task |= {name: np.ones((3, 2)) for name in ("y_train", "y_val")}

@@ -31,8 +31,8 @@ pytestmark = pytest.mark.unchecked  # whole commands
 RECORDS = Path(__file__).parent.parent / "records"
 
 TESTED = {
-    *("teacher-student", "train", "reproduce", "report", "compare", "audit", "bench", "rules"),
-    "cite",
+    *("teacher-student", "train", "predict", "evaluate", "reproduce", "report", "compare"),
+    *("audit", "bench", "rules", "cite"),
 }
 
 
@@ -95,9 +95,16 @@ def test_train(call: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     npz.write(data / "mnist.npz", part(2100, "train") | part(50, "test"))
     monkeypatch.setenv("FORWARDLY_DATA", str(data))
     assert call("train") == 0
-    assert names_in(only_run("train")) == {
+    trained = only_run("train")
+    assert names_in(trained) == {
         *("config.json", "epochs.csv", "checkpoint.pt", "result.json", "curves.png"),
+        "model.safetensors",
     }
+    assert call("evaluate", str(trained)) == 0
+    assert names_in(only_run("evaluate")) == {
+        *("evaluation.json", "predictions.csv", "confusion.csv", "confusion.png"),
+    }
+    assert call("predict", str(trained), "--data", str(data / "mnist.npz")) == 0
 
 
 def toy() -> Experiment:

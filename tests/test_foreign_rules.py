@@ -278,7 +278,7 @@ def test_compare_takes_convolutions(command: Command, monkeypatch: pytest.Monkey
         ("--rates pepita=-1", "the learning rate of pepita must be at least 0 and finite"),
         ("--rates my-readout=1", "rates has 'my-readout', which is none of the rules compared"),
         ("--model conv", "the convolutional model needs images"),
-        ("--learning-rate nan", "learning_rate must be at least 0 and finite; given nan"),
+        ("--learning-rate nan", "--learning-rate must be a finite number; given"),
     ],
 )
 def test_mistakes(arguments: str, message: str, command: Command) -> None:

@@ -86,6 +86,8 @@ def train(
         Processor threads (default: torch's choice).
     """
     sizes = hidden or ((32,) if recipe.model == "conv" else recipe.hidden)
+    if centre and standardise:
+        raise UsageError("--centre is a part of --standardise: give one of them")
     preprocessing = "standardise" if standardise else "centre" if centre else None
     recipe = replace(
         recipe,
@@ -105,7 +107,7 @@ def train(
     if resume and out is None:
         raise UsageError("--resume needs --out, the folder of the run to continue")
     console = PlainConsole()
-    with console.status(f"reading {recipe.data}") if recipe.of_own_data else nullcontext():
+    with console.status("reading samples") if recipe.of_own_data else nullcontext():
         prepared = prepare(recipe, seed, data_root, progress=True)
     make = RunFolder.to_resume if resume else RunFolder.new
     folder = make(out, "train")

@@ -13,7 +13,7 @@ Kind = Literal["centre", "standardise"]
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """x ↦ (x − mean) / scale, as it was fitted to training samples.
+    """x → (x − mean) / scale, as it was fitted to training samples.
 
     Of images (channels, height, width) the statistics are of channels, of all other samples of
     each number by itself. A scale is the standard deviation over the training samples, or 1 where

@@ -68,7 +68,7 @@ def is_file_name(data: str) -> bool:
     """Whether this names a file or folder, and not a data set that is known by name."""
     path = Path(data)
     named = path.suffix.lower() in (".npz", ".csv") or "/" in data or "\\" in data
-    return named or os.path.isdir(path)  # noqa: PTH112, Path's raises OSError of a long name
+    return bool(data) and (named or os.path.isdir(path))  # noqa: PTH112, Path's raises OSError of a long name
 
 
 def dataset(

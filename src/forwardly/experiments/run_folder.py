@@ -88,12 +88,12 @@ class RunFolder:
         try:
             return cls.new(out, command)
         except UsageError as problem:
-            if out.is_dir():
-                raise UsageError(
-                    f"there is no run to continue in {out}, which has other files and no "
-                    "config.json: name another --out"
-                ) from None
-            raise problem from None
+            if not files.is_there(out):
+                raise problem from None
+            what = "has other files and no config.json" if out.is_dir() else "is no folder"
+            raise UsageError(
+                f"there is no run to continue in {out}, which {what}: name another --out"
+            ) from None
 
     @classmethod
     def _writable(cls, path: Path) -> RunFolder:
