@@ -127,7 +127,7 @@ def test_a_loader_resumes_bit_for_bit(tmp_path: Path) -> None:
     first, second, path = rule(), rule(), tmp_path / "b.pt"
     alone = trained(batches(), first, epochs=3, checkpoint=tmp_path / "a.pt")
     trained(batches(), second, epochs=2, checkpoint=path)
-    (torch.rand(3), np.random.random(3), random.random())  # what happens in between
+    _ = torch.rand(3), np.random.random(3), random.random()  # what happens in between
     again = trained(DataLoader(Noisy(), 7, shuffle=True), epochs=3, checkpoint=path, resume=True)
     assert same(alone, again)
 

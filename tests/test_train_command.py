@@ -16,6 +16,9 @@ from typing import Any
 import pytest
 import torch
 
+import forwardly as fw
+from forwardly.commands import console
+from forwardly.experiments.run_folder import RunFolder
 from forwardly.training import checkpoint
 from test_cli import COMMAND, Command
 
@@ -210,3 +213,95 @@ def test_resume_refuses_what_is_not_of_this_run(tmp_path: Path, command: Command
     done = command(*once, "--resume")
     assert done.returncode == 2
     assert "here/checkpoint.pt is not a checkpoint of forwardly" in done.stderr
+
+
+def test_more_epochs_go_on_from_a_run_that_has_ended(tmp_path: Path, command: Command) -> None:
+    assert command(*NUMBERS, "--epochs", "5", "--out", "alone").returncode == 0
+    options = ("--out", "here", "--resume")
+    first = command(*NUMBERS, "--epochs", "2", *options)  # there is no run yet: it is started
+    assert first.returncode == 0, first.stderr
+    longer = command(*NUMBERS, "--epochs", "5", *options)
+    assert longer.returncode == 0, longer.stderr
+    assert "Continuing here/checkpoint.pt after epoch 2." in longer.stdout
+    expected, found = weights(tmp_path / "alone"), weights(tmp_path / "here")
+    assert all(torch.equal(value, found[name]) for name, value in expected.items())
+    config = json.loads((tmp_path / "here" / "config.json").read_text("utf-8"))
+    assert config["recipe"]["epochs"] == 5
+    rows = list(csv.DictReader((tmp_path / "here" / "epochs.csv").read_text("utf-8").splitlines()))
+    assert [row["epoch"] for row in rows] == ["1", "2", "3", "4", "5"]
+    again = command(*NUMBERS, "--epochs", "3", *options)  # it has been longer: nothing to do
+    assert again.returncode == 0
+    assert checkpoint.load(tmp_path / "here" / "checkpoint.pt")["rows"][-1]["epoch"] == 5
+
+
+def test_own_data_must_be_the_same_when_a_run_goes_on(tmp_path: Path, command: Command) -> None:
+    table = "".join(f"{i % 7},{i % 5},{'ab'[i % 2]}\n" for i in range(40))
+    (tmp_path / "t.csv").write_text("a,b,kind\n" + table, "utf-8")
+    once = ("train", "--data", "t.csv", "--hidden", "4", "--epochs", "2", "--out", "here")
+    assert command(*once).returncode == 0
+    (tmp_path / "t.csv").write_text("a,b,kind\n" + table.replace("6,", "9,"), "utf-8")
+    done = command(*(w if w != "2" else "3" for w in once), "--resume")
+    assert done.returncode == 2
+    assert "is of a run with other settings: data_sha256" in done.stderr
+
+
+def test_two_processes_do_not_train_in_one_folder(tmp_path: Path, command: Command) -> None:
+    assert command(*NUMBERS, "--epochs", "1", "--out", "here").returncode == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "here").iterdir()}
+    with RunFolder(tmp_path / "here").alone():
+        done = command(*NUMBERS, "--epochs", "2", "--out", "here", "--resume")
+    assert done.returncode == 2
+    assert "another process is at work in here: wait for it, or name another --out" in done.stderr
+    assert {path: path.read_bytes() for path in (tmp_path / "here").iterdir()} == before
+
+
+def test_what_a_kill_left_over_is_removed(tmp_path: Path, command: Command) -> None:
+    """Before a run began, and in the middle of writing."""
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / "lock").touch()
+    (here / ".config.json.x7.part").write_text("half", "utf-8")
+    done = command(*NUMBERS, "--epochs", "1", "--out", "here", "--resume")
+    assert done.returncode == 0, done.stderr
+    names = {path.name for path in here.iterdir()}
+    assert names == {
+        *("config.json", "epochs.csv", "checkpoint.pt", "result.json", "curves.png"),
+        "model.safetensors",
+    }
+
+
+def test_keeping_the_best_is_told_and_kept(tmp_path: Path, command: Command) -> None:
+    options = ("--epochs", "40", "--patience", "2", "--keep", "best", "--learning-rate", "1")
+    done = command(*SMALL, *options, "--out", "here")
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "here" / "result.json").read_text("utf-8"))
+    rows = list(csv.DictReader((tmp_path / "here" / "epochs.csv").read_text("utf-8").splitlines()))
+    figures = [(float(r["validation_accuracy"]), -float(r["validation_loss"])) for r in rows]
+    best = max(range(len(rows)), key=figures.__getitem__) + 1
+    assert (result["best_epoch"], len(rows)) == (best, best + 2)
+    assert f"The model is that of epoch {best}, the best." in done.stdout
+    assert f"Stopped early, after epoch {len(rows)}" in done.stdout
+    state = checkpoint.load(tmp_path / "here" / "checkpoint.pt")
+    model = fw.load(tmp_path / "here" / "model.safetensors").state_dict()
+    assert all(torch.equal(value, model[name]) for name, value in state["best"].items())
+    assert not all(torch.equal(value, model[name]) for name, value in state["rule"].items())
+
+
+def test_where_there_is_no_terminal_lines_say_how_far_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    with console.bars(console.PlainConsole(), "{task.fields[state]}") as progress:
+        whole = progress.add_task("a on b", total=9, state="")
+        part = progress.add_task("epoch", total=5, state="", quiet=True)
+        for tenth in range(1, 2001):
+            now[0] += 0.1
+            progress.update(part, completed=tenth % 10)
+            progress.update(whole, completed=tenth / 500, state="50 %" if tenth > 500 else "")
+    out, err = capsys.readouterr()
+    lines = err.splitlines()
+    assert out == ""  # which may be a pipe
+    assert lines[0].startswith("a on b: 1 of 9, ")  # the first whole step
+    assert lines[1].startswith("a on b: 2 of 9, 50 %, ")
+    assert len(lines) == 4

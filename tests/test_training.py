@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -611,3 +613,39 @@ def test_a_run_that_kept_its_best_goes_on_from_its_last(tmp_path: Path) -> None:
     assert len(fitted.rows) == 6
     with pytest.raises(UsageError, match=r"other settings: keep 'best' there, None here"):
         run(7, path, keep="last")
+
+
+class Notebook(ModuleType):
+    """What a notebook's kernel would show."""
+
+    def __init__(self) -> None:
+        super().__init__("IPython.display")
+        self.shown: list[str] = []
+
+    def HTML(self, content: str) -> str:
+        return content
+
+    def display(self, content: str, **_: bool) -> Any:
+        self.shown.append(content)
+        return SimpleNamespace(update=self.shown.append)
+
+
+def test_notebooks_have_a_bar(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    notebook = Notebook()
+    monkeypatch.setitem(sys.modules, "ipykernel", ModuleType("ipykernel"))
+    monkeypatch.setitem(sys.modules, "IPython", ModuleType("IPython"))
+    monkeypatch.setitem(sys.modules, "IPython.display", notebook)
+    fitted = fit(**unit(epochs=2))
+    first, second = notebook.shown[1:]
+    accuracy = 100 * fitted.rows[1]["validation_accuracy"]
+    assert '<progress value="1" max="2"' in first
+    assert f"epoch 2 of 2, validation accuracy {accuracy:.2f} %, 0 s left" in second
+    fit(**unit(epochs=1, progress=False))
+    assert len(notebook.shown) == 3
+    monkeypatch.delitem(sys.modules, "ipykernel")
+    fit(**unit(epochs=1))
+    assert capsys.readouterr() == ("", "")
+    fit(**unit(epochs=1, progress=True))
+    assert "epoch 1 of 1, validation accuracy" in capsys.readouterr().err

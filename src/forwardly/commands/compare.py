@@ -10,7 +10,7 @@ import torch
 from rich.table import Table
 
 from forwardly.commands.console import INTERRUPTED, PlainConsole, bars
-from forwardly.commands.options import fields_but
+from forwardly.commands.options import fields_but, preprocessing
 from forwardly.experiments.comparison import Comparison, Run, metric_of, search_settings, trial
 from forwardly.experiments.provenance import provenance
 from forwardly.experiments.run_folder import RunFolder
@@ -23,8 +23,10 @@ _DEFAULTS = Comparison()
 def compare(
     *,
     rules: tuple[str, ...] = (),
-    settings: Annotated[Comparison, fields_but("rules", "hidden")] = _DEFAULTS,
+    settings: Annotated[Comparison, fields_but("rules", "hidden", "preprocessing")] = _DEFAULTS,
     hidden: tuple[int, ...] | None = None,
+    centre: bool = False,
+    standardise: bool = False,
     data_root: Path | None = None,
     out: Path | None = None,
 ) -> int:
@@ -42,6 +44,10 @@ def compare(
     hidden
         Sizes of the hidden layers, separated by spaces; for conv, its channels (default: 128;
         conv: 32).
+    centre
+        Shift samples to means of 0, as ``forwardly train`` does.
+    standardise
+        Shift and scale samples to means of 0 and standard deviations of 1.
     data_root
         The folder that holds, or is to hold, the data sets (default: the variable FORWARDLY_DATA,
         else the user's cache).
@@ -49,7 +55,12 @@ def compare(
         Folder to write to; it must not hold anything yet (default: runs/compare/TIME).
     """
     sizes = hidden or ((32,) if settings.model == "conv" else settings.hidden)
-    settings = replace(settings, rules=rules or settings.rules, hidden=sizes)
+    settings = replace(
+        settings,
+        rules=rules or settings.rules,
+        hidden=sizes,
+        preprocessing=preprocessing(centre, standardise),
+    )
     metric = metric_of(trial(settings, data_root))
     if not rules and metric.name == "loss":
         fit = (name for name in settings.rules if RULES[name].teacher != "label")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from typing import Literal
 
 from cyclopts import Parameter
 
+from forwardly.errors import UsageError
 from forwardly.experiments.settings import MOST_THREADS, at_least, require
 
 
@@ -26,3 +28,14 @@ def set_threads(threads: int | None) -> None:
     require(MOST_THREADS, threads=threads)
     if threads is not None:
         torch.set_num_threads(threads)
+
+
+def preprocessing(centre: bool, standardise: bool) -> Literal["centre", "standardise"] | None:
+    """What is to be done to samples.
+
+    Raises:
+        UsageError: if both are asked for.
+    """
+    if centre and standardise:
+        raise UsageError("--centre is a part of --standardise: give one of them")
+    return "standardise" if standardise else "centre" if centre else None

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from forwardly import saving
 from forwardly.commands.console import INTERRUPTED, PlainConsole, bars
-from forwardly.commands.options import fields_but, set_threads
+from forwardly.commands.options import fields_but, preprocessing, set_threads
 from forwardly.errors import UsageError
 from forwardly.experiments import records
 from forwardly.experiments.provenance import provenance
@@ -86,15 +86,12 @@ def train(
         Processor threads (default: torch's choice).
     """
     sizes = hidden or ((32,) if recipe.model == "conv" else recipe.hidden)
-    if centre and standardise:
-        raise UsageError("--centre is a part of --standardise: give one of them")
-    preprocessing = "standardise" if standardise else "centre" if centre else None
     recipe = replace(
         recipe,
         hidden=sizes,
         dtype=precision,
         options=_options(rule_options),
-        preprocessing=preprocessing,
+        preprocessing=preprocessing(centre, standardise),
     )
     measure = () if measure == ("none",) else measure
     unknown = [name for name in measure if name not in MEASURES]

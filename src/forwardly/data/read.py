@@ -221,6 +221,7 @@ def _table(path: Path, target: str | None, needs_target: bool) -> Samples:
         raise UsageError(f"{path} has no column {target!r}; it has {shown}")
     elif target is not None or not needs_target:
         which = -1
+    learning = f" (what is learned is {visible(names[which])})" if which >= 0 else ""
     rows: list[NDArray[np.float64]] = []
     learned: list[str] = []
     for number, cells in lines:
@@ -236,7 +237,7 @@ def _table(path: Path, target: str | None, needs_target: bool) -> Samples:
             wrong = values.index(None)
             raise UsageError(
                 f"{path}, line {number}: {visible(others[wrong])} must be a number, and is "
-                f"{cells[wrong]!r}; leave out or encode what is none"
+                f"{cells[wrong]!r}; leave out or encode what is none{learning}"
             )
         rows.append(np.array(values, np.float64))
     if not rows:

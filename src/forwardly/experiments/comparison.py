@@ -79,6 +79,9 @@ class Comparison:
         batch: Samples a step.
         momentum: Of stochastic gradient descent.
         validation: Training samples put aside (default: what suits the data set).
+        target: Of your own file, the column or array to learn, as ``forwardly train`` has it.
+        task: Of your own file, whether its targets are classes or numbers.
+        preprocessing: "centre" or "standardise", by statistics of the training part.
 
     Raises:
         UsageError: if one makes no sense, naming it.
@@ -97,6 +100,9 @@ class Comparison:
     batch: Annotated[int, at_least(1)] = 32
     momentum: Annotated[float, RATE] = 0.9
     validation: Annotated[int | None, at_least(1)] = None
+    target: str | None = None
+    task: Literal["classification", "regression"] | None = None
+    preprocessing: Literal["centre", "standardise"] | None = None
 
     def __post_init__(self) -> None:
         """Refuse settings that make no sense."""
