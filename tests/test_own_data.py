@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 import random
 from collections.abc import Iterator
@@ -14,7 +15,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    SubsetRandomSampler,
+    TensorDataset,
+)
 
 import forwardly as fw
 from forwardly.data import npz, read
@@ -150,24 +158,119 @@ def test_a_data_set_of_torch_is_shuffled_by_the_seed(tmp_path: Path) -> None:
     assert "validation_accuracy" in fitted.rows[0]
 
 
+@pytest.mark.parametrize("place", ["loader", "sampler", "batch_sampler", "in batch_sampler"])
+def test_every_generator_of_a_loader_is_kept(place: str, tmp_path: Path) -> None:
+    def batches() -> DataLoader[Any]:
+        own = torch.Generator().manual_seed(3)
+        tensors = TensorDataset(torch.from_numpy(X), torch.from_numpy(Y))
+        if place == "loader":
+            return DataLoader(tensors, 7, shuffle=True, generator=own)
+        sampler = RandomSampler(tensors, generator=own)
+        if place == "sampler":
+            return DataLoader(tensors, 7, sampler=sampler)
+        whole = BatchSampler(sampler, 7, drop_last=False)
+        if place == "batch_sampler":
+            return DataLoader(tensors, batch_sampler=whole)
+        return DataLoader(tensors, sampler=whole, batch_size=None)
+
+    path = tmp_path / "c.pt"
+    trained(batches(), epochs=1, checkpoint=path)
+    assert same(trained(batches(), checkpoint=path, resume=True), trained(batches()))
+
+
+def test_evaluating_and_measuring_move_no_generator() -> None:
+    seen: list[Any] = []
+    options: dict[str, Any] = {"measures": [lambda _, x, __: seen.append(x) or {}]}
+    data = loader()
+    plain = trained(loader())
+    assert same(trained(data, validation=data, **options), plain)
+    assert all(torch.equal(x, seen[0]) for x in seen)  # one batch, of samples that are trained on
+    only = DataLoader(
+        TensorDataset(torch.from_numpy(X), torch.from_numpy(Y)),
+        4,
+        sampler=SubsetRandomSampler(range(9)),
+    )
+    trained(only, **options)
+    rows = {tuple(row) for row in X[:9].tolist()}
+    assert {tuple(row) for row in seen[-1].tolist()} <= rows
+
+
+def test_augmentation_of_a_subclass_is_not_lost() -> None:
+    class Augmented(TensorDataset):
+        def __getitem__(self, index: Any) -> Any:
+            x, y = super().__getitem__(index)
+            return x + 1, y
+
+    tensors = torch.from_numpy(X), torch.from_numpy(Y)
+    ours = rule()
+    assert fw.evaluate(ours, Augmented(*tensors))["loss"] == pytest.approx(
+        fw.evaluate(ours, (X + 1, Y))["loss"]
+    )
+
+
+def test_forward_forwards_training_accuracy_is_of_all_batches() -> None:
+    model = nn.Sequential(nn.Linear(D, 7), nn.ReLU(), nn.Linear(7, K))
+    ours = fw.ForwardForward(model, nn.CrossEntropyLoss())
+    in_order = np.argsort(Y)
+    data = TensorDataset(torch.from_numpy(X[in_order]), torch.from_numpy(Y[in_order]))
+    row = fw.fit(ours, DataLoader(data, 8), fw.LocalSGD(ours, 0.1), epochs=1).rows[0]
+    assert row["accuracy"] == pytest.approx(fw.evaluate(ours, (X, Y))["accuracy"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"validation": 0.5}, "validation_batches '6 samples in memory' there, '12 samples"),
+        ({"data": (X[1:], Y[1:])}, "batches '18 samples in memory' there, '17 samples in memory'"),
+        (
+            {"data": loader()},
+            "batches '18 samples in memory' there, 'a loader of 4 batches wit",
+        ),
+        (
+            {"loss": nn.CrossEntropyLoss(label_smoothing=0.1)},
+            "loss 'CrossEntropyLoss.*label_smoothing=0.1",
+        ),
+        ({"sign": -1}, "rule_options.sign '1' there, '-1' here"),
+        ({"scheduler": True}, "scheduler None there, 'StepLR' here"),
+    ],
+)
+def test_a_run_goes_on_as_the_same_run_only(
+    changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    def run(data: Any = (X, Y), **given: Any) -> None:
+        ours = rule(loss=given.pop("loss", None))
+        ours = fw.PEPITA(ours.model, ours.loss, sign=given.pop("sign", 1), projection=ours.F)
+        optimizer = torch.optim.SGD(ours.model.parameters(), 0.1)
+        if given.pop("scheduler", False):
+            given["scheduler"] = torch.optim.lr_scheduler.StepLR(optimizer, 1)
+        if isinstance(data, tuple):
+            given = {"validation": 0.25, **given}
+        fw.fit(ours, data, optimizer, checkpoint=tmp_path / "c.pt", batch=7, **given)
+
+    run(epochs=1)
+    with pytest.raises(UsageError, match=message):
+        run(epochs=2, resume=True, **changes)
+
+
 def test_a_stream_is_learned_as_it_comes() -> None:
     class Stream(IterableDataset[Any]):
         def __iter__(self) -> Iterator[Any]:
             yield from zip(torch.from_numpy(X), torch.from_numpy(Y), strict=True)
 
     counted: list[tuple[int, int | None]] = []
+    looked: list[int] = []
     ours = rule()
     fitted = fw.fit(
         ours,
         DataLoader(Stream(), 7),
         fw.LocalSGD(ours, 0.1),
         epochs=1,
-        measures=[lambda *_: {"never": 1.0}],
+        measures=[lambda _, x, __: {"samples": looked.append(len(x)) or 0.0}],
         on_batch=lambda done, of: counted.append((done, of)),
     )
     assert counted == [(done, None) for done in (1, 2, 3, 4)]
     assert "accuracy" in fitted.rows[0]
-    assert "never" not in fitted.rows[0]  # a stream cannot be looked into
+    assert looked == [3]  # a stream cannot be looked into: at its last batch
 
 
 def test_validation_of_every_kind_gives_the_same_figures() -> None:
@@ -250,6 +353,24 @@ def test_bytes_stand_for_0_to_1() -> None:
         ((np.ma.masked_less(X, 0.1), Y), {}, "x has masked values: fill them in"),
         ((X, Y + 1), {}, "class indices must be 0 to 2, as the model has 3 outputs; .* has 3"),
         ((X, Y), {"validation": 24}, "validation must be 1 to 23, as there are 24 training"),
+        ((X, Y), {"validation": 1.0}, "or a share of them below 1; given 1.0"),
+        ((X, Y), {"validation": True}, "or a share of them below 1; given True"),
+        ((X, Y), {"validation": math.nan}, "or a share of them below 1; given nan"),
+        ((X, Y), {"validation": as_dataset()}, "say which, as in dataset.validation"),
+        ((X, Y), {"validation": ((X * 255).astype(np.uint8), Y)}, "bytes stand for 0 to 1: conv"),
+        ((X, Y), {"validation": (X[:, :4], Y)}, "the model does not take the validation part"),
+        ((torch.from_numpy(X).to_sparse(), Y), {}, r"x is sparse: make it dense, by .to_dense"),
+        (
+            (X, Y),
+            {"measures": [lambda *_: {"loss": 0.0}]},
+            "a measure calls its figure 'loss', which is taken",
+        ),
+        (loader(), {"drop_last": True}, "a DataLoader has its own drop_last"),
+        (
+            TensorDataset(torch.ones(0, D), torch.ones(0)),
+            {},
+            "the data set is empty",
+        ),
         ((X, Y), {"validation": (X, Y, Y)}, "data must be a Dataset, .*; given is a tuple of nd"),
         ((X, Y), {"target": "kind"}, "target= names a column of a frame; data is a tuple of"),
         (Frame({**TABLE, "kind": Y}), {}, "target= must name the column to learn"),
@@ -412,6 +533,69 @@ def test_labels_of_arrays() -> None:
     assert fw.Dataset.from_arrays(X, Y == 1).outputs == 2
     with pytest.raises(UsageError, match=r"the test target has the class 'd', .* learned: a, b, c"):
         fw.Dataset.from_arrays(X, names, test=(X[:1], ["d"]))
+
+
+def test_frames_columns_are_known_by_name() -> None:
+    """In the parts of a data set, and in fit's validation."""
+    other = Frame({"y": Y, **{name: TABLE[name] for name in reversed(TABLE)}})
+    data = fw.Dataset.from_arrays(Frame({**TABLE, "y": Y}), "y", test=other, validation=other)
+    assert torch.equal(data.test.x, data.train.x)
+    assert torch.equal(data.validation.x, data.train.x)
+    ours = rule()
+    fitted = fw.fit(
+        ours,
+        Frame({**TABLE, "y": Y}),
+        fw.LocalSGD(ours, 0.1),
+        epochs=1,
+        target="y",
+        validation=other,
+    )
+    assert fitted.rows[0]["validation_loss"] == pytest.approx(fw.evaluate(ours, (X, Y))["loss"])
+    renamed = Frame({f"{name}'": values for name, values in TABLE.items()} | {"y": Y})
+    with pytest.raises(UsageError, match=r"the test x must have the columns c0, .*; it has c0', c"):
+        fw.Dataset.from_arrays(Frame({**TABLE, "y": Y}), "y", test=renamed)
+    numbered = Frame({**dict(enumerate(TABLE.values())), 7: Y})
+    assert torch.equal(fw.Dataset.from_arrays(numbered, "7").train.x, data.train.x)
+
+
+@pytest.mark.unchecked
+def test_preparing_again_is_one_preparation() -> None:
+    twice = fw.Dataset.from_arrays(X, Y).prepared("centre").prepared("standardise")
+    assert twice.preprocessing is not None
+    assert np.allclose(twice.preprocessing(torch.from_numpy(X)), twice.train.x, atol=1e-6)
+    assert torch.allclose(
+        twice.train.x, fw.Dataset.from_arrays(X, Y).prepared("standardise").train.x
+    )
+    large = fw.Dataset.from_arrays(torch.from_numpy(X * 1000).half(), Y).prepared("standardise")
+    assert np.allclose(large.train.x.std(0, correction=0), 1, atol=1e-3)
+    with pytest.raises(
+        ValueError, match="kind must be one of 'centre', 'standardise'; given 'center'"
+    ):
+        twice.prepared("center")
+
+
+@pytest.mark.unchecked
+@pytest.mark.parametrize(
+    ("x", "target", "options", "message"),
+    [
+        (X, "kind", {}, r"'kind', is a column of a frame; x is a ndarray"),
+        (X[:3], ["a", math.nan, "b"], {}, "the target lacks a value"),
+        (X[:3], [1, None, 2], {}, "the target lacks a value"),
+        (X[:2], np.array([math.inf, "a"], object), {}, "the target lacks a value"),
+        (X, Y, {"test": ((X * 255).astype(np.uint8), Y)}, r"of one kind; given are .* torch.uint8"),
+        (X, Y, {"test": 1.5}, "or a share of them below 1; given 1.5"),
+    ],
+)
+def test_what_is_no_data_set_is_refused(
+    x: Any, target: Any, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        fw.Dataset.from_arrays(x, target, **options)
+
+
+def test_large_whole_numbers_are_names_of_classes() -> None:
+    loaded = fw.Dataset.from_arrays(X, np.where(Y > 0, 20_000_000, 0))
+    assert (loaded.outputs, loaded.labels) == (2, (0, 20_000_000))
 
 
 def test_frames_of_pandas() -> None:

@@ -634,8 +634,8 @@ def test_notebooks_have_a_bar(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     notebook = Notebook()
-    monkeypatch.setitem(sys.modules, "ipykernel", ModuleType("ipykernel"))
-    monkeypatch.setitem(sys.modules, "IPython", ModuleType("IPython"))
+    ipython = SimpleNamespace(get_ipython=lambda: SimpleNamespace(kernel=object()))
+    monkeypatch.setitem(sys.modules, "IPython", ipython)
     monkeypatch.setitem(sys.modules, "IPython.display", notebook)
     fitted = fit(**unit(epochs=2))
     first, second = notebook.shown[1:]
@@ -644,7 +644,7 @@ def test_notebooks_have_a_bar(
     assert f"epoch 2 of 2, validation accuracy {accuracy:.2f} %, 0 s left" in second
     fit(**unit(epochs=1, progress=False))
     assert len(notebook.shown) == 3
-    monkeypatch.delitem(sys.modules, "ipykernel")
+    ipython.get_ipython = lambda: None  # a script that imports IPython
     fit(**unit(epochs=1))
     assert capsys.readouterr() == ("", "")
     fit(**unit(epochs=1, progress=True))

@@ -90,6 +90,10 @@ class _Network(BaseEstimator, ABC):
         new = not (self.warm_start and hasattr(self, "model_"))
         return self._learn(X, y, epochs=epochs, new=new)
 
+    def __sklearn_is_fitted__(self) -> bool:
+        """Whether there is a network; labels may be known before."""
+        return hasattr(self, "model_")
+
     @abstractmethod
     def _encode(self, y: NDArray[Any], first: bool) -> tuple[Tensor, int, nn.Module]:
         """Targets as the loss takes them, how many outputs they need, and the loss.
@@ -120,6 +124,7 @@ class _Network(BaseEstimator, ABC):
             validation=self.validation_fraction if early else None,
             patience=_whole("n_iter_no_change", self.n_iter_no_change)[0] if early else None,
             keep="best" if early else "last",
+            progress=False,
         )
         self.n_iter_ += len(run.rows)
         self.loss_curve_ += run.curve("loss")

@@ -5,6 +5,7 @@ No such library is imported here; frames and series are known by their methods.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal, cast
 
@@ -35,12 +36,49 @@ def columns(frame: Any, target: str) -> tuple[Any, Any]:
     Raises:
         UsageError: if there is no such column, or no other.
     """
-    names = [str(name) for name in frame.columns]
+    if not is_frame(frame):
+        raise UsageError(
+            f"a target that is a name, {target!r}, is a column of a frame; x is a "
+            f"{type(frame).__name__}"
+        )
+    names = names_of(frame)
     if target not in names:
         raise UsageError(f"there is no column {target!r} among {', '.join(map(visible, names))}")
     if len(names) == 1:
         raise UsageError(f"there is no column beside the target {target!r} to learn from")
-    return frame[[name for name in frame.columns if str(name) != target]], frame[target]
+    own = list(frame.columns)
+    which = own.pop(names.index(target))
+    return frame[own], frame[which]
+
+
+def names_of(data: Any) -> tuple[str, ...]:
+    """A frame's columns by name; none if it is no frame.
+
+    Raises:
+        UsageError: if two have one name.
+    """
+    names = tuple(map(str, data.columns)) if is_frame(data) else ()
+    if len(set(names)) < len(names):
+        raise UsageError(f"two columns have one name, among {', '.join(map(visible, names))}")
+    return names
+
+
+def like_columns(data: Any, names: tuple[str, ...], what: str) -> Any:
+    """A frame with its columns in the order of ``names``; what is no frame is as it is.
+
+    Raises:
+        UsageError: if it has other columns.
+    """
+    found = names_of(data)
+    if not (found and names):
+        return data
+    if {*found} != {*names}:
+        raise UsageError(
+            f"{what} must have the columns {', '.join(map(visible, names))}; it has "
+            f"{', '.join(map(visible, found))}"
+        )
+    own = list(data.columns)
+    return data[[own[found.index(name)] for name in names]]
 
 
 def samples(given: Any, name: str = "x") -> Tensor:
@@ -50,6 +88,8 @@ def samples(given: Any, name: str = "x") -> Tensor:
         UsageError: if they are no numbers, of which none is NaN or infinite, or no table.
     """
     x = given.detach() if isinstance(given, Tensor) else _tensor(_numbers(given, name))
+    if x.layout != torch.strided:
+        raise UsageError(f"{name} is sparse: make it dense, by .to_dense()")
     if x.dim() < 2:
         raise UsageError(
             f"{name} must be (samples, numbers of a sample, …); given is {tuple(x.shape)}. Of a "
@@ -79,7 +119,7 @@ def targets(
     Raises:
         UsageError: if they are neither, or a class is not among the labels.
     """
-    y = given.detach().cpu().numpy() if isinstance(given, Tensor) else _array(given, name)
+    y = _array(given, name)
     if y.ndim == 0 or y.size == 0:
         raise UsageError(f"{name} must have a value a sample; given is an array {y.shape}")
     if task == "regression" or (task is None and y.dtype.kind == "f"):
@@ -101,7 +141,7 @@ def targets_of(given: Any, *, indices: bool, name: str = "the target") -> Tensor
     Raises:
         UsageError: if they are no numbers, or missing.
     """
-    y = given.detach().cpu().numpy() if isinstance(given, Tensor) else _array(given, name)
+    y = _array(given, name)
     if y.dtype.kind not in "biuf":
         raise UsageError(
             f"{name} has classes with names: make a Dataset of it, by Dataset.from_arrays(x, "
@@ -138,7 +178,7 @@ def _classes(
                 f"{name} has {len(found):,} different whole numbers in {len(names):,} samples: say "
                 "whether they are task='regression' or 'classification'"
             )
-        if whole and min(cast(set[int], found)) == 0:
+        if whole and _are_indices(cast(set[int], found)):
             labels = range(max(cast(set[int], found)) + 1)
         else:
             labels = sorted(found, key=lambda label: (isinstance(label, str), label))
@@ -152,15 +192,29 @@ def _classes(
     return torch.tensor([index[value] for value in names], device="cpu"), tuple(labels)
 
 
+def _are_indices(found: set[int]) -> bool:
+    """Whether whole numbers begin at 0 and leave few out, so that they count classes."""
+    return min(found) == 0 and max(found) < 10 * len(found) + 100
+
+
 def _label(value: Any, name: str) -> Label:
     """A whole number, or else text."""
     if isinstance(value, str):
         return value
-    if value is None or value != value:
+    if _is_missing(value):
         raise UsageError(f"{name} lacks a value: fill it in, or leave the sample out")
     if isinstance(value, bytes):
         return value.decode(errors="backslashreplace")
     return int(value) if isinstance(value, int | float) and value == int(value) else str(value)
+
+
+def _is_missing(value: Any) -> bool:
+    if isinstance(value, float):
+        return not math.isfinite(value)
+    try:
+        return value is None or bool(value != value)  # which is how NaN shows
+    except TypeError:  # pandas.NA, of which nobody knows whether it equals itself
+        return True
 
 
 def _numbers(given: Any, name: str) -> NDArray[Any]:
@@ -184,9 +238,14 @@ def _numbers(given: Any, name: str) -> NDArray[Any]:
 
 
 def _array(given: Any, name: str) -> NDArray[Any]:
+    if isinstance(given, Tensor):
+        given = given.detach().cpu()
+        given = given.float() if given.dtype == torch.bfloat16 else given
     try:
         values: NDArray[Any] = np.asarray(given)
-    except (TypeError, ValueError) as problem:  # rows of unequal length, say
+        if values.dtype.kind == "U" and isinstance(given, list | tuple):
+            values = np.asarray(given, object)  # of mixed kinds NumPy would make text
+    except Exception as problem:  # rows of unequal length, tensors with gradients, say
         raise UsageError(f"{name} is no array: {visible(str(problem))}") from None
     if isinstance(given, np.ma.MaskedArray) and np.ma.is_masked(given):  # pyright: ignore
         raise UsageError(f"{name} has masked values: fill them in, by .filled(...)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -10,7 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from forwardly.checks import values_readable
+from forwardly.checks import one_of, values_readable
 from forwardly.data import arrays
 from forwardly.data.arrays import Label, Task
 from forwardly.data.preprocessing import Kind, Preprocessing, as_numbers
@@ -19,10 +20,13 @@ from forwardly.errors import UsageError
 Aside = Any
 """A share, a number of samples, a pair (x, target), or none."""
 
+SMALL = (torch.uint8, torch.int8, torch.int16, torch.int32)
+"""Kinds of whole numbers that are no class indices to torch's losses, and become some."""
+
 _PARTS = ("train", "validation", "test")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Split:
     """Samples and targets.
 
@@ -71,6 +75,8 @@ class Split:
         target = self.target[index]
         if target.is_floating_point():
             target = target.to(dtype)
+        elif target.dtype in SMALL:
+            target = target.long()
         return as_numbers(self.x[index], dtype), target
 
     def to(self, device: torch.device | str) -> Split:
@@ -78,7 +84,7 @@ class Split:
         return Split(self.x.to(device), self.target.to(device))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Dataset:
     """A data set in three parts.
 
@@ -145,7 +151,7 @@ class Dataset:
         column = target if isinstance(target, str) else None
         if column is not None:
             x, target = arrays.columns(x, column)
-        names = tuple(map(str, x.columns)) if arrays.is_frame(x) else ()
+        names = arrays.names_of(x)
         values, labels = arrays.targets(target, task)
         train = split_of(arrays.samples(x), values)
         kind = "classification" if labels else "regression"
@@ -154,12 +160,13 @@ class Dataset:
         for part, given in (("test", test), ("validation", validation)):
             if given is None:
                 continue
-            if isinstance(given, int | float):
+            if isinstance(given, numbers.Real):
                 train, parts[part] = put_aside(train, given, seed, part)
                 continue
             if arrays.is_frame(given) and column is not None:
                 given = arrays.columns(given, column)
             own_x, own_target = _pair(given, part)
+            own_x = arrays.like_columns(own_x, names, f"the {part} x")
             values, _ = arrays.targets(own_target, kind, labels or None, f"the {part} target")
             parts[part] = split_of(arrays.samples(own_x, f"the {part} x"), values)
         outputs = len(labels) or train.target.shape[1]
@@ -186,22 +193,31 @@ class Dataset:
             kind: "centre" for means of 0, "standardise" for standard deviations of 1 as well; of
                 each channel of images, of each number of other samples.
         """
-        fitted = Preprocessing.of(self.train.x, kind)
+        fitted = Preprocessing.of(self.train.x, one_of("kind", kind, ("centre", "standardise")))
         parts = {name: getattr(self, name) for name in _PARTS}
         done = {name: Split(fitted(part.x), part.target) for name, part in parts.items()}
-        return replace(self, preprocessing=fitted, **done)
+        before = self.preprocessing
+        return replace(
+            self, preprocessing=fitted if before is None else before.then(fitted), **done
+        )
 
     def __post_init__(self) -> None:
         """Refuse parts that do not go together; one without samples says nothing."""
         parts = {name: getattr(self, name) for name in _PARTS}
         filled = {name: part for name, part in parts.items() if len(part)}
         kinds = {
-            name: (tuple(part.x.shape[1:]), part.target.dim(), part.target.is_floating_point())
+            name: (
+                tuple(part.x.shape[1:]),
+                part.x.dtype == torch.uint8,
+                part.target.dim(),
+                part.target.is_floating_point(),
+            )
             for name, part in filled.items()
         }
         if len(set(kinds.values())) > 1:
             described = (
-                f"{name} {tuple(part.x.shape)} with {part.target.dtype} {tuple(part.target.shape)}"
+                f"{name} {part.x.dtype} {tuple(part.x.shape)} with {part.target.dtype} "
+                f"{tuple(part.target.shape)}"
                 for name, part in filled.items()
             )
             raise ValueError(
@@ -237,7 +253,8 @@ class Dataset:
         for part in (self.train, self.validation, self.test):
             for values in (part.x, part.target):
                 digest.update(f"{values.dtype} {tuple(values.shape)}".encode())
-                digest.update(values.detach().cpu().contiguous().numpy().data)
+                bytes_of = values.detach().cpu().contiguous().view(torch.uint8)
+                digest.update(bytes_of.numpy().data)
         return digest.hexdigest()
 
     def loss(self) -> nn.Module:
@@ -250,9 +267,7 @@ class Dataset:
         return replace(self, **parts)
 
 
-def put_aside(
-    train: Split, count: float | int, seed: int, part: str = "validation"
-) -> tuple[Split, Split]:
+def put_aside(train: Split, count: Any, seed: int, part: str = "validation") -> tuple[Split, Split]:
     """All but some samples, and these, both in a random order.
 
     Args:
@@ -264,15 +279,29 @@ def put_aside(
     Raises:
         UsageError: if nothing would be left on one side.
     """
-    number = round(count * len(train)) if 0 < count < 1 else count
-    if number != int(number) or not 0 < number < len(train):
-        raise UsageError(
-            f"{part} must be 1 to {len(train) - 1}, as there are {len(train)} training "
-            f"samples, or a share of them; given {count}"
-        )
+    number = count_of(count, len(train), part)
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed), device="cpu")
-    rest, aside = order[: -int(number)], order[-int(number) :]
+    rest, aside = order[:-number], order[-number:]
     return Split(train.x[rest], train.target[rest]), Split(train.x[aside], train.target[aside])
+
+
+def count_of(given: Any, samples: int, part: str) -> int:
+    """A number of samples, from 1 on, or a share of them below 1, as a number.
+
+    Raises:
+        UsageError: if it is neither, or leaves nothing on one side.
+    """
+    number = 0
+    if type(given) is not bool and isinstance(given, numbers.Integral):
+        number = int(given)
+    elif isinstance(given, numbers.Real) and 0 < float(given) < 1:
+        number = round(float(given) * samples)
+    if not 0 < number < samples:
+        raise UsageError(
+            f"{part} must be 1 to {samples - 1}, as there are {samples} training samples, or a "
+            f"share of them below 1; given {given}"
+        )
+    return number
 
 
 def _pair(given: Any, part: str) -> tuple[Any, Any]:

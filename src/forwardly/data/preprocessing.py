@@ -11,7 +11,7 @@ from torch import Tensor
 Kind = Literal["centre", "standardise"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Preprocessing:
     """x → (x − mean) / scale, as it was fitted to training samples.
 
@@ -37,6 +37,10 @@ class Preprocessing:
         scale = torch.where(scale > 0, scale, 1) if kind == "standardise" else torch.ones_like(mean)
         return cls(mean[0], scale[0])
 
+    def then(self, other: Preprocessing) -> Preprocessing:
+        """This and after it another, as one."""
+        return Preprocessing(self.mean + self.scale * other.mean, self.scale * other.scale)
+
     def __call__(self, x: Tensor) -> Tensor:
         """Samples (n, …), prepared, as floating-point numbers."""
         x = as_numbers(x)
@@ -48,8 +52,8 @@ def as_numbers(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
 
     Args:
         x: of any kind of real numbers.
-        dtype: which kind; if None, their own, or torch's default where they are no fractions.
+        dtype: which kind; if None, float64 where they are, else torch's default.
     """
     if dtype is None:
-        dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
+        dtype = x.dtype if x.dtype == torch.float64 else torch.get_default_dtype()
     return x.to(dtype).div_(255) if x.dtype == torch.uint8 else x.to(dtype)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
+import numbers
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator
@@ -24,7 +25,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from forwardly.data import Split, arrays
 from forwardly.data.arrays import is_frame
-from forwardly.data.dataset import Dataset, put_aside, split_of
+from forwardly.data.dataset import SMALL, Dataset, count_of, put_aside, split_of
 from forwardly.data.preprocessing import as_numbers
 from forwardly.errors import UsageError
 from forwardly.rule import Rule
@@ -46,6 +47,10 @@ class Batches(ABC):
     count: int | None
     size: int | None
     smallest: int
+
+    @abstractmethod
+    def described(self) -> str:
+        """What it is, for a run that is to go on with the same."""
 
     @abstractmethod
     def epoch(self, number: int) -> Iterator[Batch]:
@@ -88,6 +93,10 @@ class InMemory(Batches):
         self.count = whole(len(split) / batch)
         left = 0 if drop_last else len(split) % batch
         self.smallest = left or min(batch, len(split))
+
+    def described(self) -> str:
+        """See ``Batches``."""
+        return f"{len(self.split)} samples in memory"
 
     def epoch(self, number: int) -> Iterator[Batch]:  # noqa: ARG002
         """See ``Batches``."""
@@ -138,10 +147,16 @@ class Loaded(Batches):
         self.size = loader.batch_size
         self.smallest = self.size or 1
         if not self.stream and not loader.drop_last:
-            self.smallest = len(self.loader.dataset) % self.smallest or self.smallest
-        sampler = getattr(self.loader.sampler, "generator", None)
-        found = {id(g): g for g in (self.loader.generator, sampler) if g is not None}
-        self._generators: list[torch.Generator] = list(found.values())
+            with contextlib.suppress(TypeError):  # a sampler of no length
+                self.smallest = len(self.loader.sampler) % self.smallest or self.smallest
+        self._generators = _generators_of(self.loader)
+        self._looked_at: Batch | None = None
+        self._asked_for = 0
+
+    def described(self) -> str:
+        """See ``Batches``."""
+        count = "" if self.count is None else f" of {self.count} batches"
+        return f"a loader{count} with {len(self._generators)} generators"
 
     def epoch(self, number: int) -> Iterator[Batch]:
         """See ``Batches``."""
@@ -153,18 +168,34 @@ class Loaded(Batches):
 
     def once(self) -> Iterator[Batch]:
         """See ``Batches``."""
-        with same_random_states():
+        with same_random_states(*self._generators):
             for batch in self.loader:
                 yield self._numbers(batch)
 
     def first(self, samples: int) -> Batch | None:
-        """See ``Batches``."""
-        dataset, collate = self.loader.dataset, self.loader.collate_fn
-        if self.stream or self.loader.batch_size is None or not len(dataset):
+        """See ``Batches``; those that the sampler gives first, the same ones again and again."""
+        if self._asked_for < samples:
+            self._asked_for = samples
+            with same_random_states(*self._generators):
+                self._looked_at = self._taken(samples)
+        if self._looked_at is None:
             return None
-        with same_random_states():
-            chosen = [dataset[i] for i in range(min(samples, len(dataset)))]
-            return self._numbers(collate(chosen))
+        x, target = self._looked_at
+        return x[:samples], target[:samples]
+
+    def _taken(self, samples: int) -> Batch | None:
+        sampler = self.loader.batch_sampler
+        if self.stream or sampler is None or self.loader.num_workers:
+            return None  # a data set may ask which worker it is in
+        indices: list[Any] = []
+        for batch in sampler:
+            indices += batch
+            if len(indices) >= samples:
+                break
+        if not indices:
+            return None
+        dataset = self.loader.dataset
+        return self._numbers(self.loader.collate_fn([dataset[i] for i in indices[:samples]]))
 
     def state(self) -> dict[str, Any]:
         """See ``Batches``."""
@@ -199,7 +230,7 @@ class Loaded(Batches):
         x, target = (cast(Tensor, value).to(self._place.device) for value in pair)
         if target.is_floating_point():
             target = target.to(self._place.dtype)
-        elif target.dtype in (torch.uint8, torch.int8, torch.int16, torch.int32):
+        elif target.dtype in SMALL:
             target = target.long()
         return as_numbers(x, self._place.dtype), target
 
@@ -216,10 +247,14 @@ def batches_of(
         TypeError: if it is nothing of that kind.
     """
     if isinstance(data, DataLoader):
+        if drop_last:
+            raise UsageError("a DataLoader has its own drop_last=: make the loader with it")
         return Loaded(cast(DataLoader[Any], data), place)
-    if isinstance(data, torch.utils.data.TensorDataset) and len(data.tensors) == 2:
-        data = Split(*data.tensors)
+    if type(data) is torch.utils.data.TensorDataset and len(data.tensors) == 2:
+        data = Split(*data.tensors)  # a subclass may give other samples than it holds
     if isinstance(data, TorchDataset):
+        if hasattr(cast(Any, data), "__len__") and not len(cast(Any, data)):
+            raise UsageError("the data set is empty")
         options: dict[str, Any] = {"batch_size": batch, "drop_last": drop_last}
         if not isinstance(data, IterableDataset):
             options |= {"shuffle": True, "generator": torch.Generator().manual_seed(seed)}
@@ -249,22 +284,33 @@ def parts_of(
     """
     if target is not None and not is_frame(data):
         raise UsageError(f"target= names a column of a frame; data is {_described(data)}")
+    names = arrays.names_of(data)
     if isinstance(data, Dataset):
         if validation is None:
             return data.train, data.validation if len(data.validation) else None
         data = data.train
     elif is_frame(data) or _is_pair(data):
         data = _of_arrays(data, rule, target)
-    if not isinstance(validation, int | float):
+    if not isinstance(validation, numbers.Real):
+        if isinstance(validation, Dataset):
+            raise UsageError("validation= takes one part: say which, as in dataset.validation")
+        if is_frame(validation):
+            validation = arrays.like_columns(validation, names, "the validation part")
         arrays_given = _is_pair(validation) or is_frame(validation)
-        return data, _of_arrays(validation, rule, target) if arrays_given else validation
+        aside = _of_arrays(validation, rule, target) if arrays_given else validation
+        if isinstance(data, Split) and isinstance(aside, Split):
+            kinds = {part.x.dtype == torch.uint8 for part in (data, aside)}
+            if len(kinds) > 1:
+                raise UsageError(
+                    f"samples are {data.x.dtype} to train and {aside.x.dtype} to validate, and "
+                    "bytes stand for 0 to 1: convert one"
+                )
+        return data, aside
     if isinstance(data, Split):
         return put_aside(data, validation, seed)
     if isinstance(data, TorchDataset) and not isinstance(data, IterableDataset):
         size = len(cast(Any, data))
-        count = round(validation * size if validation < 1 else validation)
-        if not 0 < count < size:
-            raise UsageError(f"validation must be 1 to {size - 1} samples; given {validation}")
+        count = count_of(validation, size, "validation")
         generator = torch.Generator().manual_seed(seed)
         lengths = [size - count, count]
         train, aside = torch.utils.data.random_split(cast(Any, data), lengths, generator)
@@ -297,13 +343,26 @@ def _described(data: Any) -> str:
     return f"a {type(data).__name__}"
 
 
+def _generators_of(loader: Any) -> list[torch.Generator]:
+    """Those of a loader and of its samplers, of which one may be in another."""
+    places = [loader]
+    for place in places:
+        inner = (getattr(place, name, None) for name in ("sampler", "batch_sampler"))
+        places += [found for found in inner if found is not None and found not in places]
+    held = (getattr(place, "generator", None) for place in places)
+    return list({id(g): g for g in held if isinstance(g, torch.Generator)}.values())
+
+
 @contextlib.contextmanager
-def same_random_states() -> Generator[None]:
-    """Global random states are afterwards as they were."""
+def same_random_states(*generators: torch.Generator) -> Generator[None]:
+    """Global random states, and those of generators, are afterwards as they were."""
     python, numpy = random.getstate(), np.random.get_state()
+    states = [generator.get_state() for generator in generators]
     with torch.random.fork_rng(devices=()):  # pyright: ignore[reportUnknownMemberType]
         try:
             yield
         finally:
             random.setstate(python)
             np.random.set_state(numpy)
+            for generator, state in zip(generators, states, strict=True):
+                generator.set_state(state)

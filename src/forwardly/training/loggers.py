@@ -53,12 +53,14 @@ class CSV:
 
     def __init__(self, path: Path | str, rows: Sequence[Figures] = ()) -> None:
         self._path = Path(path)
-        self._rows = list(rows)
+        _check_place(self._path)
+        self._before, self._rows = list(rows), list[Figures]()
         self._next = 0.0
 
     def log(self, row: Figures) -> None:
         """See ``Logger``; the file follows at the latest with the first epoch a second later."""
-        self._rows = [before for before in self._rows if before["epoch"] < row["epoch"]]
+        if not self._rows:  # epochs of a run that is resumed, up to the first that comes anew
+            self._rows += [earlier for earlier in self._before if earlier["epoch"] < row["epoch"]]
         self._rows.append(row)
         if time.monotonic() >= self._next:
             self._write()
@@ -118,11 +120,10 @@ class Wandb:
         except ImportError as problem:
             raise _missing("wandb", problem) from None
         api: Any = wandb
-        place = Path(folder)
-        kept = place / "wandb-run"
+        kept = _kept(folder, "wandb-run")
         name = files.read_text(kept) if kept.exists() else secrets.token_hex(4)
         files.write(kept, name)
-        options: dict[str, Any] = {"id": name, "resume": "allow", "dir": str(place)}
+        options: dict[str, Any] = {"id": name, "resume": "allow", "dir": str(folder)}
         options["config"] = dict(settings or {})
         options["project"] = os.environ.get("WANDB_PROJECT", _PROJECT)
         self._run: Any = _opened("wandb", lambda: api.init(**options))
@@ -153,12 +154,16 @@ class MLflow:
         except ImportError as problem:
             raise _missing("mlflow", problem) from None
         self._api: Any = mlflow
-        kept = Path(folder) / "mlflow-run"
+        kept = _kept(folder, "mlflow-run")
         before = files.read_text(kept) if kept.exists() else None
         run = _opened("mlflow", lambda: self._api.start_run(run_id=before))
-        files.write(kept, run.info.run_id)
-        if before is None:
-            _opened("mlflow", lambda: self._api.log_params(flat(settings or {})))
+        try:
+            files.write(kept, run.info.run_id)
+            if before is None:
+                _opened("mlflow", lambda: self._api.log_params(flat(settings or {})))
+        except BaseException:
+            self.close()
+            raise
 
     def log(self, row: Figures) -> None:
         """See ``Logger``."""
@@ -214,6 +219,20 @@ def table(rows: Sequence[Figures], digits: int = 6) -> str:
     names = list(dict.fromkeys(name for row in rows for name in row))
     cells = ([f"{row[n]:.{digits}g}" if n in row else "" for n in names] for row in rows)
     return csv_table(names, cells)
+
+
+def _check_place(path: Path) -> None:
+    try:
+        files.check_place(path)
+    except (OSError, ValueError) as problem:
+        said = getattr(problem, "strerror", None) or str(problem)
+        raise UsageError(f"cannot write to {path}: {said}") from None
+
+
+def _kept(folder: Path | str, name: str) -> Path:
+    """Where the name of a run is kept, in a folder that is made if need be."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    return Path(folder) / name
 
 
 def _opened(name: str, call: Callable[[], Any]) -> Any:

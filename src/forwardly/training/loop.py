@@ -11,7 +11,6 @@ from __future__ import annotations
 import inspect
 import math
 import operator
-import os
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from forwardly import files
 from forwardly.checks import check_kind, one_of
 from forwardly.data import Dataset, Split
 from forwardly.data.arrays import check_finite
@@ -45,6 +45,10 @@ Row = dict[str, float]
 """What one epoch measured: epoch, loss, accuracy, validation_loss, validation_accuracy, …"""
 
 _BATCHES_BETWEEN_CHECKS = 50
+_OWN_FIGURES = (
+    *("epoch", "learning_rate", "loss", "accuracy", "rule_loss", "validation_loss"),
+    *("validation_accuracy", "seconds", "samples_per_second"),
+)
 _EPOCHS_SHOWN = 10
 _SAMPLES_TO_MEASURE = 256
 _SAMPLES_TO_PREDICT = 10_000
@@ -162,7 +166,7 @@ def fit(
             training if there is no other).
         seed: of the order of the batches, and which samples are put aside.
         measures: what else to measure after each epoch, see ``Measure``; their figures join the
-            row.
+            row. They are called once before the first, too, to see whether they can be.
         mirror: stepped every ``mirror_every`` batches.
         mirror_every: see ``mirror``.
         checkpoint: the file to write after every epoch.
@@ -203,18 +207,24 @@ def fit(
     place = next(rule.model.parameters())
     train, aside = parts_of(data, validation, rule, target, seed)
     batches = batches_of(train, place, batch=batch, seed=seed, drop_last=drop_last)
+    measured = None if aside is None else batches_of(aside, place)
     run = _Run(
         rule,
         optimizer,
         scheduler,
         mirror,
         batches,
-        None if aside is None else batches_of(aside, place),
+        measured,
         {
             **(settings or {}),
             "rule": type(rule).__name__,
+            "rule_options": _options_of(rule),
+            "loss": _described(rule.loss),
             "optimizer": type(optimizer).__name__,
+            "scheduler": None if scheduler is None else type(scheduler).__name__,
             "seed": seed,
+            "batches": batches.described(),
+            "validation_batches": None if measured is None else measured.described(),
             "batch": batches.size,
             **({"drop_last": True} if drop_last else {}),
         },
@@ -331,8 +341,12 @@ def _check(run: _Run, data: Any, path: Path | None, measures: Sequence[Measure])
         for what, values in (("samples", batches.split.x), ("targets", batches.split.target)):
             check_finite(values, f"the {what} of the {name} part")
     if path is not None:
-        if not path.parent.is_dir() or path.is_dir() or not os.access(path.parent, os.W_OK):
-            raise UsageError(f"cannot write a checkpoint to {path}: name a file in a folder")
+        try:
+            files.check_place(path)
+        except (OSError, ValueError):
+            raise UsageError(
+                f"cannot write a checkpoint to {path}: name a file in a folder"
+            ) from None
         checkpoints.check(run.state())
     if run.rule.network.altered:
         return  # hooks should see nothing but training
@@ -350,9 +364,29 @@ def _check(run: _Run, data: Any, path: Path | None, measures: Sequence[Measure])
             check_classes(split.target, output.shape[1])
     few = None if run.aside is None else run.aside.first(2)
     if few is not None:
-        _evaluate(run.rule, InMemory(Split(*few), 2, 0, False, few[0]))
+        try:
+            _evaluate(run.rule, InMemory(Split(*few), 2, 0, False, few[0]))
+        except RuntimeError as problem:
+            raise UsageError(
+                f"the model does not take the validation part, samples of "
+                f"{tuple(few[0].shape[1:])}: {problem}"
+            ) from None
     with torch.random.fork_rng(devices=()):  # pyright: ignore[reportUnknownMemberType]
         _measured(measures, run)
+
+
+def _described(loss: torch.nn.Module) -> str:
+    """A loss with its settings, which its own ``repr`` leaves out."""
+    own = sorted(vars(loss).items())
+    given = (f"{n}={v!r}" for n, v in own if n[0] != "_" and n != "training")
+    return f"{type(loss).__name__}({', '.join(given)})"
+
+
+def _options_of(rule: Rule) -> dict[str, str]:
+    """What of a rule's options is plain data; what they have drawn is in its buffers."""
+    names = inspect.signature(type(rule)).parameters
+    given = {name: getattr(rule, name, None) for name in names}
+    return {n: str(v) for n, v in given.items() if isinstance(v, int | float | str)}
 
 
 def _check_optimizer(run: _Run) -> None:
@@ -373,6 +407,10 @@ def _check_optimizer(run: _Run) -> None:
         )
     if run.scheduler is not None and run.scheduler.optimizer is not optimizer:
         raise UsageError("the scheduler is of another optimizer")
+    if getattr(run.scheduler, "mode", "min") == "max" and isinstance(
+        run.scheduler, ReduceLROnPlateau
+    ):
+        raise UsageError("the scheduler sees a loss, which is to fall: make it with mode='min'")
     if run.mirror is not None and run.mirror.rule is not rule:
         raise UsageError("the mirror is of another rule")
 
@@ -394,6 +432,8 @@ class _Run:
     aside: Batches | None
     settings: dict[str, Any]
     fit: Fit = field(default_factory=Fit)
+    last: tuple[Tensor, Tensor] | None = None
+    """The batch that came last, where none can be looked at by itself."""
     best: dict[str, Tensor] | None = None
     """The rule's state after the best epoch, where it is to be kept."""
 
@@ -519,6 +559,7 @@ def _epoch(run: _Run, mirror_every: int, on_batch: Callable[[int, int | None], N
                 break
         if on_batch is not None:
             on_batch(done, batches.count)
+        run.last = x, target
     if not samples:
         raise UsageError("the loader gave no batch to train on")
     total = _plus(total, losses)
@@ -542,25 +583,28 @@ def _of_training(run: _Run) -> Row:
     """Figures of predictions on training samples; none of a stream, which would go on."""
     if isinstance(run.batches, InMemory):
         return evaluate(run.rule, _some(run.batches.split))
-    some = run.batches.first(_SAMPLES_TO_PREDICT)
-    return {} if some is None else evaluate(run.rule, Split(*some))
+    return {} if run.batches.count is None else _evaluate(run.rule, run.batches)
 
 
 def _measured(measures: Sequence[Measure], run: _Run) -> Row:
     row: Row = {}
     batch = run.batches.first(_SAMPLES_TO_MEASURE) if measures else None
-    if batch is None:
+    batch = batch or run.last
+    if batch is None or not measures:
         return row
     with evaluating(run.rule):
         for measure in measures:
             figures = measure(run.rule, *batch)
             try:
-                row |= {name: float(figure) for name, figure in figures.items()}
+                found = {name: float(figure) for name, figure in figures.items()}
             except (AttributeError, TypeError, ValueError, RuntimeError):
                 raise TypeError(
                     f"a measure must return named figures, as {{'norm': 1.0}}; {measure} returned "
                     f"{figures!r}"
                 ) from None
+            if taken := found.keys() & {*row, *_OWN_FIGURES}:
+                raise UsageError(f"a measure calls its figure {min(taken)!r}, which is taken")
+            row |= found
     return row
 
 

@@ -12,7 +12,9 @@ from typing import Any
 
 def in_notebook() -> bool:
     """Whether the code runs in a notebook's kernel."""
-    return "ipykernel" in sys.modules
+    found = sys.modules.get("IPython")
+    shell = None if found is None else found.get_ipython()
+    return shell is not None and hasattr(shell, "kernel")
 
 
 @contextmanager
