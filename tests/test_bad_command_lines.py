@@ -199,7 +199,7 @@ teacher-student --seeds 0                        | seeds must be at least 1
 teacher-student --seeds 1000000000               | seeds must be at most 10,000; given 1000000000
 teacher-student --hidden 100000000000000         | hidden must be sizes of at most 1,000,000
 teacher-student --hidden 0                       | hidden must be
-teacher-student --learning-rate 0                | learning_rate must be positive and finite; given 0.0
+teacher-student --learning-rate 0                | learning_rate must be positive and at most 1e+30; given 0.0
 teacher-student --log-every 0                    | log_every must be at least 1
 teacher-student --threads 1000000                | threads must be at most 1,024
 compare --seeds 0                                | seeds must be at least 1; given 0

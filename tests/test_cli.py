@@ -92,7 +92,7 @@ def test_options_reach_the_run(tmp_path: Path, command: Command) -> None:
         ("--epochs -3", "epochs must be at least 1; given -3"),
         ("--epochs many", '--epochs must be a whole number; given "many"'),
         ("--dtype half", 'Choose from: "float64", "float32"'),
-        ("--learning-rate -1", "learning_rate must be positive and finite; given -1.0"),
+        ("--learning-rate -1", "learning_rate must be positive and at most 1e+30; given -1.0"),
         ("--threads 0", "threads must be at least 1; given 0"),
         ("--epoch 5", "Unknown option: --epoch. Did you mean --epochs? The options are --rules"),
         ("--arrays nowhere.npz", "there is no file nowhere.npz"),

@@ -275,7 +275,7 @@ def test_compare_takes_convolutions(command: Command, monkeypatch: pytest.Monkey
         ("--rules pepita pepita", "a rule is named twice: pepita, pepita"),
         ("--rates pepita", "a rule's learning rate is given as NAME=0.1; given 'pepita'"),
         ("--rates pepita=x", "a rule's learning rate is given as NAME=0.1; given 'pepita=x'"),
-        ("--rates pepita=-1", "the learning rate of pepita must be at least 0 and finite"),
+        ("--rates pepita=-1", "the learning rate of pepita must be at least 0 and at most 1e+30"),
         ("--rates my-readout=1", "rates has 'my-readout', which is none of the rules compared"),
         ("--model conv", "the convolutional model needs images"),
         ("--learning-rate nan", "--learning-rate must be a finite number; given"),

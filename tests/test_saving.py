@@ -115,6 +115,89 @@ def test_options_modes_and_kinds_of_modules_come_back(name: str, tmp_path: Path)
     assert same(rule, loaded, x)
 
 
+def test_a_module_in_two_places_is_one(tmp_path: Path) -> None:
+    act = nn.PReLU()
+    model = nn.Sequential(
+        nn.Flatten(), nn.Linear(36, 4), act, nn.Linear(4, 4), act, nn.Linear(4, 3)
+    )
+    rule = fw.Backprop(model, nn.CrossEntropyLoss())
+    fw.save(rule, tmp_path / "m")
+    loaded = fw.load(tmp_path / "m")
+    assert loaded.model[2] is loaded.model[4]
+    assert same(rule, loaded)
+
+
+def test_a_loaded_model_is_its_own(tmp_path: Path) -> None:
+    """Whatever becomes of the file; and it can be trained, wherever it was loaded."""
+    rule = dense(fw.PEPITA)
+    fw.save(rule, tmp_path / "m")
+    with torch.inference_mode():
+        loaded = fw.load(tmp_path / "m")
+    (tmp_path / "m").write_bytes(b"")
+    assert same(rule, loaded)
+    torch.optim.SGD(loaded.model.parameters(), 0.1).step()
+
+
+def test_what_has_changed_is_saved_as_it_is(tmp_path: Path) -> None:
+    rule = dense(fw.PEPITA)
+    rule.model[2] = nn.Tanh()
+    fw.save(rule, tmp_path / "m")
+    assert same(rule, fw.load(tmp_path / "m"))
+    rule.model[3] = nn.Identity()  # the dropout; its numbers stay in the rule
+    fw.save(rule, tmp_path / "m")
+    loaded = fw.load(tmp_path / "m")
+    assert same(rule, loaded)
+    rule.model.register_buffer("own", torch.ones(3))
+    with pytest.raises(TypeError, match=r"could not be built again .* Unexpected key.*own"):
+        fw.save(rule, tmp_path / "other")
+    rule.model[1] = nn.Linear(36, 9)
+    with pytest.raises(ValueError, match="the model has changed since the rule was built"):
+        fw.save(rule, tmp_path / "other")
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path: Path) -> None:
+    model = nn.Sequential(
+        nn.Flatten(), nn.Linear(np.int64(36), 4), nn.LeakyReLU(np.float32(0.25)), nn.Linear(4, 3)
+    )
+    rule = fw.PEPITA(model, nn.CrossEntropyLoss())
+    fw.save(rule, tmp_path / "m")
+    assert same(rule, fw.load(tmp_path / "m"))
+
+
+def test_a_header_cannot_ask_for_more_than_there_is(tmp_path: Path) -> None:
+    path = tmp_path / "m"
+    fw.save(fw.PEPITA(convolutional(), nn.CrossEntropyLoss(), input_shape=(1, 6, 6)), path)
+    tensors, content = load_file(path), description(path)
+    content["rule"]["input_shape"] = [1, 6000, 6000]
+    path.write_bytes(as_bytes(tensors, {"forwardly": json.dumps(content)}))
+    with pytest.raises(UsageError, match=r"input_shape .* is too large"):
+        fw.load(path)
+
+
+def test_what_is_said_of_data_is_checked(tmp_path: Path) -> None:
+    path = tmp_path / "m"
+    data = fw.Dataset.from_arrays(X.flatten(1), Y).prepared("centre")
+    fw.save(dense(fw.PEPITA), path, dataset=data)
+    tensors, content = load_file(path), description(path)
+    for name, wrong in (
+        *(("labels", value) for value in (["a"], [[1], {}, "c"], ["a", "a", "b"], "abc", None)),
+        *(("columns", value) for value in (["a", 3.5], "abcd", None)),
+        *(("target_name", value) for value in (None, [1])),
+        *(("sample_shape", value) for value in ([35], ["x"], None)),
+        *(("outputs", value) for value in (0, "3", None)),
+        *(("bytes", value) for value in (3, None)),
+    ):
+        changed = {**content, "data": {**content["data"], name: wrong}}
+        path.write_bytes(as_bytes(tensors, {"forwardly": json.dumps(changed)}))
+        with pytest.raises(UsageError, match=re.escape(str(path))):
+            fw.load(path)
+    tensors["preprocessing.mean"][0] = torch.nan
+    path.write_bytes(as_bytes(tensors, {"forwardly": json.dumps(content)}))
+    with pytest.raises(UsageError, match="its preprocessing is not finite"):
+        fw.load(path)
+
+
 def test_weights_are_where_other_tools_find_them(tmp_path: Path) -> None:
     rule = dense(fw.PEPITA)
     fw.save(rule, tmp_path / "m.safetensors")
@@ -185,12 +268,15 @@ def test_what_could_not_be_built_again_is_not_written(
     assert not list(tmp_path.iterdir())
 
 
+def description(path: Path) -> dict[str, Any]:
+    size = int.from_bytes(path.read_bytes()[:8], "little")
+    return json.loads(json.loads(path.read_bytes()[8 : 8 + size])["__metadata__"]["forwardly"])
+
+
 def written(tmp_path: Path) -> tuple[Path, dict[str, torch.Tensor], dict[str, Any]]:
     path = tmp_path / "m.safetensors"
     fw.save(dense(fw.PEPITA), path)
-    size = int.from_bytes(path.read_bytes()[:8], "little")
-    header = json.loads(path.read_bytes()[8 : 8 + size])
-    return path, load_file(path), json.loads(header["__metadata__"]["forwardly"])
+    return path, load_file(path), description(path)
 
 
 def wrong_contents(content: dict[str, Any]) -> list[Any]:
@@ -367,3 +453,67 @@ def test_mistakes_with_models(
     assert done.returncode == 2
     assert message in done.stderr
     assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.unchecked
+def test_a_test_part_that_has_changed_is_not_one(tmp_path: Path, command: Command) -> None:
+    path = flowers(tmp_path / "f.csv")
+    assert command(*TRAIN, "--data", "f.csv", "--out", "run").returncode == 0
+    lines = path.read_text("utf-8").splitlines()
+    path.write_text("\n".join([lines[0], *lines[:0:-1]]), "utf-8")  # the same, in another order
+    done = command("evaluate", "run")
+    assert done.returncode == 2
+    assert "f.csv is not what run learned from any more, so its test part may hold" in done.stderr
+
+
+@pytest.mark.unchecked
+def test_bytes_and_numbers_are_told_apart(tmp_path: Path, command: Command) -> None:
+    shades = np.random.default_rng(0).integers(0, 256, (60, 12), dtype=np.uint8)
+    y = (shades[:, 0] > 127).astype(int)
+    np.savez(tmp_path / "bytes.npz", x=shades, y=y)
+    said = []
+    for options in ((), ("--standardise",)):
+        done = command(*TRAIN, "--data", "bytes.npz", "--out", f"run{len(said)}", *options)
+        assert done.returncode == 0, done.stderr
+        for kind in (np.uint8, np.int64, np.float64):
+            np.savez(tmp_path / "new.npz", x=shades.astype(kind))
+            said.append(command("predict", f"run{len(said) // 3}", "--data", "new.npz").stdout)
+    assert said[0] == said[1] == said[2]
+    assert said[3] == said[4] == said[5]
+    np.savez(tmp_path / "new.npz", x=shades / 7)
+    done = command("predict", "run0", "--data", "new.npz")
+    assert done.returncode == 2
+    assert "learned from bytes, 0 to 255, which stood for 0 to 1: give either" in done.stderr
+    np.savez(tmp_path / "numbers.npz", x=shades.astype(float), y=y)
+    assert command(*TRAIN, "--data", "numbers.npz", "--out", "run9").returncode == 0
+    first, second = (
+        command("predict", "run9", "--data", name).stdout for name in ("numbers.npz", "bytes.npz")
+    )
+    assert first == second
+
+
+@pytest.mark.unchecked
+def test_classes_are_known_by_name_in_any_file(tmp_path: Path, command: Command) -> None:
+    rows = [f"{i % 3}.5,{i},{('1', '01', 'x')[i % 3]}" for i in range(60)]
+    (tmp_path / "f.csv").write_text("\n".join(["a,b,kind", *rows]), "utf-8")
+    done = command(*TRAIN, "--data", "f.csv", "--standardise", "--out", "run")
+    assert "kind, 3 classes" in done.stdout
+    assert command("evaluate", "run").returncode == 0
+    few = ["kind,name,b,a", *(f"1,somebody,{i},0.5" for i in range(0, 60, 3))]
+    (tmp_path / "few.csv").write_text("\n".join(few), "utf-8")
+    done = command("evaluate", "run", "--data", "few.csv")
+    assert done.returncode == 0, done.stderr
+    assert "20 samples: accuracy" in done.stdout
+
+
+@pytest.mark.unchecked
+def test_predictions_that_are_no_numbers_are_refused(tmp_path: Path, command: Command) -> None:
+    rule = dense(fw.PEPITA)
+    with torch.no_grad():
+        rule.model[4].weight.fill_(1e38)
+    fw.save(rule, tmp_path / "m")
+    np.savez(tmp_path / "x.npz", x=np.full((2, 36), 1e30), y=[0, 1])
+    for verb in ("predict", "evaluate"):
+        done = command(verb, "m", "--data", "x.npz")
+        assert done.returncode == 2
+        assert "a NaN or an infinity in what the model makes of the samples" in done.stderr

@@ -226,7 +226,7 @@ def test_a_diverging_seed_does_not_stop_the_others() -> None:
         ({"seed": -1}, "seed must be at least 0; given -1"),
         ({"hidden": ()}, "hidden must be"),
         ({"hidden": (8, 0)}, r"hidden must be .* given \[8, 0\]"),
-        ({"learning_rate": 0.0}, "learning_rate must be positive and finite; given 0"),
+        ({"learning_rate": 0.0}, "learning_rate must be positive and at most 1e[+]30; given 0"),
         ({"learning_rate": math.nan}, "given nan"),
         ({"dtype": "float16"}, "dtype must be float64 or float32; given 'float16'"),
     ],

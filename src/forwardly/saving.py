@@ -13,13 +13,16 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import platform
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -41,9 +44,14 @@ _KEY = "forwardly"
 _KINDS: dict[str, type[nn.Module]] = {
     kind.__name__: kind for kind in (*SUPPORTED, *LOSSES, nn.Sequential)
 }
+_SAME = "same"
+"""The kind of a place whose module is that of an earlier place."""
+
 _NOT_OPTIONS = ("self", "model", "loss", "input_shape", "error", "generator")
 _NOT_ARGUMENTS = ("self", "device", "dtype", "size_average", "reduce", "args", "kwargs")
 _PREPARED = "preprocessing."
+_MOST_NUMBERS = 10_000_000
+"""Of a sample; more are refused, as the network is tried on two."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +83,7 @@ def save(rule: Rule, path: Path | str, *, dataset: Dataset | None = None) -> Non
     """
     check_kind("rule", rule, Rule)
     check_kind("dataset", dataset, Dataset, type(None))
+    rule.look()
     described = {
         "format": FORMAT,
         "model": _described(rule.model, "the model"),
@@ -89,12 +98,22 @@ def save(rule: Rule, path: Path | str, *, dataset: Dataset | None = None) -> Non
         },
     }
     tensors = dict(rule.state_dict())
+    if not (rule.network.dropouts or rule.draws):
+        tensors.pop("noise", None)  # of a dropout that is gone
     if dataset is not None and dataset.preprocessing is not None:
         tensors |= {f"{_PREPARED}{n}": v for n, v in vars(dataset.preprocessing).items()}
     alone = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     from safetensors.torch import save as as_bytes  # of use here alone
 
     content = as_bytes(alone, {_KEY: json.dumps(described)})
+    try:
+        _saved(*_content_of(content, Path(path)))
+    except Exception as problem:  # whatever building it may raise
+        raise TypeError(
+            "the rule could not be built again from what can be saved of it "
+            f"({' '.join(str(problem).split())}): save the weights, by "
+            "torch.save(rule.model.state_dict(), ...)"
+        ) from None
     try:
         files.write(Path(path), content)
     except OSError as problem:
@@ -133,16 +152,23 @@ def read(path: Path | str) -> Saved:
 
 
 def _content(path: Path) -> tuple[dict[str, Tensor], Fields]:
-    from safetensors import safe_open  # pyright: ignore
-
     if not files.is_there(path):
         raise UsageError(f"there is no file {path}")
     if not path.is_file():
         raise UsageError(f"{path} is not a file")
+    return _content_of(files.read(path), path)
+
+
+def _content_of(content_bytes: bytes, path: Path) -> tuple[dict[str, Tensor], Fields]:
+    """Tensors in memory of their own, and the description."""
+    from safetensors.torch import load as tensors_of  # pyright: ignore
+
     try:
-        with cast(Any, safe_open)(path, framework="pt") as opened:
-            metadata: Mapping[str, str] = opened.metadata() or {}
-            tensors: dict[str, Tensor] = {n: opened.get_tensor(n) for n in list(opened.keys())}
+        with torch.inference_mode(False):
+            tensors = {n: value.clone() for n, value in tensors_of(content_bytes).items()}
+        size = int.from_bytes(content_bytes[:8], "little")
+        header = json.loads(content_bytes[8 : 8 + size])
+        metadata: Mapping[str, str] = header.get("__metadata__") or {}
         content = Fields(path, json.loads(metadata[_KEY]))
     except KeyError:
         raise UsageError(f"{path} was not written by forwardly: it has weights alone") from None
@@ -178,14 +204,25 @@ def _saved(tensors: dict[str, Tensor], content: Fields) -> Saved:
     classes = data.flag("classes")
     outputs = data.whole("outputs", 1)
     target = torch.empty(0, dtype=torch.int64) if classes else torch.empty(0, outputs)
-    part = Split(torch.empty(0, *shape), target)
+    kind = torch.uint8 if data.flag("bytes") else torch.float32
+    part = Split(torch.empty(0, *shape, dtype=kind), target)
+    labels, columns = (list(data.list(name).content.values()) for name in ("labels", "columns"))
+    names = [*labels, *columns, data.content["target_name"]]
+    if not all(isinstance(name, str | int) for name in names) or len({*labels}) < len(labels):
+        raise ValueError("names of classes and columns are no names")
+    if len(labels) not in (0, outputs):
+        raise ValueError("there is not a name for each class")
+    if any(not value.isfinite().all() for value in prepared.values()):
+        raise ValueError("its preprocessing is not finite")
+    if prepared:
+        Preprocessing(**prepared)(torch.empty(1, *shape))  # of shapes that go together
     like = Dataset(
         data.text("name"),
         outputs,
         *(part, part, part),
-        labels=tuple(data.content["labels"]),
+        labels=tuple(labels),
         preprocessing=Preprocessing(**prepared) if prepared else None,
-        columns=tuple(data.content["columns"]),
+        columns=tuple(columns),
         target_name=data.content["target_name"],
     )
     return Saved(rule, like)
@@ -198,13 +235,20 @@ def _data(dataset: Dataset) -> dict[str, Any]:
         "sample_shape": dataset.sample_shape,
         "classes": dataset.classes,
         "labels": dataset.labels,
+        "bytes": dataset.of_bytes or dataset.train.x.dtype == torch.uint8,
         "columns": dataset.columns,
         "target_name": dataset.target_name,
     }
 
 
-def _described(module: nn.Module, what: str) -> dict[str, Any]:
-    """A module's class and arguments, and what is in it."""
+def _described(
+    module: nn.Module, what: str, path: str = "", seen: dict[int, str] | None = None
+) -> dict[str, Any]:
+    """A module's class and arguments, and what is in it; where it was before, if it was."""
+    seen = {} if seen is None else seen
+    if id(module) in seen:
+        return {"kind": _SAME, "as": seen[id(module)]}
+    seen[id(module)] = path
     if how := alteration(module):
         raise TypeError(
             f"{what}, {module}, {how}, which could not be built again: save the weights, by "
@@ -213,7 +257,10 @@ def _described(module: nn.Module, what: str) -> dict[str, Any]:
     described: dict[str, Any] = {"kind": type(module).__name__}
     if isinstance(module, nn.Sequential):
         inside = dict(zip(_names_in(module), module, strict=True))
-        described["modules"] = {n: _described(m, f"module {n!r}") for n, m in inside.items()}
+        described["modules"] = {
+            n: _described(m, f"module {n!r}", f"{path}.{n}".lstrip("."), seen)
+            for n, m in inside.items()
+        }
         return described
     arguments: dict[str, Any] = {}
     for name in inspect.signature(type(module)).parameters:
@@ -249,32 +296,42 @@ def _rule(rule: Rule) -> dict[str, Any]:
         raise TypeError("error= is a function, which cannot be saved: save the weights alone")
     options: dict[str, Any] = {}
     for option, parameter in inspect.signature(type(rule)).parameters.items():
-        if option in _NOT_OPTIONS or callable(parameter.default):
-            continue  # what an initialiser has drawn is in the buffers
+        if option in _NOT_OPTIONS or option in ("projection", "backward"):
+            continue  # what these have drawn is in the buffers
+        if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+            continue
         if not hasattr(rule, option):
             raise TypeError(
                 f"{type(rule).__name__} keeps its option {option} under no attribute of that name, "
                 "so it cannot be saved"
             )
-        options[option] = _plain(getattr(rule, option), f"the option {option}")
+        value = getattr(rule, option)
+        if value is parameter.default and callable(value):
+            continue
+        options[option] = _plain(value, f"the option {option}")
     return {"name": name, "options": options, "input_shape": rule.input_shape}
 
 
 def _plain(value: Any, what: str) -> Any:
     if isinstance(value, tuple | list):
         return [_plain(item, what) for item in cast(tuple[Any, ...], value)]
+    if isinstance(value, np.generic) or (isinstance(value, Tensor) and value.dim() == 0):
+        value = cast(Any, value).item()
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise TypeError(f"{what} is {value!r}, which is no plain data and cannot be saved")
 
 
-def _built(described: Fields) -> nn.Module:
-    name = described.text("kind", *_KINDS)
+def _built(described: Fields, whole: nn.Sequential | None = None) -> nn.Module:
+    name = described.text("kind", *_KINDS, _SAME)
+    if name == _SAME and whole is not None:
+        return whole.get_submodule(described.text("as"))
     if name == "Sequential":
         model = nn.Sequential()
+        whole = model if whole is None else whole
         modules = described.fields("modules")
         for inner in modules:
-            model.add_module(inner, _built(modules.fields(inner)))
+            model.add_module(inner, _built(modules.fields(inner), whole))
         return model
     arguments = described.fields("arguments").content
     return _KINDS[name](**{name: _tuples(value) for name, value in arguments.items()})
@@ -292,12 +349,31 @@ def _built_rule(
             "install the one that it was trained with"
         )
     options = {n: _tuples(v) for n, v in described.fields("options").content.items()}
-    if "F_1" in tensors:
-        options["projection"] = feedback.product()
+    kind = known[name]
+    if "F" in tensors:  # which are drawn nowhere, so that a file cannot ask for more than it has
+        factors = [tensors[n] for n in sorted(tensors, key=_number_in) if _number_in(n)]
+        options["projection"] = _given(*factors or [tensors["F"]])
     shape = described.content["input_shape"]
-    options["input_shape"] = None if shape is None else tuple(shape)
-    make = cast(Callable[..., Rule], known[name])
-    return make(model, loss, generator=torch.Generator().manual_seed(0), **options)
+    if shape is not None and math.prod(shape) > _MOST_NUMBERS:
+        raise ValueError(f"input_shape {shape} is too large")
+    given = {
+        "input_shape": None if shape is None else tuple(shape),
+        "generator": torch.Generator().manual_seed(0),
+    }
+    takes = inspect.signature(kind).parameters
+    options |= {n: v for n, v in given.items() if n in takes}
+    make = cast(Callable[..., Rule], kind)
+    return make(model, loss, **options)
+
+
+def _given(*factors: Tensor) -> feedback.Initialiser:
+    return lambda _sizes, _generator: factors
+
+
+def _number_in(name: str) -> int:
+    """l of a factor F_l; 0 of other tensors."""
+    found = re.fullmatch(r"F_(\d+)", name)
+    return int(found[1]) if found else 0
 
 
 def _tuples(value: Any) -> Any:

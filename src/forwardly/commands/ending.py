@@ -45,6 +45,9 @@ _LONGEST = 300
 def run(command: Callable[[], int]) -> int:
     """Call a command, and say what went wrong; the exit code."""
     stopped: list[int] = []
+    for name in ("stdout", "stderr"):  # closed from the beginning, by >&- or a service
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123
     try:
         with _interruptible(stopped):
             code = command()
@@ -118,7 +121,7 @@ def _outside(problem: Exception) -> str | None:
         return f"there is not enough memory{size}; try a smaller network, batch or data set"
     if isinstance(problem, OSError) and problem.errno:
         place = f"{problem.filename}: " if problem.filename else ""
-        kept = problem.errno in (errno.ENOSPC, errno.EDQUOT)
+        kept = problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         return f"{place}{problem.strerror}" + ("; what was written before is kept" if kept else "")
     if "PytorchStreamWriter failed" in words:
         return "a file could not be written, perhaps as the disk is full; the one before it is kept"

@@ -89,6 +89,8 @@ def reproduce(
         raise UsageError("a trial of some --epochs runs whatever is recorded; leave --again out")
     console = PlainConsole()
     if not name:
+        if again or epochs or cells:
+            raise UsageError("--again, --epochs and --cells are of an experiment: name it")
         reproduce_list.experiments(records, console)
         return 0
     place = work / "trials" if epochs else work / "again" if again else records

@@ -122,15 +122,20 @@ def _train(
 ) -> int:
     recipe = prepared.recipe
     # How long a run goes on may change when it is resumed; what it does may not.
-    fixed = {n: v for n, v in recipe.as_data().items() if n not in ("epochs", "patience")}
+    # Own data is known by its checksum, wherever the file lies.
+    free = ("epochs", "patience", *(["data"] if recipe.of_own_data else []))
+    fixed = {n: v for n, v in recipe.as_data().items() if n not in free}
     settings: dict[str, Any] = {"recipe": fixed, "run_seed": seed, "measure": list(measure)}
     if recipe.of_own_data:
         settings["data_sha256"] = prepared.dataset.sha256()
     checkpoint = folder.path / "checkpoint.pt"
     rows = Fit.saved(checkpoint).rows if checkpoint.exists() else []
-    config = {**settings, "recipe": recipe.as_data(), **provenance()}
+    epochs = max(recipe.epochs, len(rows))
+    config = {**settings, "recipe": {**recipe.as_data(), "epochs": epochs}, **provenance()}
     if not (folder.path / "config.json").exists():
         folder.write_json("config.json", config)
+    if len(rows) > recipe.epochs:
+        console.say(f"The run has {len(rows)} epochs already, more than {recipe.epochs}.")
     last: Row = {"epoch": float(len(rows))}
     _say_what_is_learned(prepared, console)
     if rows:
@@ -146,6 +151,8 @@ def _train(
             progress.update(whole, completed=last["epoch"] + done / (batches or math.inf))
 
         def on_epoch(row: Row) -> None:
+            if len(rows) and row["epoch"] == len(rows) + 1:
+                folder.write_json("config.json", config)  # it goes on, perhaps for longer
             last.update(row)
             logger.log(row)
             progress.update(whole, completed=row["epoch"], state=_short(row))
@@ -170,7 +177,6 @@ def _train(
                 style="yellow",
             )
             return INTERRUPTED
-    folder.write_json("config.json", config)  # perhaps with more epochs than before
     return _finish(prepared, trained, folder, console)
 
 

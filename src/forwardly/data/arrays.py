@@ -98,6 +98,8 @@ def samples(given: Any, name: str = "x") -> Tensor:
     if x.is_complex() or x.numel() == 0:
         raise UsageError(f"{name} must be real numbers; given are {tuple(x.shape)} of {x.dtype}")
     check_finite(x, name)
+    if x.dtype == torch.float64 and x.abs().max() > torch.finfo(torch.float32).max:
+        raise UsageError(f"{name} has numbers that float32 does not reach: scale them")
     return x if x.is_floating_point() or x.dtype == torch.uint8 else x.to(torch.get_default_dtype())
 
 
@@ -108,7 +110,7 @@ def targets(
 
     Args:
         given: (n,) or (n, 1) classes of any name; or numbers (n,) or (n, k).
-        task: which of the two; if None, fractions are numbers, and all else is classes.
+        task: which of the two; if None, floating-point numbers are numbers, all else is classes.
         labels: the classes that there are; if None, those that are found, sorted. Whole numbers
             from 0 on are taken as they are.
         name: for messages.
@@ -183,6 +185,10 @@ def _classes(
         else:
             labels = sorted(found, key=lambda label: (isinstance(label, str), label))
     index = {label: i for i, label in enumerate(labels)}
+    if any(value not in index for value in names):  # 1 in one file may be "1" in another
+        by_text = {str(label): i for label, i in index.items()}
+        if len(by_text) == len(index):
+            index |= by_text | {v: by_text[str(v)] for v in names if str(v) in by_text}
     unknown = next((value for value in names if value not in index), None)
     if unknown is not None:
         raise UsageError(

@@ -98,6 +98,7 @@ class Dataset:
         preprocessing: what was done to all samples, if anything; see ``prepared``.
         columns: of a table that samples are rows of.
         target_name: of the table's column that is learned.
+        of_bytes: whether samples were bytes before they were prepared.
 
     Raises:
         ValueError: if the parts do not go together, or a class is not below ``outputs``.
@@ -112,6 +113,7 @@ class Dataset:
     preprocessing: Preprocessing | None = None
     columns: tuple[str, ...] = ()
     target_name: str = ""
+    of_bytes: bool = False
 
     @classmethod
     def from_arrays(
@@ -136,8 +138,8 @@ class Dataset:
                 a pair (x, target) that is one already (or a frame with the same columns); or None
                 for no validation part.
             test: the same for the test part.
-            task: "classification" or "regression"; if None, targets that are fractions are numbers
-                to learn, all others classes. Classes that are no whole numbers from 0 on are
+            task: "classification" or "regression"; if None, floating-point targets are numbers to
+                learn, all others classes. Classes that are no whole numbers from 0 on are
                 sorted, and ``labels`` says what they are called.
             seed: which samples are put aside.
             name: of the data set.
@@ -197,9 +199,9 @@ class Dataset:
         parts = {name: getattr(self, name) for name in _PARTS}
         done = {name: Split(fitted(part.x), part.target) for name, part in parts.items()}
         before = self.preprocessing
-        return replace(
-            self, preprocessing=fitted if before is None else before.then(fitted), **done
-        )
+        fitted = fitted if before is None else before.then(fitted)
+        of_bytes = self.of_bytes or self.train.x.dtype == torch.uint8
+        return replace(self, preprocessing=fitted, of_bytes=of_bytes, **done)
 
     def __post_init__(self) -> None:
         """Refuse parts that do not go together; one without samples says nothing."""

@@ -8,6 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from forwardly.errors import UsageError
+
 Kind = Literal["centre", "standardise"]
 
 
@@ -34,6 +36,8 @@ class Preprocessing:
         over = (0, 2, 3) if x.dim() == 4 else (0,)
         variance, mean = torch.var_mean(x, over, correction=0, keepdim=True)
         scale = variance.sqrt()
+        if not scale.isfinite().all():
+            raise UsageError("samples are too large to be centred or standardised: scale them")
         scale = torch.where(scale > 0, scale, 1) if kind == "standardise" else torch.ones_like(mean)
         return cls(mean[0], scale[0])
 

@@ -9,6 +9,7 @@ What a file does not put aside for validation and test is put aside here, by a s
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import math
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from forwardly import files
@@ -120,10 +122,15 @@ def samples(path: Path, like: Dataset | None) -> Samples:
         UsageError: if there are none, or they are not of that kind.
     """
     target = None if like is None else like.target_name or None
-    parts = _parts(path, target, needs_target=False)
+    columns = None if like is None else like.columns or None
+    parts = _parts(path, target, needs_target=False, columns=columns)
     found = parts.get("test", parts["train"])
     if like is None:
         return found
+    if like.train.x.dtype == torch.uint8:
+        found = replace(found, x=_as_bytes(path, found.x))
+    elif found.x.dtype == np.uint8:
+        found = replace(found, x=found.x.astype(np.float32))  # as they were learned: numbers
     if like.columns:
         missing = [name for name in like.columns if name not in found.columns]
         if missing:
@@ -141,8 +148,27 @@ def samples(path: Path, like: Dataset | None) -> Samples:
     return found
 
 
-def _parts(path: Path, target: str | None, *, needs_target: bool = True) -> dict[str, Samples]:
-    """Train, and if they are there validation and test."""
+def _as_bytes(path: Path, x: NDArray[Any]) -> NDArray[Any]:
+    """Samples for a model that learned from bytes, which stood for 0 to 1."""
+    low, high = x.min(), x.max()
+    if x.dtype == np.uint8 or (low >= 0 and high <= 1 and x.dtype.kind == "f"):
+        return x
+    if low >= 0 and high <= 255 and (x == np.round(x)).all():
+        return x.astype(np.uint8)
+    raise UsageError(
+        f"{path} has numbers from {low:g} to {high:g}; the model learned from bytes, 0 to 255, "
+        "which stood for 0 to 1: give either"
+    )
+
+
+def _parts(
+    path: Path,
+    target: str | None,
+    *,
+    needs_target: bool = True,
+    columns: tuple[str, ...] | None = None,
+) -> dict[str, Samples]:
+    """Train, and if they are there validation and test; of a table these ``columns`` alone."""
     if not files.is_there(path):
         raise UsageError(f"there is no {path}: name {_KINDS}")
     if path.is_dir():
@@ -150,8 +176,8 @@ def _parts(path: Path, target: str | None, *, needs_target: bool = True) -> dict
     if not path.is_file():
         raise UsageError(f"{path} is not a file: name {_KINDS}")
     if path.suffix.lower() == ".csv":
-        return {"train": _table(path, target, needs_target)}
-    return _arrays(path, target if needs_target else None)
+        return {"train": _table(path, target, needs_target, columns)}
+    return _arrays(path, target, needs_target)
 
 
 def _target(path: Path, part: Samples) -> NDArray[Any]:
@@ -164,7 +190,7 @@ def _numbers(count: int) -> list[str]:
     return [str(number) for number in range(1, count + 1)]
 
 
-def _arrays(path: Path, target: str | None) -> dict[str, Samples]:
+def _arrays(path: Path, target: str | None, needs_target: bool) -> dict[str, Samples]:
     """Of an .npz file."""
     try:
         arrays = npz.load(path)
@@ -178,7 +204,13 @@ def _arrays(path: Path, target: str | None) -> dict[str, Samples]:
                 y = lower.get(f"y_{suffix}")
                 x = arrays[lower[f"x_{suffix}"]]
                 parts[part] = _array_part(path, x, None if y is None else arrays[y])
+    if parts and needs_target and target not in (None, "y_train"):
+        raise UsageError(
+            f"{path} has x_train, so what is learned is y_train, and --target cannot name "
+            f"{target!r}: call its arrays x and {target}"
+        )
     if not parts:
+        target = target if target in arrays or needs_target else None
         y = target or next((name for name in _TARGETS if name in lower), "")
         y = y if y in arrays else lower.get(y)
         others = [name for name in arrays if name != y]
@@ -188,8 +220,11 @@ def _arrays(path: Path, target: str | None) -> dict[str, Samples]:
                 f"{path} must have arrays x_train and y_train, or x and y; it has "
                 f"{', '.join(arrays) or 'none'}"
             )
-        parts["train"] = _array_part(path, arrays[x], None if y is None else arrays[y])
-    if "train" not in parts:  # to be predicted
+        part = _array_part(path, arrays[x], None if y is None else arrays[y])
+        parts["train"] = replace(part, target_name=target or "")
+    if "train" not in parts:
+        if needs_target:
+            raise UsageError(f"{path} has x_{next(iter(parts))} and no x_train to learn from")
         parts["train"] = next(iter(parts.values()))
     return parts
 
@@ -204,7 +239,9 @@ def _array_part(path: Path, x: NDArray[Any], y: NDArray[Any] | None) -> Samples:
     return Samples(x, y, _numbers(len(x)))
 
 
-def _table(path: Path, target: str | None, needs_target: bool) -> Samples:
+def _table(
+    path: Path, target: str | None, needs_target: bool, columns: tuple[str, ...] | None
+) -> Samples:
     """Of a .csv file."""
     lines = _lines(path)
     names = [name.strip() for name in next(lines, (0, list[str]()))[1]]
@@ -221,6 +258,9 @@ def _table(path: Path, target: str | None, needs_target: bool) -> Samples:
         raise UsageError(f"{path} has no column {target!r}; it has {shown}")
     elif target is not None or not needs_target:
         which = -1
+    used = [i for i in range(len(names)) if i != which]
+    if columns is not None and {*columns} <= {*names}:
+        used = [names.index(name) for name in columns]
     learning = f" (what is learned is {visible(names[which])})" if which >= 0 else ""
     rows: list[NDArray[np.float64]] = []
     learned: list[str] = []
@@ -230,29 +270,36 @@ def _table(path: Path, target: str | None, needs_target: bool) -> Samples:
                 f"{path}, line {number}, has {len(cells)} cells; the first line has {len(names)}"
             )
         if which >= 0:
-            learned.append(cells.pop(which).strip())
-        values = [_number(cell) for cell in cells]
+            learned.append(cells[which].strip())
+            if not learned[-1]:
+                raise UsageError(
+                    f"{path}, line {number}: {visible(names[which])}, which is learned, lacks a "
+                    "value: fill it in, or leave the line out"
+                )
+        values = [_number(cells[i]) for i in used]
         if None in values:
-            others = [name for i, name in enumerate(names) if i != which]
-            wrong = values.index(None)
+            wrong = used[values.index(None)]
             raise UsageError(
-                f"{path}, line {number}: {visible(others[wrong])} must be a number, and is "
+                f"{path}, line {number}: {visible(names[wrong])} must be a number, and is "
                 f"{cells[wrong]!r}; leave out or encode what is none{learning}"
             )
         rows.append(np.array(values, np.float64))
     if not rows:
         raise UsageError(f"{path} has no samples, only the names of columns")
-    columns = tuple(name for i, name in enumerate(names) if i != which)
-    if not columns:
+    if not used:
         raise UsageError(f"{path} has no column beside the target to learn from")
-    y = None if which < 0 else _as_targets(learned)
+    y = None if which < 0 else _as_targets(path, learned)
     name = "" if which < 0 else names[which]
-    return Samples(np.stack(rows), y, _numbers(len(rows)), columns, name)
+    found = tuple(names[i] for i in used)
+    return Samples(np.stack(rows), y, _numbers(len(rows)), found, name)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Each line that is not empty, with its number, as cells."""
-    text = files.read_text(path).removeprefix("\ufeff")
+    try:
+        text = files.read(path).decode().removeprefix("\ufeff")
+    except UnicodeDecodeError:
+        raise UsageError(f"{path} is no text in UTF-8: save it as CSV UTF-8") from None
     first = text.partition("\n")[0]
     delimiter = max(",;\t", key=first.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
@@ -274,13 +321,20 @@ def _number(cell: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _as_targets(cells: list[str]) -> NDArray[Any]:
-    """Whole numbers, or else numbers, or else text."""
-    for kind in (np.int64, np.float64):
-        try:
-            return np.array(cells).astype(kind)
-        except (ValueError, OverflowError):
-            continue
+def _as_targets(path: Path, cells: list[str]) -> NDArray[Any]:
+    """Whole numbers, or else numbers, or else text; "01" is text, as it is no number's name."""
+    if all(cell.lstrip("-").isdecimal() and str(int(cell)) == cell for cell in cells):
+        with contextlib.suppress(OverflowError):
+            return np.array([int(cell) for cell in cells], np.int64)
+    numbers = [_number(cell) for cell in cells]
+    if None not in numbers and any("." in cell or "e" in cell.lower() for cell in cells):
+        return np.array(numbers, np.float64)
+    others = [cell for cell, number in zip(cells, numbers, strict=True) if number is None]
+    if 0 < len(others) < len(cells) / 2 and any("." in cell for cell in cells):
+        raise UsageError(
+            f"{path}: most of what is learned are numbers, and {others[0]!r} is none (decimals "
+            "have a point): mend it, or leave its line out"
+        )
     return np.array(cells)
 
 
@@ -326,7 +380,8 @@ def _classes(root: Path, needs_target: bool) -> Samples:
             sizes = (f"{p.shape[2]} × {p.shape[1]}" for p in (planes[0], plane))
             first, other = sizes
             raise UsageError(
-                f"images must be of one size: {paths[0]} is {first}, {path} {other}; resize them"
+                f"images must be of one size: {visible(str(paths[0]))} is {first}, "
+                f"{visible(str(path))} {other}; resize them"
             )
     names = [str(path.relative_to(root)) for path in paths]
     return Samples(np.stack(planes), np.array(labels) if folders else None, names)
@@ -350,6 +405,8 @@ def _image(path: Path) -> NDArray[np.uint8]:
     """(h, w) shades of grey or (h, w, 3) colours."""
     from PIL import Image, UnidentifiedImageError  # of use here alone
 
+    if not path.is_file():  # a pipe would be waited for
+        _refuse_image(path, "is not a file")
     content = files.read(path)
     try:
         with Image.open(io.BytesIO(content)) as image:

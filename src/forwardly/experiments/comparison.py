@@ -119,6 +119,8 @@ class Comparison:
         rates: dict[str, float] = {}
         for given in self.rates:
             name, _, text = given.rpartition("=")
+            if name in rates:
+                raise UsageError(f"the learning rate of {name} is given twice")
             try:
                 rates[name] = float(text)
             except ValueError:

@@ -106,10 +106,10 @@ def predict(saved: Saved, x: Tensor) -> NDArray[Any]:
     """
     rule = saved.rule
     weight = next(rule.model.parameters())
-    if saved.data is not None and saved.data.preprocessing is not None:
-        x = saved.data.preprocessing(x)
     parts: list[Tensor] = []
     try:
+        if saved.data is not None and saved.data.preprocessing is not None:
+            x = saved.data.preprocessing(x)
         with evaluating(rule):
             for some in torch.split(x, _AT_ONCE):  # pyright: ignore
                 numbers = data.as_numbers(some, weight.dtype).to(weight.device)
@@ -118,7 +118,9 @@ def predict(saved: Saved, x: Tensor) -> NDArray[Any]:
         said = str(problem).partition("\n")[0]
         given = tuple(x.shape[1:])
         raise UsageError(f"the model does not take samples of {given}: {said}") from None
-    return torch.cat(parts).numpy()
+    said = torch.cat(parts)
+    arrays.check_finite(said, "what the model makes of the samples")
+    return said.numpy()
 
 
 def of_file(saved: Saved, path: Path) -> tuple[read.Samples, NDArray[Any]]:
@@ -169,11 +171,16 @@ def test_part(run: Path, saved: Saved, data_root: Path | None) -> tuple[read.Sam
     except (TypeError, ValueError) as problem:
         raise UsageError(f"{path}: {problem}") from None
     dataset = load_data(recipe, config.whole("run_seed"), data_root, progress=True)
+    if "data_sha256" in config and config.text("data_sha256") != dataset.sha256():
+        raise UsageError(
+            f"{recipe.data} is not what {run} learned from any more, so its test part may hold "
+            "samples that were learned: name others by --data"
+        )
     bare = Saved(saved.rule, None)  # they are prepared already
     x = dataset.test.x
     target: NDArray[Any] = dataset.test.target.numpy()
     if dataset.labels:
-        target = np.array(dataset.labels)[target]
+        target = np.array(dataset.labels, object)[target]
     names = [str(number) for number in range(1, len(target) + 1)]
     return read.Samples(x.numpy(), target, names), predict(bare, x)
 

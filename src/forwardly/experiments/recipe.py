@@ -95,8 +95,8 @@ class Recipe:
             bfloat16, see ``forwardly.fast.algebra.products``.
         target: Of your own file, the column or array to learn (default: one called target, label,
             class or y; or the last column).
-        task: Of your own file, whether its targets are classes or numbers (default: fractions are
-            numbers, all else classes).
+        task: Of your own file, whether its targets are classes or numbers (default:
+            floating-point numbers are numbers, all else classes).
         preprocessing: whether samples are centred or standardised, by statistics of the training
             part.
         patience: End after so many epochs without a better accuracy on the validation part, or at

@@ -7,7 +7,6 @@ Commands take their options from the same fields: defaults, types, and help from
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -39,8 +38,11 @@ def one_of(*options: str) -> Must:
     return Must(f"one of {', '.join(options)}", lambda value: value in options)
 
 
-RATE = Must("at least 0 and finite", lambda value: 0 <= value < math.inf)
-POSITIVE = Must("positive and finite", lambda value: 0 < value < math.inf)
+_LARGEST = 1e30
+"""Above it float32, in which networks compute, is close to its end."""
+
+RATE = Must(f"at least 0 and at most {_LARGEST:g}", lambda value: 0 <= value <= _LARGEST)
+POSITIVE = Must(f"positive and at most {_LARGEST:g}", lambda value: 0 < value <= _LARGEST)
 BELOW_1 = Must("below 1", lambda value: value < 1)
 EPOCHS = Must("numbers of epochs of at least 1", lambda epochs: min(epochs, default=1) >= 1)
 LAYERS = Must(
