@@ -86,6 +86,21 @@ def test_evaluation_under_autocast_sees_the_weights_as_they_are(local: bool) -> 
         assert_close(within, rule.predict(X), rtol=0, atol=0)
 
 
+def test_predictions_around_a_step_under_autocast() -> None:
+    rule = fw.Backprop(nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)), nn.MSELoss())
+    optimizer = torch.optim.SGD(rule.model.parameters(), 5.0)
+    x, target = torch.rand(4, 6), torch.rand(4, 3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rule.accumulate(x, target)
+        before = rule.predict(x)
+        optimizer.step()
+        after = rule.predict(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = rule.predict(x)
+    assert not torch.equal(before, after)
+    assert torch.equal(after, expected)
+
+
 def test_mirrors_and_pure_steps_under_autocast() -> None:
     net = nn.Sequential(nn.Linear(6, 20, bias=False), nn.ReLU(), nn.Linear(20, 3, bias=False))
     rule = fw.PEPITA(net, nn.CrossEntropyLoss(), projection=fw.feedback.product())

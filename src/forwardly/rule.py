@@ -291,6 +291,8 @@ class Rule(nn.Module, ABC):
     @torch.no_grad()
     def predict(self, x: Shaped[Tensor, "n ..."]) -> Tensor:
         """The model's output, (n, k). For evaluation, after ``rule.eval()``."""
+        if not torch.compiler.is_compiling() and torch.is_autocast_cache_enabled():
+            torch.clear_autocast_cache()  # of weights as they were before the last step
         own = any(getattr(module, "inplace", False) for module in self.model.modules())
         return self.model(x.clone() if own else x)  # the first module might write over it
 
