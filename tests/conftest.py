@@ -76,6 +76,8 @@ def command(
     """``forwardly`` in this process; one of its own takes seconds to import torch."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
+    # Where a machine is slow, lines on standard error say how far a command is.
+    monkeypatch.setattr("forwardly.commands.console._FIRST_PAUSE", 1e9)
 
     def command(*arguments: object) -> CompletedProcess[str]:
         from forwardly.cli import main

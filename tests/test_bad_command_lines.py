@@ -130,6 +130,16 @@ reproduce bfloat16 --cells ''                    | no cell of bfloat16 is called
 reproduce bfloat16 --cells [                     | no cell of bfloat16 is called '['
 reproduce bfloat16 --cells fc-mnist/bf16 x       | no cell of bfloat16 is called 'x'
 
+# far too much, or twice, or of nothing
+train --learning-rate 1e39                       | learning_rate must be at least 0 and at most 1e+30
+train --momentum 1e39                            | momentum must be at least 0 and at most 1e+30
+train --epochs 9223372036854775807               | epochs must be at most 1,000,000,000
+teacher-student --epochs 9223372036854775807     | epochs must be at most 1,000,000,000
+compare --epochs 9223372036854775807             | epochs must be at most 1,000,000,000
+compare --rates pepita=1 pepita=2                | the learning rate of pepita is given twice
+reproduce --again                                | --again, --epochs and --cells are of an experiment: name it
+reproduce --epochs 2                             | --again, --epochs and --cells are of an experiment: name it
+
 # people's own data and models
 train --data nowhere.npz                         | there is no nowhere.npz: name an .npz file, a .csv file, or a
 train --data nowhere/                            | there is no nowhere

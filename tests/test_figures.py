@@ -146,8 +146,9 @@ def test_accuracy_takes_what_it_can_compare() -> None:
 )
 def test_targets_that_do_not_fit_the_loss(loss: nn.Module, target: Tensor, message: str) -> None:
     rule = fw.Backprop(net(), loss)
-    with pytest.raises(ValueError, match=message):
-        fw.evaluate(rule, Split(X, target))
+    if target.dtype != torch.int32:  # which a split makes int64
+        with pytest.raises(ValueError, match=message):
+            fw.evaluate(rule, Split(X, target))
     with pytest.raises(ValueError, match=message):
         rule(X, target)
 
@@ -180,10 +181,13 @@ def test_outputs_that_belong_to_no_sample() -> None:
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ((Split(X, Y), Split(X[:, :5], Y), Split(X, Y)), r"validation \(50, 5\) with torch.int64"),
+        (
+            (Split(X, Y), Split(X[:, :5], Y), Split(X, Y)),
+            r"validation torch.float32 \(50, 5\) with torch.int64",
+        ),
         (
             (Split(X, Y), Split(X, Y), Split(X, T)),
-            r"of one kind.*test \(50, 6\) with torch.fl",
+            r"of one kind.*test torch.float32 \(50, 6\) with torch.fl",
         ),
         ((Split(X, Y), Split(X, Y + 1), Split(X, Y)), "0 to 2, .* the validation part has 3"),
         ((Split(X, Y), Split(X, Y), Split(X, Y - 1)), "the test part has -1"),

@@ -30,7 +30,7 @@ from forwardly.files.text import visible
 INTERRUPTED = 130
 """What shells report of a command that Ctrl-C ended."""
 
-_SECONDS_OF_SILENCE = 60
+_FIRST_PAUSE, _SECONDS_OF_SILENCE = 1.0, 60
 
 _ANY_WIDTH = 1000
 """Characters, of more than any table has."""
@@ -125,7 +125,7 @@ class _Lines(Progress):
     def __init__(self, console: PlainConsole, fields: Iterable[str]) -> None:
         super().__init__(console=console, disable=True)
         self._out, self._formats = console, [*fields]
-        self._pause, self._last = 1.0, time.monotonic()
+        self._pause, self._last = _FIRST_PAUSE, time.monotonic()
         self._steps: dict[TaskID, int] = {}
 
     def update(self, task_id: TaskID, **changes: Any) -> None:

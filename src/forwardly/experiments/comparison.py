@@ -24,6 +24,7 @@ from forwardly.experiments.comparison_table import ACCURACY, LOSS, Metric, Row, 
 from forwardly.experiments.recipe import Prepared, Recipe, prepare
 from forwardly.experiments.settings import (
     LAYERS,
+    MOST_EPOCHS,
     MOST_SEEDS,
     MOST_UNITS,
     RATE,
@@ -96,7 +97,7 @@ class Comparison:
     rates: tuple[str, ...] = ()
     seeds: Annotated[int, at_least(1), MOST_SEEDS] = 5
     seed: Annotated[int, at_least(0)] = 0
-    epochs: Annotated[int, at_least(1)] = 30
+    epochs: Annotated[int, at_least(1), MOST_EPOCHS] = 30
     batch: Annotated[int, at_least(1)] = 32
     momentum: Annotated[float, RATE] = 0.9
     validation: Annotated[int | None, at_least(1)] = None

@@ -29,6 +29,7 @@ from forwardly.errors import UsageError
 from forwardly.experiments.settings import (
     BELOW_1,
     EPOCHS,
+    MOST_EPOCHS,
     MOST_UNITS,
     RATE,
     Must,
@@ -121,7 +122,7 @@ class Recipe:
     weight_decay: Annotated[float, RATE] = 0.0
     conv_rate: Annotated[float, RATE] = 1.0
     batch: Annotated[int, at_least(1)] = 64
-    epochs: Annotated[int, at_least(1)] = 10
+    epochs: Annotated[int, at_least(1), MOST_EPOCHS] = 10
     milestones: Annotated[tuple[int, ...], EPOCHS] = ()
     gamma: Annotated[float, RATE] = 0.1
     validation: Annotated[int | None, at_least(1)] = None

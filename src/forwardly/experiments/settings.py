@@ -48,6 +48,7 @@ EPOCHS = Must("numbers of epochs of at least 1", lambda epochs: min(epochs, defa
 LAYERS = Must(
     "one or more layer sizes of at least 1", lambda sizes: bool(sizes) and min(sizes) >= 1
 )
+MOST_EPOCHS = at_most(1_000_000_000)
 MOST_SEEDS = at_most(10_000)
 MOST_THREADS = at_most(1024)
 MOST_UNITS = Must("sizes of at most 1,000,000", lambda sizes: max(sizes, default=0) <= 1_000_000)

@@ -33,6 +33,7 @@ from forwardly.errors import UsageError, in_a_line
 from forwardly.experiments.history import History
 from forwardly.experiments.settings import (
     LAYERS,
+    MOST_EPOCHS,
     MOST_SEEDS,
     MOST_UNITS,
     POSITIVE,
@@ -77,7 +78,7 @@ class TeacherStudent(TaskSettings):
 
     rules: tuple[str, ...] = ("pepita", "readout-only", "backprop")
     seeds: Annotated[int, at_least(1), MOST_SEEDS] = 1
-    epochs: Annotated[int, at_least(1)] = 100_000
+    epochs: Annotated[int, at_least(1), MOST_EPOCHS] = 100_000
     seed: Annotated[int, at_least(0)] = 99
     learning_rate: Annotated[float, POSITIVE] = 5e-4
     dtype: Literal["float64", "float32"] = "float64"
