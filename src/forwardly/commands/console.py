@@ -128,6 +128,9 @@ class _Lines(Progress):
         self._pause, self._last = _FIRST_PAUSE, time.monotonic()
         self._steps: dict[TaskID, int] = {}
 
+    def stop(self) -> None:
+        """Nothing was begun, after which some versions of rich end a line."""
+
     def update(self, task_id: TaskID, **changes: Any) -> None:
         """See ``Progress``."""
         super().update(task_id, **changes)
