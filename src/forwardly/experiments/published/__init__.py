@@ -13,6 +13,7 @@ from forwardly.experiments.published import (
     dellaferrera2022_tutorial,
     srinivasan2023_depth,
     srinivasan2023_table,
+    unbound_cifar10,
 )
 
 EXPERIMENTS: dict[str, Experiment] = {
@@ -23,6 +24,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         srinivasan2023_table,
         srinivasan2023_depth,
         bfloat16,
+        unbound_cifar10,
     )
 }
 
