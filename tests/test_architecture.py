@@ -28,7 +28,7 @@ ROOMS = (
         "loss_value",
         "network",
     ),
-    *("data", "files", "errors", "checks", "_typing"),
+    *("data", "noise", "files", "errors", "checks", "_typing"),
 )
 """From the roof down; a room may import from those that follow it."""
 

@@ -165,6 +165,12 @@ train --data digits --task regression            | target and task are of a file
 train --data digits --patience 0                 | patience must be at least 1; given 0
 train --data digits --keep first                 | keep must be one of last, best; given 'first'
 train --data digits --log notes                  | Choose from: "csv", "tensorboard", "wandb", "mlflow"
+train --data digits --flip                       | of images (channels, height, width); samples have the shape (64,)
+train --data digits --shift 3                    | of images (channels, height, width)
+train --data digits --crop 0                     | crop must be above 0 and at most 1; given 0
+train --data digits --shift -1                   | shift must be at least 0
+train --data digits --shift 1.5                  | "1.5"
+compare --data digits --flip                     | of images (channels, height, width)
 train --data digits --centre --standardise       | --centre is a part of --standardise: give one of them
 train --data digits --resume                     | --resume needs --out
 train --data digits --resume --out full          | there is no run to continue in full, which has other files
@@ -497,7 +503,7 @@ def test_what_may_not_be_read_or_written(monkeypatch: pytest.MonkeyPatch, comman
         Path("locked").chmod(0)
         Path("open").mkdir()
         Path("open").chmod(0o777)
-        Path("few.csv").write_text("x,y\n" + "1,a\n2,b\n" * 20)
+        Path("few.csv").write_text("x,y\n" + "1,a\n2,b\n" * 20, encoding="utf-8")
         # Only root may read what Python is installed in, perhaps: what is needed is imported first,
         # and the samples are of a file here, not of a package's.
         for line in ("train --data few.csv --out secret.npz", "report nowhere"):

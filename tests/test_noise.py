@@ -9,8 +9,8 @@ from torch.func import functional_call
 from torch.testing import assert_close
 
 import forwardly as fw
+from forwardly import noise
 from forwardly.fast.cpu_step import masks
-from forwardly.network import noise
 
 
 def test_splitmix64_against_its_published_sequence() -> None:

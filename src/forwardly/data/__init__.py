@@ -6,7 +6,7 @@
 Part of the training set is put aside for validation, by a seed; the test set is for one look, at
 the end. Samples are taken by index, a whole batch at once.
 
-May import ``files`` and what is below it.
+May import ``noise`` and what is below it.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from forwardly.data import npz
+from forwardly.data.augmentation import Augmentation
 from forwardly.data.dataset import Dataset, Split, put_aside
 from forwardly.data.download import download
 from forwardly.data.preprocessing import as_numbers
@@ -31,7 +32,7 @@ from forwardly.data.teacher_student import TaskSettings, draw
 from forwardly.errors import UsageError
 from forwardly.files import is_there
 
-__all__ = ["NAMES", "VARIABLE", "Dataset", "Split", "as_numbers", "folder", "load"]
+__all__ = ["NAMES", "VARIABLE", "Augmentation", "Dataset", "Split", "as_numbers", "folder", "load"]
 
 NAMES = (*SOURCES, "digits", "mnist1d", "teacher-student")
 VARIABLE = "FORWARDLY_DATA"
@@ -44,6 +45,8 @@ def load(
     *,
     validation: int | None = None,
     seed: int = 0,
+    centre: bool = False,
+    standardise: bool = False,
     progress: bool = False,
 ) -> Dataset:
     """Load a data set, downloading it first where it must be.
@@ -55,6 +58,9 @@ def load(
             names; if that is not set, the user's cache.
         validation: how many training samples to put aside; if None, a number that suits the set.
         seed: which ones; and of data that is made, the data.
+        centre: whether to shift all samples to means of 0, by those of the training part; of each
+            channel of images, of each number of other samples.
+        standardise: whether to shift and scale them to standard deviations of 1 as well.
         progress: whether to show the progress of a download.
 
     Raises:
@@ -64,8 +70,12 @@ def load(
     if name not in NAMES:
         raise UsageError(f"unknown data set {name!r}; the known ones are {', '.join(NAMES)}")
     if name in SOURCES:
-        return _images(name, root, validation, seed, progress)
-    return _MADE[name](validation, seed)
+        dataset = _images(name, root, validation, seed, progress)
+    else:
+        dataset = _MADE[name](validation, seed)
+    if not (centre or standardise):
+        return dataset
+    return dataset.prepared("standardise" if standardise else "centre")
 
 
 def folder(root: Path | str | None = None) -> Path:

@@ -25,9 +25,11 @@ from forwardly.experiments.recipe import Prepared, Recipe, prepare
 from forwardly.experiments.settings import (
     LAYERS,
     MOST_EPOCHS,
+    MOST_PIXELS,
     MOST_SEEDS,
     MOST_UNITS,
     RATE,
+    SHARE,
     at_least,
     check,
     require,
@@ -83,6 +85,10 @@ class Comparison:
         target: Of your own file, the column or array to learn, as ``forwardly train`` has it.
         task: Of your own file, whether its targets are classes or numbers.
         preprocessing: "centre" or "standardise", by statistics of the training part.
+        flip: Mirror every other image to train on, left to right, anew in each epoch.
+        shift: Move images to train on by up to so many pixels, anew in each epoch.
+        crop: Enlarge a window of images to train on whose sides are at least this share of the
+            image's, anew in each epoch.
 
     Raises:
         UsageError: if one makes no sense, naming it.
@@ -104,6 +110,9 @@ class Comparison:
     target: str | None = None
     task: Literal["classification", "regression"] | None = None
     preprocessing: Literal["centre", "standardise"] | None = None
+    flip: bool = False
+    shift: Annotated[int, at_least(0), MOST_PIXELS] = 0
+    crop: Annotated[float, SHARE] = 1.0
 
     def __post_init__(self) -> None:
         """Refuse settings that make no sense."""

@@ -30,8 +30,10 @@ from forwardly.experiments.settings import (
     BELOW_1,
     EPOCHS,
     MOST_EPOCHS,
+    MOST_PIXELS,
     MOST_UNITS,
     RATE,
+    SHARE,
     Must,
     at_least,
     check,
@@ -51,6 +53,9 @@ DATA = Must(
 _ADDED: Mapping[str, Any] = {
     **dict.fromkeys(("target", "task", "preprocessing", "patience")),
     "keep": "last",
+    "flip": False,
+    "shift": 0,
+    "crop": 1.0,
 }
 """Settings that records of version 0.1 lack, and what they were."""
 
@@ -102,6 +107,10 @@ class Recipe:
             part.
         patience: End after so many epochs without a better accuracy on the validation part, or at
             the same accuracy (and of numbers) a lower loss.
+        flip: Mirror every other image to train on, left to right, anew in each epoch.
+        shift: Move images to train on by up to so many pixels, anew in each epoch.
+        crop: Enlarge a window of images to train on whose sides are at least this share of the
+            image's, anew in each epoch.
         keep: Whether the model of the last epoch is kept, or that of the best.
 
     Raises:
@@ -133,6 +142,9 @@ class Recipe:
     preprocessing: Annotated[str | None, one_of("centre", "standardise")] = None
     patience: Annotated[int | None, at_least(1)] = None
     keep: Annotated[str, one_of("last", "best")] = "last"
+    flip: bool = False
+    shift: Annotated[int, at_least(0), MOST_PIXELS] = 0
+    crop: Annotated[float, SHARE] = 1.0
 
     def __post_init__(self) -> None:
         """Refuse settings that make no sense."""
@@ -148,6 +160,11 @@ class Recipe:
                 f"conv_rate is of convolutions, and the model {self.model} has none; "
                 f"given {self.conv_rate}"
             )
+
+    @property
+    def augmentation(self) -> data.Augmentation:
+        """How samples to train on are changed."""
+        return data.Augmentation(self.flip, self.shift, self.crop)
 
     @property
     def of_own_data(self) -> bool:
@@ -205,6 +222,7 @@ class Prepared:
             seed=self.order_seed,
             patience=recipe.patience,
             keep="best" if recipe.keep == "best" else "last",
+            augment=recipe.augmentation,
             mirror=self.mirror,
             mirror_every=1 if mirroring is None else mirroring.every,
             **options,
@@ -232,6 +250,7 @@ def prepare_on(dataset: data.Dataset, recipe: Recipe, seed: int) -> Prepared:
     """
     kind = rules_named([recipe.rule])[recipe.rule]
     options = take_options(recipe.rule, kind, recipe.options)
+    recipe.augmentation.check(dataset.sample_shape)
     streams = np.random.SeedSequence(seed).generate_state(4, np.uint64)
     seeds = [int(state) >> 1 for state in streams]  # a torch generator's are signed
     weights, drawn, noise = (torch.Generator().manual_seed(s) for s in seeds[:3])

@@ -43,11 +43,13 @@ _LARGEST = 1e30
 
 RATE = Must(f"at least 0 and at most {_LARGEST:g}", lambda value: 0 <= value <= _LARGEST)
 POSITIVE = Must(f"positive and at most {_LARGEST:g}", lambda value: 0 < value <= _LARGEST)
+SHARE = Must("above 0 and at most 1", lambda value: 0 < value <= 1)
 BELOW_1 = Must("below 1", lambda value: value < 1)
 EPOCHS = Must("numbers of epochs of at least 1", lambda epochs: min(epochs, default=1) >= 1)
 LAYERS = Must(
     "one or more layer sizes of at least 1", lambda sizes: bool(sizes) and min(sizes) >= 1
 )
+MOST_PIXELS = at_most(10_000)
 MOST_EPOCHS = at_most(1_000_000_000)
 MOST_SEEDS = at_most(10_000)
 MOST_THREADS = at_most(1024)

@@ -10,7 +10,7 @@
 What stands before the first synapse prepares the input. Rules see stages in order, and the
 activities that a pass records; only ``reader`` knows that a model is an ``nn.Sequential``.
 
-May import ``checks`` and the types of arrays in ``_typing``.
+May import ``noise``, ``checks`` and the types of arrays in ``_typing``.
 """
 
 from __future__ import annotations

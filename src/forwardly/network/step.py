@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
+from forwardly import noise
 from forwardly._typing import Int
 from forwardly.checks import shape_of
-from forwardly.network import local, noise
+from forwardly.network import local
 from forwardly.network.activations import derivative
 from forwardly.network.alterations import between_hooks, is_hooked
 from forwardly.network.kinds import ACTIVATIONS, BATCH_NORMS, DROPOUTS, MAX_POOLS, NORMS

@@ -25,7 +25,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from forwardly import files
 from forwardly.checks import check_kind, one_of
-from forwardly.data import Dataset, Split
+from forwardly.data import Augmentation, Dataset, Split
 from forwardly.data.arrays import check_finite
 from forwardly.errors import UsageError
 from forwardly.feedback import Mirror
@@ -134,6 +134,7 @@ def fit(
     checkpoint: Path | str | None = None,
     resume: bool = False,
     drop_last: bool = False,
+    augment: Augmentation | None = None,
     settings: Mapping[str, Any] | None = None,
     on_batch: Callable[[int, int | None], None] | None = None,
     on_epoch: Callable[[Row], None] | None = None,
@@ -172,6 +173,8 @@ def fit(
         checkpoint: the file to write after every epoch.
         resume: continue from that file, if it is there.
         drop_last: whether to leave out samples that do not fill the last batch of an epoch.
+        augment: how images to train on are changed at random, by ``seed``; validation sees them as
+            they are.
         settings: plain data that a run must share with the checkpoint that it continues.
         on_batch: called after each batch with the number of those done in this epoch, and of all
             (None of a stream).
@@ -197,6 +200,7 @@ def fit(
     check_kind("mirror", mirror, Mirror, type(None))
     check_kind("settings", settings, Mapping, type(None))
     check_kind("measures", measures, Sequence)
+    check_kind("augment", augment, Augmentation, type(None))
     for name, calls in (("measures", measures), ("on_batch and on_epoch", (on_batch, on_epoch))):
         if not all(call is None or callable(call) for call in calls):
             raise TypeError(f"{name} must be functions; given {calls!r}")
@@ -227,7 +231,9 @@ def fit(
             "validation_batches": None if measured is None else measured.described(),
             "batch": batches.size,
             **({"drop_last": True} if drop_last else {}),
+            **({"augment": repr(augment)} if augment else {}),
         },
+        augment or Augmentation(),
     )
     if not (rule.training and rule.model.training):
         rule.train()
@@ -354,6 +360,7 @@ def _check(run: _Run, data: Any, path: Path | None, measures: Sequence[Measure])
     first = run.batches.first(run.batches.smallest)
     if first is None:
         return  # a stream's would be lost
+    run.augment.check(tuple(first[0].shape[1:]))
     output = run.rule(*first).output
     splits = [part.split for part in (run.batches, run.aside) if isinstance(part, InMemory)]
     if isinstance(data, Dataset):
@@ -431,6 +438,7 @@ class _Run:
     batches: Batches
     aside: Batches | None
     settings: dict[str, Any]
+    augment: Augmentation
     fit: Fit = field(default_factory=Fit)
     last: tuple[Tensor, Tensor] | None = None
     """The batch that came last, where none can be looked at by itself."""
@@ -540,7 +548,9 @@ def _epoch(run: _Run, mirror_every: int, on_batch: Callable[[int, int | None], N
     total, samples = 0.0, 0
     right: Tensor | int | None = 0
     began = time.perf_counter()
+    seed = run.settings["seed"]
     for done, (x, target) in enumerate(batches.epoch(epoch), start=1):
+        x = run.augment(x, seed, epoch, done)
         if isinstance(run.optimizer, LocalSGD):
             credit = run.optimizer.step(x, target)
         else:

@@ -1,4 +1,4 @@
-"""Dropout masks in one compiled pass; the numbers of ``network.noise.mask``, bit for bit.
+"""Dropout masks in one compiled pass; the numbers of ``noise.mask``, bit for bit.
 
 The sequence takes a dozen operations an element, and as many passes where each is torch's: a tenth
 of a step of a network of 1024 units.
@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from forwardly import noise
 from forwardly.checks import values_readable
 from forwardly.fast.compiling import compile_cached, no_numba
-from forwardly.network import noise
 
 _GAMMA, _MIX_1, _MIX_2 = (np.uint64(constant % 2**64) for constant in noise.CONSTANTS)
 LARGE_MASK = 1 << 13
@@ -28,7 +28,7 @@ LARGE_MASK = 1 << 13
 def mask(
     seed_and_step: Tensor, which: int, shape: tuple[int, ...], p: float, like: Tensor
 ) -> Tensor:
-    """See ``forwardly.network.noise.mask``."""
+    """See ``forwardly.noise.mask``."""
     count = math.prod(shape)
     on_processor = like.device.type == "cpu" and values_readable(seed_and_step, like)
     if count < LARGE_MASK or p >= 1 or not on_processor or no_numba():
