@@ -97,7 +97,13 @@ SIZES = [
     (140, 600, 130, 10),  # two blocks of columns
     (71, 16384, 5, 3),  # fewer units than a thread's tile
 ]
-OPTIONS = [{}, {"sign": -1}, {"output_error": "second"}]
+OPTIONS = [
+    {},
+    {"sign": -1},
+    {"output_error": "second"},
+    {"presynaptic": "clean"},
+    {"presynaptic": "clean", "output_error": "second", "sign": -1},
+]
 
 
 @pytest.mark.parametrize(
@@ -237,7 +243,6 @@ OTHERS: dict[str, Callable[[], fw.PEPITA]] = {
     "a weight is frozen": frozen,
     "label smoothing": lambda: rule_of(network(), loss=nn.CrossEntropyLoss(label_smoothing=0.1)),
     "an error of one's own": lambda: rule_of(network(), error=lambda y, _: 0 * y),
-    "clean presynaptic activity": lambda: rule_of(network(), presynaptic="clean"),
     "tanh": lambda: other(linear(D, UNITS), nn.Tanh(), linear(UNITS, K)),
     "two hidden layers": lambda: rule_of(network(D, UNITS, K, linear(UNITS, UNITS), nn.ReLU())),
     "a rectified output": lambda: other(linear(D, UNITS), nn.ReLU(), linear(UNITS, K), nn.ReLU()),

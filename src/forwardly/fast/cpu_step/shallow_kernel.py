@@ -10,6 +10,8 @@ other twice, for the output and for the perturbed input:
     each its units     h_err = σ(z of x + (z of F) e)
                        W₂ changes by e h_errᵀ, W₁ by (h − h_err)(x + F e)ᵀ
 
+With the clean presynaptic term these are e hᵀ and (h − h_err) xᵀ, and nobody needs x + F e.
+
 Sums of products are tiles in registers (``tiles``); the step on W₁ is that of ``descent``. Matrices
 of units lie with a row for each unit and a column for each sample, and after these for each column
 of F.
@@ -49,7 +51,7 @@ _LAYER = layout_of(("weight", "momentum", "bias"), coefficients=descent.COEFFICI
 _INTEGERS = (
     *("x", "F", "target", "mask", "output", "error"),  # addresses; 0 if there is no mask
     *("packed", "Ft", "z", "h", "h_err", "x_err", "sums", "errors"),  # of the workspace
-    *("n", "units", "d", "k", "columns", "second"),
+    *("n", "units", "d", "k", "columns", "second", "clean"),
     *("thread_number", "threads_at_work", "barrier"),  # functions
 )
 _TASK = layout_of(_INTEGERS, sign=np.float32, hidden=_LAYER, readout=_LAYER)
@@ -112,6 +114,7 @@ def step(
     biases: tuple[Tensor | None, Tensor | None],
     sign: int,
     second: bool,
+    clean: bool,
     workspace: Workspace,
     openmp: Pool,
 ) -> tuple[Tensor, Tensor]:
@@ -127,6 +130,7 @@ def step(
         biases: of both layers, which are read only.
         sign: of F.
         second: whether the readout learns from the modulated pass's error.
+        clean: whether the presynaptic terms are the clean pass's.
         workspace: of these sizes.
         openmp: torch's threads.
 
@@ -150,6 +154,7 @@ def step(
         readout=_layer(readout, biases[1], n),
         sign=sign,
         second=second,
+        clean=clean,
         **openmp._asdict(),
     )
     openmp.parallel(_compiled(), task.ctypes.data, threads, 0)
@@ -335,13 +340,13 @@ def _modulate(z, errors, sign, n, first, last, z_err):
 
 
 @compile_inner
-def _descend_readout(W, M, errors, h_err, n, coefficients, first, last):
+def _descend_readout(W, M, errors, h, n, coefficients, first, last):
     scale, keep, decay, rate, ahead = coefficients
     for c in range(len(W)):
         for i in range(first, last):
             total = np.float32(0)
             for j in range(n):
-                total += errors[c, j] * h_err[i, j]
+                total += errors[c, j] * h[i, j]
             g = scale * total + decay * W[c, i]
             M[c, i] = keep * M[c, i] + g
             W[c, i] -= rate * M[c, i] + ahead * g
@@ -382,18 +387,22 @@ def _step(given):
         _write(errors, array_at(task.error, (n, k)))
 
     # The modulated pass.
-    _perturb(x, F, errors, sign, d * thread // threads, d * (thread + 1) // threads, Ft, x_err)
+    if not task.clean:
+        own_inputs = d * thread // threads, d * (thread + 1) // threads
+        _perturb(x, F, errors, sign, own_inputs[0], own_inputs[1], Ft, x_err)
     _modulate(z, errors, sign, n, first, last, h_err)
     _rectify(h_err, mask, first, last, n, h_err)
     if task.second:
         _through_readout(W_2, h_err, sums[1, thread], first, last)
-    call(task.barrier)  # now all have their inputs of x_err
+    if task.second or not task.clean:
+        call(task.barrier)  # now all have their inputs of x_err
     if task.second:
         _add_up(sums[1], b_2, n, errors)
         _softmax_errors(errors, target)
 
     numbers = descent.coefficients_in(readout.coefficients)
-    _descend_readout(W_2, M_2, errors, h_err, n, numbers, first, last)
+    pre_2, pre_1 = (h, x) if task.clean else (h_err, x_err)
+    _descend_readout(W_2, M_2, errors, pre_2, n, numbers, first, last)
     for i in range(first, last):
         for j in range(n):
             h[i, j] -= h_err[i, j]
@@ -401,7 +410,7 @@ def _step(given):
         weight=matrix(W_1),
         momentum=matrix(M_1),
         post=matrix(h),
-        pre=matrix(x_err),
+        pre=matrix(pre_1),
         inputs=d,
         n=n,
         coefficients=descent.coefficients_in(hidden.coefficients),

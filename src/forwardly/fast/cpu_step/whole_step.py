@@ -93,6 +93,7 @@ class WholeStep(Engine):
             biases=(first.synapse.bias, last.synapse.bias),
             sign=rule.sign,
             second=rule.output_error == "second",
+            clean=rule.presynaptic == "clean",
             workspace=self._workspace,
             openmp=openmp,
         )
@@ -120,8 +121,8 @@ class WholeStep(Engine):
     def _why_no_kernel(self) -> str:
         """What speaks against it, whatever the batch."""
         rule = self.rule
-        if type(rule) is not PEPITA or rule.presynaptic != "modulated":
-            return "it is for PEPITA with its modulated presynaptic term"
+        if type(rule) is not PEPITA:
+            return "it is for PEPITA"
         if altered := rule.network.altered:
             return altered
         if not _is_shallow(rule.network.stages):
