@@ -102,7 +102,7 @@ def update_alignment(rule: Rule, x: Tensor, target: Tensor) -> dict[str, float]:
     reference = Backprop(rule.model, rule.loss, error=rule.own_error, generator=own)
     reference.noise = rule.noise
     gradient = reference(x, target).updates
-    return {name: cosine(ours[name], gradient[name]) for name in ours}
+    return {n: cosine(ours[n], gradient[n]) for n in ours if n not in rule.learned}
 
 
 def slowness(accuracy: Sequence[float], *, chance: float = 0.0, epochs: int | None = None) -> float:

@@ -52,7 +52,8 @@ class Credit(NamedTuple):
 
     Attributes:
         updates: for each parameter that the rule trains, by its name in the model, a tensor of its
-            shape with a gradient's sign and scale: to be subtracted, averaged over the batch.
+            shape with a gradient's sign and scale: to be subtracted, averaged over the batch. A
+            parameter of the rule itself has the name ``rule.NAME``, see ``Rule.learned``.
         output: the model's output in the clean pass.
         loss: the loss module's value for the clean output; a scalar without a graph.
         error: e, the error of each sample's output in the clean pass, (n, k).
@@ -108,7 +109,9 @@ class Rule(nn.Module, ABC):
     """Assigns credit for a model's error to the model's weights.
 
     A subclass implements ``assign`` and sets the class attributes that have no default; see
-    ``rules/``.
+    ``rules/``. What it learns beside the model, such as feedback that adapts, is a parameter of its
+    own, ``self.B = nn.Parameter(…)``, whose update is named ``rule.B``; then optimizers are made of
+    ``rule.parameters()``, the model's and these.
 
     The model may change between steps: parameters may be frozen, thawed or replaced, modules
     replaced by others of the same sizes. The next step sees it; what a rule cannot follow, such as
@@ -250,8 +253,9 @@ class Rule(nn.Module, ABC):
         the next step. Raises what ``forward`` raises; then nothing has changed.
         """
         credit, buffers = self.run(x, target)
+        self._check_cleared(credit.updates)
         for name, update in credit.updates.items():
-            parameter = self.model.get_parameter(name)
+            parameter = self.parameter(name)
             if parameter.grad is None:
                 parameter.grad = update.clone()  # the credit is the caller's
             else:
@@ -287,6 +291,33 @@ class Rule(nn.Module, ABC):
         """Set the buffers of those names."""
         for name, value in buffers.items():
             self.get_buffer(name).copy_(value)
+
+    @property
+    def learned(self) -> dict[str, nn.Parameter]:
+        """The rule's own parameters, by the names of their updates; most rules have none."""
+        own: dict[str, nn.Parameter | None] = vars(self)["_parameters"]
+        return {f"rule.{name}": own_one for name, own_one in own.items() if own_one is not None}
+
+    def place(self, name: str) -> str:
+        """The name in the rule of the parameter that has the update of that name."""
+        own: dict[str, nn.Parameter | None] = vars(self)["_parameters"]
+        within = name.removeprefix("rule.")
+        return within if within != name and within in own else f"model.{name}"
+
+    def parameter(self, name: str) -> nn.Parameter:
+        """The parameter that has the update of that name."""
+        return self.get_parameter(self.place(name))
+
+    def _check_cleared(self, updates: Mapping[str, Tensor]) -> None:
+        """Refuse to add to gradients of the rule's own that an optimizer never saw."""
+        if not self.learned:
+            return
+        left = [name for name in updates if self.parameter(name).grad is not None]
+        if left and all(name in self.learned for name in left):
+            raise ValueError(
+                f"the gradients of the model were cleared, those of {', '.join(left)} were not: "
+                "make the optimizer of rule.parameters(), which has the rule's own parameters too"
+            )
 
     @torch.no_grad()
     def predict(self, x: Shaped[Tensor, "n ..."]) -> Tensor:
@@ -385,10 +416,12 @@ class Rule(nn.Module, ABC):
             return  # of a functional call
         if not self._seen_alone:
             _check_alone(self.model)
+            self._check_learned()
             self._seen_alone = True
         dtype, device = weight.dtype, weight.device
         buffers: dict[str, Tensor | None] = own["_buffers"]
-        for name, buffer in buffers.items():
+        learned: dict[str, Tensor | None] = own["_parameters"]
+        for name, buffer in (*buffers.items(), *learned.items()):
             if buffer is None:
                 continue
             kind = buffer.dtype if buffer.is_floating_point() else dtype
@@ -398,8 +431,25 @@ class Rule(nn.Module, ABC):
                     f"{buffer.device}: move the rule, not the model, e.g. "
                     f"rule.to({str(device)!r}, {dtype})"
                 )
+        if frozen := [
+            name for name, value in learned.items() if not (value is None or value.requires_grad)
+        ]:
+            raise ValueError(
+                f"{type(self).__name__} learns {frozen[0]} of its own, whatever its requires_grad "
+                "says: to keep it as it is leave it out of the optimizer"
+            )
         if self._is_news:
+            self._check_learned()
             self._warn(stacklevel=6)
+
+    def _check_learned(self) -> None:
+        """Refuse names of updates that would mean two parameters."""
+        names = {name for name, _ in self.model.named_parameters()}
+        if taken := names & self.learned.keys():
+            raise ValueError(
+                f"the model has a parameter named {min(taken)!r}, which is the name of one of the "
+                "rule's own: rename the model's module"
+            )
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Be a copy, of another model of the same form."""

@@ -248,14 +248,15 @@ def credit_has_the_contracts_form(make: Factory, case: Case) -> None:
     """Updates of the trained parameters, of their shapes and dtypes; no autograd graph anywhere."""
     rule, (x, target) = build(make, case), case.batch()
     credit = rule(x, target)
-    parameters = dict(rule.model.named_parameters())
-    assert set(credit.updates) == rule.trained
+    assert set(credit.updates) == rule.trained | rule.learned.keys()
+    parameters = {name: rule.parameter(name) for name in credit.updates}
     for name, update in credit.updates.items():
         assert update.shape == parameters[name].shape
         assert update.dtype == parameters[name].dtype
         assert not update.requires_grad
-    own = {f"model.{name}" for name in parameters}
-    assert {name for name, _ in rule.named_parameters()} == own, "feedback is no parameter"
+    places = {f"model.{name}" for name, _ in rule.model.named_parameters()}
+    places |= {rule.place(name) for name in rule.learned}
+    assert {name for name, _ in rule.named_parameters()} == places, "feedback is no parameter"
     assert credit.output.shape == credit.error.shape == (len(x), case.outputs)
     assert credit.loss.shape == ()
     assert not credit.loss.requires_grad
@@ -293,7 +294,8 @@ def accumulate_adds_to_grad(make: Factory, case: Case) -> None:
     """``accumulate`` adds the updates to ``.grad``, and only those."""
     rule, (x, target) = build(make, case), case.batch()
     first = rule.accumulate(x, target)
-    for name, parameter in rule.model.named_parameters():
+    own = {**dict(rule.model.named_parameters()), **rule.learned}
+    for name, parameter in own.items():
         if name in first.updates:
             assert parameter.grad is not None
             assert_close(parameter.grad, first.updates[name], rtol=0, atol=0)
@@ -302,7 +304,7 @@ def accumulate_adds_to_grad(make: Factory, case: Case) -> None:
     once = {name: update.clone() for name, update in first.updates.items()}
     second = rule.accumulate(x, target)
     for name, update in once.items():
-        assert_close(rule.model.get_parameter(name).grad, update + second.updates[name])
+        assert_close(rule.parameter(name).grad, update + second.updates[name])
 
 
 def no_error_no_update(make: Factory, case: Case) -> None:

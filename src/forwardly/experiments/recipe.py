@@ -344,7 +344,7 @@ def _optimizer(recipe: Recipe, rule: Rule) -> Optimizer:
     convolutions = [s.weight for s in synapses if not isinstance(s, nn.Linear)]
     theirs = set(map(id, convolutions))
     groups: list[dict[str, Any]] = [
-        {"params": [p for p in rule.model.parameters() if id(p) not in theirs]}
+        {"params": [p for p in rule.parameters() if id(p) not in theirs]}
     ]
     if convolutions:
         groups.append({"params": convolutions, "lr": recipe.learning_rate * recipe.conv_rate})

@@ -51,7 +51,7 @@ class Readable(Engine):
         credit = self.rule.assign(x, target, step)
         self.rule.move_buffers(self.rule.moved_buffers(step))
         for name, update in credit.updates.items():
-            trained.replace(self.rule.model.get_parameter(name), update)
+            trained.replace(self.rule.parameter(name), update)
         return credit._replace(updates={})
 
 

@@ -111,7 +111,8 @@ class FullBatchTraining:
 
     def weights(self, seed: int) -> list[NDArray[np.float64]]:
         """The weights of one seed's network (counted from 0), (n_l, n_{l−1}) each."""
-        weights = self._state[: len(self._parameters)]
+        named = zip(self._parameters, self._state, strict=False)
+        weights = (weight for name, weight in named if name.startswith("model."))
         return [weight[seed].double().numpy() for weight in weights]
 
     def _run(self, epochs: int) -> None:

@@ -73,7 +73,7 @@ def step_of(rule: Rule, descents: Mapping[str, Descent]) -> Step:
         )
         values, momenta = {**state.values, **buffers}, dict(state.momenta)
         for update_of, update in credit.updates.items():
-            name = f"model.{update_of}"
+            name = rule.place(update_of)
             if name in descents:
                 values[name], momentum = descend(
                     values[name], momenta.get(name), update, descents[name]

@@ -53,7 +53,7 @@ class LocalSGD(Optimizer):
         nesterov: whether to look ahead along the momentum.
         fast: whether to use a fast path of the rule where there is one (see ``forwardly.fast``).
         params: what to train, as for torch's optimizers, groups with rates of their own too; all of
-            the model's parameters if None.
+            the model's parameters, and the rule's own, if None.
         precision: of activities and weights where they meet in linear layers: "full", their own, or
             "bf16", rounded to bfloat16, if they are float32. Updates, weights and momentum stay
             as they are; see ``forwardly.fast.algebra.products``.
@@ -92,7 +92,7 @@ class LocalSGD(Optimizer):
             "differentiable": False,
             "fused": None,
         }
-        super().__init__(rule.model.parameters() if params is None else params, defaults)
+        super().__init__(rule.parameters() if params is None else params, defaults)
         self.rule = rule
         self.fast = fast
         self.precision: Precision = precision
@@ -147,7 +147,7 @@ class LocalSGD(Optimizer):
         engine, self.path = self._engines.find(x, target, trained)
         credit = engine.step(x, target, trained)
         for name, update in credit.updates.items():
-            trained.add(self.rule.model.get_parameter(name), whole(update))
+            trained.add(self.rule.parameter(name), whole(update))
         return credit._replace(updates={}, loss=credit.loss.as_subclass(LossValue))
 
     def _trained(self) -> Trained:
@@ -157,7 +157,7 @@ class LocalSGD(Optimizer):
     def _parameters(self) -> set[Tensor]:
         """The model's, found anew where it has changed since the last step."""
         if self._own is None or self._own[0] is not self.rule.network:
-            self._own = self.rule.network, {*self.rule.model.parameters()}
+            self._own = self.rule.network, {*self.rule.parameters()}
         return self._own[1]
 
     def _check_groups(self) -> None:

@@ -412,6 +412,11 @@ def _check_optimizer(run: _Run) -> None:
             "the optimizer holds no parameter that the rule trains: make it of "
             "rule.model.parameters()"
         )
+    if missing := [n for n, p in rule.learned.items() if id(p) not in held]:
+        raise UsageError(
+            f"the optimizer does not hold {', '.join(missing)}, which {type(rule).__name__} learns "
+            "beside the model: make it of rule.parameters()"
+        )
     if run.scheduler is not None and run.scheduler.optimizer is not optimizer:
         raise UsageError("the scheduler is of another optimizer")
     if getattr(run.scheduler, "mode", "min") == "max" and isinstance(
