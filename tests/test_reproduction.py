@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -214,6 +215,47 @@ def test_killed_and_given_again_it_ends_the_same(tmp_path: Path) -> None:
         assert [row["loss"] for row in ours.rows] == [row["loss"] for row in expected.rows]
         assert len(ours.rows) == LONG["epochs"]
     assert any(ours.environment["sessions"] == 2 for ours in ended[0])
+
+
+IMPATIENT = """
+import os, signal, sys
+from multiprocessing import active_children
+from pathlib import Path
+sys.path.insert(0, "tests")
+from test_reproduction import jobs, run_all
+if __name__ == "__main__":
+    for news in run_all(jobs(Path(sys.argv[1]), epochs=100_000)[:1], 1):
+        (worker,) = active_children()
+        os.kill(worker.pid, signal.SIGSTOP)  # as one that is reading a large data set
+        print(flush=True)
+        signal.pause()
+"""
+
+
+@pytest.mark.unchecked
+@pytest.mark.skipif(os.name != "posix", reason="stops processes the POSIX way")
+def test_a_second_interrupt_does_not_wait(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(IMPATIENT, "utf-8")
+    process = subprocess.Popen(
+        [sys.executable, str(program), str(tmp_path)],
+        cwd=Path(__file__).parent.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(1)
+    process.send_signal(signal.SIGINT)
+    try:
+        process.communicate(timeout=60)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode not in (0, -signal.SIGKILL)
 
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> None:

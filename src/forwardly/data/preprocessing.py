@@ -34,11 +34,15 @@ class Preprocessing:
         """Fit to training samples (n, …)."""
         x = as_numbers(x)
         over = (0, 2, 3) if x.dim() == 4 else (0,)
-        variance, mean = torch.var_mean(x, over, correction=0, keepdim=True)
-        scale = variance.sqrt()
-        if not scale.isfinite().all():
+        if kind == "standardise":
+            variance, mean = torch.var_mean(x, over, correction=0, keepdim=True)
+            scale = variance.sqrt()
+            scale = torch.where(scale == 0, 1, scale)
+        else:
+            mean = x.mean(over, keepdim=True)
+            scale = torch.ones_like(mean)
+        if not (mean.isfinite().all() and scale.isfinite().all()):
             raise UsageError("samples are too large to be centred or standardised: scale them")
-        scale = torch.where(scale > 0, scale, 1) if kind == "standardise" else torch.ones_like(mean)
         return cls(mean[0], scale[0])
 
     def then(self, other: Preprocessing) -> Preprocessing:
@@ -48,7 +52,9 @@ class Preprocessing:
     def __call__(self, x: Tensor) -> Tensor:
         """Samples (n, …), prepared, as floating-point numbers."""
         x = as_numbers(x)
-        return (x - self.mean.to(x)) / self.scale.to(x)
+        x = x - self.mean.to(x)
+        scale = self.scale.to(x)
+        return x if (scale == 1).all() else x.div_(scale)
 
 
 def as_numbers(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:

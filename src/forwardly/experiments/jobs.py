@@ -15,7 +15,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing import get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from queue import Empty
 from typing import Any, Literal, NamedTuple
@@ -258,7 +258,12 @@ def run_all(jobs: Sequence[Job], processes: int) -> Iterator[State | tuple[int, 
                         ) from None
         finally:
             stop.set()
-            pool.shutdown(cancel_futures=True)
+            try:
+                pool.shutdown(cancel_futures=True)
+            except KeyboardInterrupt:  # again, from somebody who does not want to wait
+                for process in active_children():
+                    process.kill()  # a checkpoint is whole, whatever happens
+                raise
 
 
 _worker: dict[str, Any] = {}
