@@ -30,6 +30,7 @@ COMPARISON = ROOT / "docs" / "comparison.md"
 RESULTS = ROOT / "docs" / "results.md"
 BENCHMARK = ROOT / "docs" / "benchmark.md"
 API = ROOT / "docs" / "api.md"
+AMPLIFICATION = ROOT / "docs" / "self-amplification.md"
 ALL_RECORDS = ROOT / "records"
 RECORDS = ROOT / "records" / "teacher-student"
 DIGITS = ROOT / "records" / "compare"
@@ -75,6 +76,8 @@ def parts(document: Path) -> dict[str, str]:
         return {"results": results()}
     if document == API:
         return {"names": names()}
+    if document == AMPLIFICATION:
+        return {"growth": amplification()}
     if document == BENCHMARK:
         return {"costs": costs(), "growth": growth()}
     return {name: comparison(name) for name in ("digits", "digits-16")}
@@ -304,6 +307,22 @@ def rules() -> str:
     return "\n".join(table(("rule", "class", "paper", "autograd"), rows)) + "\n"
 
 
+def amplification() -> str:
+    """How W₁F grows, measured and predicted; ``self_amplification.py`` makes the record."""
+    record = Fields.read(ALL_RECORDS / "self-amplification" / "growth.json")
+    curves = record.list("curves")
+    last = str(len(list(record.list("steps"))) - 1)
+    rows: list[tuple[str, ...]] = []
+    for curve in map(curves.fields, curves):
+        grown = [curve.list(name).number(last) for name in ("predicted", "measured")]
+        rows.append((curve.text("term"), f"{curve.number('scale'):g}", *map(_percent, grown)))
+    return "\n".join(table(("presynaptic term", "F", "formula", "measured"), rows)) + "\n"
+
+
+def _percent(grown: float) -> str:
+    return f"{100 * (grown - 1):+.1f} %"
+
+
 def names() -> str:
     """The public names, and the first line that each says of itself."""
     rows: list[tuple[str, ...]] = []
@@ -357,7 +376,7 @@ def _summary(folder: Path) -> teacher_student_results.Summary:
 
 if __name__ == "__main__":
     try:
-        for document in (README, COMPARISON, RESULTS, BENCHMARK, API):
+        for document in (README, COMPARISON, RESULTS, BENCHMARK, API, AMPLIFICATION):
             document.write_text(generated(document), "utf-8", newline="\n")
     except UsageError as mistake:
         sys.exit(f"error: {mistake}")

@@ -32,7 +32,9 @@ def _generator() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("document", ["README", "COMPARISON", "RESULTS", "BENCHMARK", "API"])
+@pytest.mark.parametrize(
+    "document", ["README", "COMPARISON", "RESULTS", "BENCHMARK", "API", "AMPLIFICATION"]
+)
 def test_figures_are_as_generated(document: str) -> None:
     generator = _generator()
     path = getattr(generator, document)

@@ -28,7 +28,7 @@ OPTIONS: dict[str, dict[str, float | int | str]] = {
     "direct-feedback-alignment": {},
     "readout-only": {},
 }
-CHOSEN = {"pepita": 0.02}
+CHOSEN = {"pepita": 0.02, "backprop": 0.02}
 """The learning rate of each rule."""
 
 _DROPOUT, _OTHER_DROPOUTS = 0.3, (0.0, 0.5)
