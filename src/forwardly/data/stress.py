@@ -57,7 +57,7 @@ def with_noise(dataset: Dataset, amount: float, seed: int) -> Dataset:
     return replace(dataset, train=Split(x, wrong))
 
 
-def with_samples(dataset: Dataset, count: float, seed: int) -> Dataset:
+def with_samples(dataset: Dataset, count: int, seed: int) -> Dataset:
     """A data set with only some of its training samples, in the order in which they were.
 
     Args:
@@ -69,9 +69,9 @@ def with_samples(dataset: Dataset, count: float, seed: int) -> Dataset:
         UsageError: if there are not as many.
     """
     train = dataset.train
-    if not (1 <= count <= len(train) and float(count).is_integer()):
+    if not 1 <= count <= len(train):
         raise UsageError(
-            f"samples must be 1 to {len(train)}, as many as there are to train on; given {count:g}"
+            f"samples must be 1 to {len(train)}, as many as there are to train on; given {count}"
         )
     order = torch.randperm(len(train), generator=_generator(seed, _SAMPLES), device="cpu")
     if dataset.classes:
@@ -83,7 +83,7 @@ def with_samples(dataset: Dataset, count: float, seed: int) -> Dataset:
             m = int(own.sum())
             place[own] = (torch.arange(m, dtype=torch.float64, device="cpu") + 0.5) / m
         order = order[place.argsort(stable=True)]
-    kept = order[: int(count)].sort().values
+    kept = order[:count].sort().values
     return replace(dataset, train=Split(train.x[kept], train.target[kept]))
 
 

@@ -114,7 +114,7 @@ class Recipe:
             image's, anew in each epoch.
         stress: A condition to learn under: noise:0.3 for a share of wrong classes, samples:500 for
             so few samples to train on, shift:2 for test images moved by so many pixels; several as
-            noise:0.3+samples:500.
+            noise:0.3+samples:500. ``forwardly compare`` says more.
         keep: Whether the model of the last epoch is kept, or that of the best.
 
     Raises:

@@ -29,8 +29,14 @@ class _Kind(NamedTuple):
     of_test: bool = False
 
 
+def _with_samples(dataset: Dataset, amount: float, seed: int) -> Dataset:
+    if not amount.is_integer():
+        raise UsageError(f"samples must be a whole number; given {amount:g}")
+    return stress.with_samples(dataset, int(amount), seed)
+
+
 _KINDS: Mapping[str, _Kind] = {
-    "samples": _Kind(stress.with_samples),
+    "samples": _Kind(_with_samples),
     "noise": _Kind(stress.with_noise),
     "shift": _Kind(stress.with_shift, of_test=True),
 }
