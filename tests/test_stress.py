@@ -71,7 +71,7 @@ def test_noise_of_classes() -> None:
     fewer = with_noise(data, 0.1, 0).train.target
     assert torch.equal(fewer[fewer != before], noisy.train.target[fewer != before])
     assert same(with_noise(data, 0.3, 0).train, noisy.train)
-    assert not same(with_noise(data, 0.3, 1).train, noisy.train)
+    assert not torch.equal(with_noise(data, 0.3, 1).train.target != before, wrong)
     everywhere = with_noise(made(torch.zeros(9000, 1), torch.zeros(9000).long()), 1.0, 0)
     counts = torch.bincount(everywhere.train.target, minlength=4).tolist()
     assert counts[0] == 0
@@ -90,14 +90,14 @@ def test_noise_of_numbers_is_in_each_ones_own_standard_deviations() -> None:
     assert same(noisy.validation, data.validation)
 
 
-@pytest.mark.parametrize("count", [1, 7, 50, 199, 200])
+@pytest.mark.parametrize("count", [1, 3, 7, 50, 199, 200])
 def test_few_samples_have_the_classes_shares(count: int) -> None:
     data = classes()
     few = with_samples(data, count, 0)
     assert len(few.train) == count
     found = torch.bincount(few.train.target, minlength=4)
     shares = torch.tensor([30, 60, 110, 0]) / 200 * count
-    assert (found - shares).abs().max() < 1
+    assert (found - shares).abs().max() < 0.5001  # as near as whole numbers come
     rows = {tuple(x.tolist()): i for i, x in enumerate(data.train.x)}
     places = [rows[tuple(x.tolist())] for x in few.train.x]
     assert places == sorted(set(places))

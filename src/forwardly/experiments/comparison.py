@@ -81,8 +81,10 @@ KNOWN_FOR = Recipe(
 Options = Mapping[str, float | int | str]
 """Of a rule, as a recipe has them."""
 
-OPTIONS: Mapping[str, Sequence[Options]] = {}
-"""Of rules that their own defaults do not suit: what is tried, the best first for ``KNOWN_FOR``."""
+OPTIONS: Mapping[str, Sequence[Options]] = {
+    "forward-forward": ({"threshold": 1.0}, {"threshold": 1.0, "label_scale": 2.0}, {}),
+}
+"""What is tried of a rule's options beside its defaults; first what is best for ``KNOWN_FOR``."""
 
 Source = Literal["given", "known", "searched"]
 """Where a learning rate is from: the user, ``LEARNING_RATES``, or a search."""

@@ -12,7 +12,7 @@ or standardised, whose statistics are of the samples that are learned from.
 
 from __future__ import annotations
 
-import math
+import re
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -95,8 +95,7 @@ def _text(found: Mapping[str, float]) -> str:
 
 
 def _positive(text: str) -> float | None:
-    try:
-        amount = float(text)
-    except ValueError:
+    """A number as people write it; float also takes spaces, underscores and infinity."""
+    if not re.fullmatch(r"([0-9]+\.?[0-9]*|\.[0-9]+)(e-?[0-9]+)?", text):
         return None
-    return amount if math.isfinite(amount) and 0 < amount <= _MOST else None
+    return amount if 0 < (amount := float(text)) <= _MOST else None
