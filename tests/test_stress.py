@@ -255,6 +255,35 @@ def test_conditions_that_differ_in_the_test_alone_share_trainings(
     assert data["stress"]["noise:0.3"]["learning_rates_from"]["pepita"] == "searched"
 
 
+def test_options_are_chosen_with_the_learning_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the validation part: the test part says the opposite here."""
+    tried: list[dict[str, Any]] = []
+
+    def train(
+        rule: str, settings: Comparison, seed: int, rate: float, root: None, options: Any, _: Any
+    ) -> tuple[float, float]:
+        tried.append(options)
+        near = options.get("label_scale") == 2 and rate == 0.1
+        return 0.5 + 0.1 * near, 0.5 - 0.1 * near
+
+    monkeypatch.setattr(comparison, "train", train)
+    run = Run(Comparison(rules=("forward-forward",), seeds=1, hidden=(16,)), ACCURACY)
+    assert len([*run.advance()]) == len(tried)
+    chosen = {"threshold": 1.0, "label_scale": 2.0}
+    assert tried[-1] == chosen
+    assert {} in tried  # the rule's own defaults are among them
+    data = run.as_data()
+    assert data["options"] == {"forward-forward": chosen}
+    assert data["learning_rates"] == {"forward-forward": 0.1}
+    assert data["searches"]["forward-forward"]["0.1 threshold=1.0 label_scale=2.0"] == 0.6
+    known = Comparison().chosen("forward-forward")
+    assert known is not None
+    assert known.options == {"threshold": 1.0}
+    given = Comparison(learning_rate=0.03).chosen("forward-forward")
+    assert given is not None
+    assert given.options == {}  # as forwardly train would have it
+
+
 def test_the_table_says_what_a_condition_takes() -> None:
     clean = {0: 0.9, 1: 0.95, 2: 0.8}
     row = Row.of("a", {0: 0.8, 1: 0.9, 2: float("nan")}, {}, ACCURACY, clean)
