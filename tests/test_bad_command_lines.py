@@ -171,6 +171,22 @@ train --data digits --crop 0                     | crop must be above 0 and at m
 train --data digits --shift -1                   | shift must be at least 0
 train --data digits --shift 1.5                  | "1.5"
 compare --data digits --flip                     | of images (channels, height, width)
+compare --stress noise                           | a condition of stress is noise:0.3, samples:500 or shift:2, or several of them
+compare --stress clean noise:0.3                 | or several of them as noise:0.3+samples:500; given 'clean'
+compare --stress ''                              | noise:0.3+samples:500; given ''
+compare --stress noise:0                         | given 'noise:0'
+compare --stress noise:0.3+                      | given 'noise:0.3+'
+compare --stress blur:1                          | given 'blur:1'
+compare --stress shift:nan                       | given 'shift:nan'
+compare --stress shift:2\n                       | given
+compare --stress noise:0.1+noise:0.2             | noise stands twice in the condition 'noise:0.1+noise:0.2'
+compare --stress noise:0.3 noise:0.30            | the condition noise:0.3 is given twice
+compare --stress noise:1.5                       | the share that is wrong, above 0 and at most 1; given 1.5
+compare --stress samples:5000                    | samples must be 1 to 1297, as many as there are to train on; given 5000
+compare --stress noise:0.1 samples:2.5           | samples must be a whole number; given 2.5
+train --data digits --stress samples:0           | a condition of stress is
+train --data digits --stress noise:0.3 samples:5 | "samples:5" belongs to no option
+train --data digits --stress samples:10000       | samples must be 1 to 1297
 train --data digits --centre --standardise       | --centre is a part of --standardise: give one of them
 train --data digits --resume                     | --resume needs --out
 train --data digits --resume --out full          | there is no run to continue in full, which has other files

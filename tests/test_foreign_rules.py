@@ -237,7 +237,7 @@ def test_compare_a_regression(command: Command, monkeypatch: pytest.MonkeyPatch)
     done = command("compare", *options, "--rules", "my-asking", "backprop", "--out", "c")
     assert (done.returncode, done.stderr) == (0, "")
     assert "test loss" in done.stdout
-    assert "Learning rates of my-asking, backprop: searched for, the best of 1," in done.stdout
+    assert "Learning rates of all rules: searched for, the best of 1," in done.stdout
     assert "with seed 0 and 1 epochs" in done.stdout
     found = summary(Path("c"))
     for name in ("my-asking", "backprop"):
@@ -295,7 +295,8 @@ def test_mistakes(arguments: str, message: str, command: Command) -> None:
         (0.03, LOSS, 0.03, 7),
         (0.001, ACCURACY, 0.001, 8),  # whether a smaller one is better must be seen
         (0.0001, LOSS, 0.0001, 10),
-        (2.0, ACCURACY, 1.0, 7),
+        (1.0, ACCURACY, 1.0, 8),
+        (10.0, LOSS, 10.0, 10),
         (math.nan, ACCURACY, None, 7),
     ],
 )
@@ -309,7 +310,7 @@ def test_search(
     """Of the validation part alone, with the first seed and half the epochs."""
     calls: list[tuple[int, int]] = []
 
-    def train(rule: str, settings: Comparison, seed: int, rate: float, root: None) -> Any:
+    def train(rule: str, settings: Comparison, seed: int, rate: float, *_: Any) -> Any:
         calls.append((seed, settings.epochs))
         distance = abs(math.log(rate / best))
         validation = -distance if metric is ACCURACY else distance
@@ -319,7 +320,7 @@ def test_search(
     settings = Comparison(rules=("my-readout",), seed=3, seeds=2, epochs=5)
     run = comparison.Run(settings, metric)
     left = [run.left, *(run.left for _ in run.advance())]
-    result = run.results["my-readout"]
+    result = run.results[None]["my-readout"]
     assert result.learning_rate == expected
     seeds = [] if expected is None else [(3, 5), (4, 5)]
     assert calls == [*[(3, 3)] * trainings, *seeds]
@@ -348,7 +349,7 @@ def test_figure_has_all_seeds_and_marks_the_controls() -> None:
         Row("readout-only", [0.5, 0.6], None),
         Row("_lost", [], None),
     ]
-    figure = comparison_figure(rows, ACCURACY)
+    figure = comparison_figure({"clean": rows}, ACCURACY)
     (axes,) = figure.axes
     labels = [label.get_text() for label in axes.get_yticklabels()]
     assert labels == ["my-readout", "backprop", "readout-only", " _lost"]  # the best is on top

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,9 +12,17 @@ from rich.table import Table
 
 from forwardly.commands.console import INTERRUPTED, PlainConsole, bars
 from forwardly.commands.options import fields_but, preprocessing
-from forwardly.experiments.comparison import Comparison, Run, metric_of, search_settings, trial
+from forwardly.experiments.comparison import (
+    Comparison,
+    Run,
+    metric_of,
+    options_in_words,
+    search_settings,
+    trial,
+)
 from forwardly.experiments.provenance import provenance
 from forwardly.experiments.run_folder import RunFolder
+from forwardly.experiments.stress import name_of
 from forwardly.files.text import csv_table
 from forwardly.rules import RULES
 
@@ -33,8 +42,8 @@ def compare(
     """Train rules on the same network, data and seeds, and compare their test accuracy.
 
     Every rule is tested against readout-only, seed by seed, as a frozen hidden layer learns too.
-    Of data without classes the losses are compared. Writes results.csv, summary.json and
-    compare.png.
+    Of data without classes the losses are compared. Under --stress there is a table for each
+    condition, and what it takes from each rule. Writes results.csv, summary.json and compare.png.
 
     Parameters
     ----------
@@ -72,8 +81,13 @@ def compare(
     run = Run(settings, metric, data_root)
 
     def write(status: Literal["running", "finished", "interrupted"]) -> None:
-        names = ("rule", "seed", "learning_rate", f"validation_{metric.name}")
-        rows = [line for result in run.results.values() for line in result.table()]
+        names = ("condition", "rule", "seed", "learning_rate", f"validation_{metric.name}")
+        rows = [
+            (name_of(condition), *line)
+            for condition, results in run.results.items()
+            for result in results.values()
+            for line in result.table()
+        ]
         folder.write("results.csv", csv_table((*names, f"test_{metric.name}", "ended"), rows))
         content = {
             "experiment": "compare",
@@ -103,7 +117,11 @@ def compare(
         console.say(str(folder.path / file))
     if code:
         console.say("Stopped; what was done is written.", style="yellow")
-    lost = any(result.failure or result.lost for result in run.results.values())
+    lost = any(
+        result.failure or result.lost
+        for results in run.results.values()
+        for result in results.values()
+    )
     return code or int(lost)
 
 
@@ -116,40 +134,73 @@ def _write_figure(run: Run, folder: RunFolder) -> None:
     settings = run.settings
     sizes = " ".join(map(str, settings.hidden))
     title = f"{Path(settings.data).name}, {settings.model} of {sizes}, {settings.epochs} epochs"
-    figure = comparison_figure.comparison_figure(run.rows(), run.metric, title=title)
+    panels = {name_of(condition): run.rows(condition) for condition in run.results}
+    figure = comparison_figure.comparison_figure(panels, run.metric, title=title)
     figures.save(figure, folder.path / "compare.png")
 
 
 def _report(run: Run, console: PlainConsole) -> None:
-    """The table, where learning rates are from, and what went wrong."""
-    table = Table(
-        box=None,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-        caption="difference from readout-only, paired by seed, with its 95 % interval",
-    )
-    for heading in ("rule", "rate", run.metric.label, "difference", "p"):
-        table.add_column(heading, no_wrap=True)
-    for row in run.rows():
-        rate = run.results[row.rule].learning_rate
-        shown = "–" if rate is None else f"{rate:g}"
-        table.add_row(row.rule, shown, row.text(), *row.difference_text())
-    console.table(table)
-    if "readout-only" not in run.results:
+    """The tables, where learning rates are from, and what went wrong."""
+    for condition in run.results:
+        if run.settings.stress:
+            console.say(("\n" * (condition is not None)) + name_of(condition), style="bold")
+        console.table(_table(run, condition))
+    if "readout-only" not in run.settings.rules:
         console.say("Add readout-only to --rules: a frozen hidden layer learns too.")
+    for line in _sources(run):
+        console.say(line)
+    for condition, results in run.results.items():
+        under = f" under {condition}" if condition is not None else ""
+        for name, result in results.items():
+            if result.failure is not None:
+                seed = result.failed_seed
+                console.say(f"{name} failed with seed {seed}{under}: {result.failure}", style="red")
+            elif result.lost:
+                console.say(f"{name} diverged (NaN or infinity){under} {result.lost}.", style="red")
+
+
+def _table(run: Run, condition: str | None) -> Table:
+    caption = "difference from readout-only, paired by seed, with its 95 % interval"
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, caption=caption)
+    headings = ["rule", "rate", run.metric.label, "difference", "p"]
+    if condition is not None:
+        headings.append("from clean")
+    for heading in headings:
+        table.add_column(heading, no_wrap=True)
+    for row in run.rows(condition):
+        rate = run.results[condition][row.rule].learning_rate
+        cells = [row.rule, "–" if rate is None else f"{rate:g}", row.text(), *row.difference_text()]
+        if condition is not None:
+            cells.append(row.from_clean_text())
+        table.add_row(*cells)
+    return table
+
+
+def _sources(run: Run) -> Iterator[str]:
+    """Where learning rates and options are from; rules and conditions of one source in a line."""
     sources = {
-        "digits": "known, the best on the digits' validation part for 64-128-10",
+        "given": "given",
+        "known": "known, the best on the digits' validation part for just these settings",
         "searched": "searched for, the best of 1, 0.3, 0.1, 0.03, … on the validation part with "
         f"seed {run.settings.seed} and {search_settings(run.settings).epochs} epochs",
     }
-    for source, said in sources.items():
-        of = [name for name, result in run.results.items() if result.source == source]
-        if of:
-            console.say(f"Learning rates of {', '.join(of)}: {said}.")
-    for name, result in run.results.items():
-        if result.failure is not None:
-            console.say(
-                f"{name} failed with seed {result.failed_seed}: {result.failure}", style="red"
+    found: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for condition, results in run.results.items():
+        for source in sources:
+            of = tuple(
+                name
+                for name, result in results.items()
+                if ("searched" if result.choice is None else result.choice.source) == source
             )
-        elif result.lost:
-            console.say(f"{name} diverged (NaN or infinity) {result.lost}.", style="red")
+            if of:
+                found.setdefault((source, of), []).append(name_of(condition))
+    for (source, of), under in found.items():
+        rules = "all rules" if len(of) == len(run.settings.rules) > 1 else ", ".join(of)
+        where = "" if len(under) == len(run.results) else f" ({', '.join(under)})"
+        yield f"Learning rates of {rules}{where}: {sources[source]}."
+    for condition, results in run.results.items():
+        where = f" ({name_of(condition)})" if run.settings.stress else ""
+        for name, result in results.items():
+            if result.choice is not None and result.choice.options:
+                words = " ".join(options_in_words(result.choice.options))
+                yield f"Options of {name}{where}: {words}, chosen with its learning rate."

@@ -142,7 +142,7 @@ def _train(
         console.say(f"Continuing {checkpoint} after epoch {len(rows)}.")
     with ExitStack() as closing, bars(console, "{task.fields[state]}") as progress:
         logger = closing.enter_context(_loggers(log, folder, settings, rows))
-        name = f"{recipe.rule} on {prepared.dataset.name}"
+        name = _title(prepared)
         whole = progress.add_task(name, total=recipe.epochs, completed=len(rows), state="")
         part: TaskID = progress.add_task("epoch", total=None, state="", quiet=True)
 
@@ -209,8 +209,9 @@ def _finish(prepared: Prepared, trained: Fit, folder: RunFolder, console: PlainC
         figures,
     )
 
-    title = f"{recipe.rule} on {prepared.dataset.name}"
-    figures.save(curves.training_figure(rows, recipe.rule, title), folder.path / "curves.png")
+    figures.save(
+        curves.training_figure(rows, recipe.rule, _title(prepared)), folder.path / "curves.png"
+    )
     _report(trained, tested, recipe.keep, console)
     for name in ("epochs.csv", "result.json", MODEL, "checkpoint.pt", "curves.png"):
         console.say(str(folder.path / name))
@@ -234,6 +235,13 @@ def _loggers(
         yield logger
     finally:
         logger.close()
+
+
+def _title(prepared: Prepared) -> str:
+    """What is trained, on what, under which condition."""
+    recipe = prepared.recipe
+    stress = "" if recipe.stress is None else f", {recipe.stress}"
+    return f"{recipe.rule} on {prepared.dataset.name}{stress}"
 
 
 def _say_what_is_learned(prepared: Prepared, console: PlainConsole) -> None:

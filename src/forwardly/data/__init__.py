@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from forwardly.data import npz
+from forwardly.data import npz, stress
 from forwardly.data.augmentation import Augmentation
 from forwardly.data.dataset import Dataset, Split, put_aside
 from forwardly.data.download import download
@@ -32,7 +32,17 @@ from forwardly.data.teacher_student import TaskSettings, draw
 from forwardly.errors import UsageError
 from forwardly.files import is_there
 
-__all__ = ["NAMES", "VARIABLE", "Augmentation", "Dataset", "Split", "as_numbers", "folder", "load"]
+__all__ = [
+    "NAMES",
+    "VARIABLE",
+    "Augmentation",
+    "Dataset",
+    "Split",
+    "as_numbers",
+    "folder",
+    "load",
+    "stress",
+]
 
 NAMES = (*SOURCES, "digits", "mnist1d", "teacher-student")
 VARIABLE = "FORWARDLY_DATA"

@@ -5,23 +5,27 @@ paper: a first look at every rule, with the control and the reference among them
 train, 200 to choose learning rates, 300 to test; the split, the network and the order of batches
 follow the seed, so rules pair.
 
-Each rule has the learning rate that suits it, the best of {1, 3} · 10⁻ⁿ on the validation part.
-``LEARNING_RATES`` are those of our own on the digits for the 64-128-10 network, of two seeds and 15
-epochs; momentum 0.9, batches of 32, 30 epochs for all. For other rules, data sets and models they
-are searched for: with the first seed, in half the epochs.
+Each rule has the learning rate that suits it, the best of {1, 3} · 10ⁿ on the validation part.
+``LEARNING_RATES`` are those of our own for the default settings (of two seeds and 15 epochs), and
+are taken for these alone. With any other network, data set, batch or condition they are searched
+for: with the first seed, in half the epochs.
+
+Under stress (``Comparison.stress``) the rules are compared in each condition by itself, beside the
+clean one. Conditions that differ in the test samples alone are of the same trainings.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from forwardly.errors import UsageError, in_a_line
+from forwardly.experiments import stress as conditions
 from forwardly.experiments.comparison_table import ACCURACY, LOSS, Metric, Row, finite_or_none
-from forwardly.experiments.recipe import Prepared, Recipe, prepare
+from forwardly.experiments.recipe import Prepared, Recipe, load_data, prepare
 from forwardly.experiments.settings import (
     LAYERS,
     MOST_EPOCHS,
@@ -56,11 +60,42 @@ LEARNING_RATES = {
 }
 
 _SEARCHED = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
+_LARGER = (3.0, 10.0, 30.0, 100.0)
 _SMALLER = (0.0003, 0.0001, 0.00003, 0.00001)
-"""What is tried as well while the smallest so far is the best."""
+"""What is tried as well while the largest, or the smallest, so far is the best."""
 
-Source = Literal["given", "digits", "searched"]
+_VALIDATION = 200
+KNOWN_FOR = Recipe(
+    "readout-only",
+    "digits",
+    hidden=(128,),
+    activation="relu",
+    learning_rate=0.0,
+    momentum=0.9,
+    batch=32,
+    epochs=30,
+    validation=_VALIDATION,
+)
+"""What ``LEARNING_RATES`` are for, whatever the rule."""
+
+Options = Mapping[str, float | int | str]
+"""Of a rule, as a recipe has them."""
+
+OPTIONS: Mapping[str, Sequence[Options]] = {
+    "forward-forward": ({"threshold": 1.0}, {"threshold": 1.0, "label_scale": 2.0}, {}),
+}
+"""What is tried of a rule's options beside its defaults; first what is best for ``KNOWN_FOR``."""
+
+Source = Literal["given", "known", "searched"]
 """Where a learning rate is from: the user, ``LEARNING_RATES``, or a search."""
+
+
+class Choice(NamedTuple):
+    """What a rule is trained with."""
+
+    learning_rate: float
+    source: Source
+    options: Options
 
 
 @dataclass(frozen=True)
@@ -74,7 +109,7 @@ class Comparison:
         hidden: sizes of the hidden layers ("mlp"), or the channels of the convolution ("conv").
         activation: Of the hidden layers.
         learning_rate: Of all rules that --rates does not name (default: for each the best of 1,
-            0.3, 0.1, 0.03, … on the validation part; for the digits they are known).
+            0.3, 0.1, 0.03, … on the validation part; for the settings by default they are known).
         rates: Learning rates of single rules, as NAME=0.1, separated by spaces.
         seeds: How many seeds.
         seed: The first of them.
@@ -89,6 +124,12 @@ class Comparison:
         shift: Move images to train on by up to so many pixels, anew in each epoch.
         crop: Enlarge a window of images to train on whose sides are at least this share of the
             image's, anew in each epoch.
+        stress: Conditions to learn under, separated by spaces, each compared by itself beside the
+            clean one: noise:0.3 for a share of wrong classes among the training samples (where
+            numbers are learned, for noise of so many standard deviations), samples:500 for only so
+            many training samples, shift:2 for test images moved by so many pixels (other test
+            samples by so many standard deviations of each number). One condition of several is
+            written noise:0.3+samples:500.
 
     Raises:
         UsageError: if one makes no sense, naming it.
@@ -113,6 +154,7 @@ class Comparison:
     flip: bool = False
     shift: Annotated[int, at_least(0), MOST_PIXELS] = 0
     crop: Annotated[float, SHARE] = 1.0
+    stress: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse settings that make no sense."""
@@ -120,6 +162,10 @@ class Comparison:
         if len(set(self.rules)) < len(self.rules):
             raise UsageError(f"a rule is named twice: {', '.join(self.rules)}")
         check(self)
+        object.__setattr__(self, "stress", tuple(map(conditions.canonical, self.stress)))
+        for condition in self.stress:
+            if self.stress.count(condition) > 1:
+                raise UsageError(f"the condition {condition} is given twice")
         if unknown := self.given_rates.keys() - {*self.rules}:
             raise UsageError(f"rates has {min(unknown)!r}, which is none of the rules compared")
 
@@ -140,30 +186,65 @@ class Comparison:
             require(RATE, **{f"the learning rate of {name}": rates[name]})
         return rates
 
-    def rate(self, rule: str) -> tuple[float, Source] | None:
-        """A rule's learning rate as far as it is known, and where from."""
+    @property
+    def conditions(self) -> tuple[str | None, ...]:
+        """All that rules are compared in, the clean one (None) first."""
+        return None, *self.stress
+
+    def chosen(self, rule: str, condition: str | None = None) -> Choice | None:
+        """What a rule is trained with in a condition, as far as that is known."""
         if rule in (given := self.given_rates):
-            return given[rule], "given"
+            return Choice(given[rule], "given", {})
         if self.learning_rate is not None:
-            return self.learning_rate, "given"
-        if (self.data, self.model) == ("digits", "mlp") and rule in LEARNING_RATES:
-            return LEARNING_RATES[rule], "digits"
+            return Choice(self.learning_rate, "given", {})
+        made = recipe(KNOWN_FOR.rule, self, KNOWN_FOR.learning_rate, condition=condition)
+        made = replace(
+            made,
+            validation=made.validation or _VALIDATION,
+            stress=conditions.of_training(condition),
+        )
+        if made == KNOWN_FOR and rule in LEARNING_RATES:
+            return Choice(LEARNING_RATES[rule], "known", _options_of(rule)[0])
         return None
 
 
-def recipe(rule: str, settings: Comparison, learning_rate: float) -> Recipe:
+def _options_of(rule: str) -> Sequence[Options]:
+    """What is tried."""
+    return OPTIONS.get(rule, ({},))
+
+
+def recipe(
+    rule: str,
+    settings: Comparison,
+    learning_rate: float,
+    options: Options | None = None,
+    condition: str | None = None,
+) -> Recipe:
     """How one rule is trained: the settings of the same names."""
     shared = {field.name for field in fields(Recipe)} & {field.name for field in fields(settings)}
-    given: dict[str, Any] = {name: getattr(settings, name) for name in shared - {"learning_rate"}}
-    return Recipe(rule, learning_rate=learning_rate, **given)
+    given: dict[str, Any] = {
+        name: getattr(settings, name) for name in shared - {"learning_rate", "stress"}
+    }
+    return Recipe(
+        rule, learning_rate=learning_rate, options=options or {}, stress=condition, **given
+    )
 
 
 def trial(settings: Comparison, root: Path | None = None) -> Prepared:
     """What the control would be trained with: for what does not go together, whatever the rule.
 
-    Raises what ``prepare`` does.
+    Raises what ``prepare`` does, of every condition.
     """
-    return prepare(recipe("readout-only", settings, 0.0), settings.seed, root, progress=True)
+    made = [
+        prepare(
+            recipe("readout-only", settings, 0.0, condition=condition),
+            settings.seed,
+            root,
+            progress=True,
+        )
+        for condition in settings.conditions
+    ]
+    return made[0]
 
 
 def train(
@@ -172,18 +253,33 @@ def train(
     seed: int,
     learning_rate: float,
     root: Path | None = None,
-) -> tuple[float, float]:
-    """Train one rule from one seed; validation and test accuracy, 0 to 1 (NaN: diverged).
+    options: Options | None = None,
+    under: Sequence[str | None] = (None,),
+) -> tuple[float, ...]:
+    """Train one rule from one seed; its accuracy, 0 to 1, on the validation and the test part.
 
-    Of a data set without classes, the losses.
+    Of a data set without classes, the losses. NaN if it diverges.
+
+    Args:
+        rule: its name.
+        settings: the comparison's.
+        seed: of everything random.
+        learning_rate: of the optimizer.
+        root: of the data sets.
+        options: of the rule.
+        under: conditions that differ in the test part alone; for each there is a test accuracy.
     """
-    prepared = prepare(recipe(rule, settings, learning_rate), seed, root)
+    first, *others = under
+    made = recipe(rule, settings, learning_rate, options, first)
+    prepared = prepare(made, seed, root)
     trained = prepared.fit()
     if trained.diverged is not None:
-        return math.nan, math.nan
-    tested = evaluate(prepared.rule, prepared.dataset.test)
+        return (math.nan,) * (1 + len(under))
+    tests = [prepared.dataset.test]
+    tests += [load_data(replace(made, stress=other), seed, root).test for other in others]
     measured = metric_of(prepared).name
-    return trained.rows[-1][f"validation_{measured}"], tested[measured]
+    found = [evaluate(prepared.rule, test)[measured] for test in tests]
+    return trained.rows[-1][f"validation_{measured}"], *found
 
 
 def metric_of(prepared: Prepared) -> Metric:
@@ -191,15 +287,32 @@ def metric_of(prepared: Prepared) -> Metric:
     return ACCURACY if prepared.dataset.classes else LOSS
 
 
+class Trial(NamedTuple):
+    """A learning rate, perhaps with options, that was tried; its validation accuracy or loss."""
+
+    learning_rate: float
+    options: Options
+    value: float
+
+    @property
+    def name(self) -> str:
+        """What was tried."""
+        return " ".join([f"{self.learning_rate:g}", *options_in_words(self.options)])
+
+
+def options_in_words(options: Options) -> list[str]:
+    """Options as ``forwardly train --rule-options`` takes them."""
+    return [f"{name}={value}" for name, value in options.items()]
+
+
 @dataclass
 class Result:
-    """What has been found of one rule.
+    """What has been found of one rule in one condition.
 
     Attributes:
         rule: its name.
-        learning_rate: None while it is not known.
-        source: where it is from.
-        searched: validation accuracy (or loss) of each learning rate that was tried.
+        choice: what it is trained with; None while that is not known.
+        searched: what was tried for it.
         validation: of each seed that was trained; NaN of one that diverged.
         test: likewise.
         failure: what the rule raised, in a line, if it did; there its trainings ended.
@@ -207,13 +320,17 @@ class Result:
     """
 
     rule: str
-    learning_rate: float | None = None
-    source: Source = "searched"
-    searched: dict[float, float] = field(default_factory=dict[float, float])
+    choice: Choice | None = None
+    searched: list[Trial] = field(default_factory=list[Trial])
     validation: dict[int, float] = field(default_factory=dict[int, float])
     test: dict[int, float] = field(default_factory=dict[int, float])
     failure: str | None = None
     failed_seed: int | None = None
+
+    @property
+    def learning_rate(self) -> float | None:
+        """None while it is not known."""
+        return None if self.choice is None else self.choice.learning_rate
 
     @property
     def diverged(self) -> list[int]:
@@ -226,9 +343,10 @@ class Result:
         if self.diverged:
             seeds = ", ".join(map(str, self.diverged))
             return f"with learning rate {self.learning_rate:g}, seeds {seeds}"
-        tried = len(self.searched) >= len(_SEARCHED)
-        if tried and not any(map(math.isfinite, self.searched.values())):
-            return f"with all learning rates from {max(self.searched):g} to {min(self.searched):g}"
+        tried = len(self.searched) >= len(_SEARCHED) * len(_options_of(self.rule))
+        if tried and not any(math.isfinite(one.value) for one in self.searched):
+            rates = [one.learning_rate for one in self.searched]
+            return f"with all learning rates from {max(rates):g} to {min(rates):g}"
         return ""
 
     def table(self) -> Iterator[tuple[str, int, str | float, str | float, str | float, str]]:
@@ -252,98 +370,169 @@ class Run:
         root: of the data sets.
 
     Attributes:
-        results: what has been found, by rule.
+        results: what has been found, by condition and rule.
     """
 
     def __init__(self, settings: Comparison, metric: Metric, root: Path | None = None) -> None:
         self.settings, self.metric, self._root = settings, metric, root
-        self.results = {name: Result(name) for name in settings.rules}
-        for name, result in self.results.items():
-            if (known := settings.rate(name)) is not None:
-                result.learning_rate, result.source = known
+        self.results = {
+            condition: {
+                name: Result(name, settings.chosen(name, condition)) for name in settings.rules
+            }
+            for condition in settings.conditions
+        }
+        self._groups: dict[str | None, list[str | None]] = {}
+        for condition in settings.conditions:
+            self._groups.setdefault(conditions.of_training(condition), []).append(condition)
 
     @property
     def left(self) -> int:
         """How many trainings are to come, as far as one can say."""
         count = 0
-        for result in self.results.values():
-            if result.failure is not None or (result.learning_rate is None and result.lost):
-                continue
-            count += self.settings.seeds - len(result.test)
-            if result.learning_rate is None:
-                count += max(len(_SEARCHED) - len(result.searched), 1)
+        for first, *_ in self._groups.values():
+            for name, result in self.results[first].items():
+                if result.failure is not None or (result.choice is None and result.lost):
+                    continue
+                count += self.settings.seeds - len(result.test)
+                if result.choice is None:
+                    tries = len(_SEARCHED) * len(_options_of(name))
+                    count += max(tries - len(result.searched), 1)
         return count
 
     def advance(self) -> Iterator[str]:
-        """Train to the end, yielding the name of a rule after each training.
+        """Train to the end, yielding after each training what it was.
 
         A rule that raises an exception ends there, and the others go on.
         """
-        for name, result in self.results.items():
-            if result.learning_rate is None:
-                yield from self._search(name)
-        for seed in range(self.settings.seed, self.settings.seed + self.settings.seeds):
-            for name, result in self.results.items():
-                if result.learning_rate is None or result.failure is not None:
-                    continue
-                found = self._train(name, self.settings, seed, result.learning_rate)
-                if found is not None:
-                    result.validation[seed], result.test[seed] = found
-                yield name
+        for training, under in self._groups.items():
+            said = "" if len(self.results) == 1 else f", {conditions.name_of(training)}"
+            for name in self.settings.rules:
+                if self.results[under[0]][name].choice is None:
+                    yield from (name + said for _ in self._search(name, training, under))
+            for seed in range(self.settings.seed, self.settings.seed + self.settings.seeds):
+                for name in self.settings.rules:
+                    if self._train_one(name, under, seed):
+                        yield name + said
 
-    def _search(self, name: str) -> Iterator[str]:
-        """Find a rule's learning rate; none is found if all diverge."""
-        result, settings = self.results[name], search_settings(self.settings)
-        best: float | None = None
-        for rate in _SEARCHED + _SMALLER:
-            if rate in _SMALLER and best != list(result.searched)[-1]:
-                break
-            found = self._train(name, settings, settings.seed, rate)
-            if found is None:
-                yield name
-                return
-            value = result.searched[rate] = found[0]
-            if self.metric.better(value, math.nan if best is None else result.searched[best]):
-                best = rate
-            yield name
-        result.learning_rate = best
+    def _train_one(self, name: str, under: Sequence[str | None], seed: int) -> bool:
+        """Train and test a rule, if it can be."""
+        results = [self.results[condition][name] for condition in under]
+        choice = results[0].choice
+        if choice is None or results[0].failure is not None:
+            return False
+        found = self._train(
+            results, self.settings, seed, choice.learning_rate, choice.options, under
+        )
+        if found is not None:
+            validation, *tests = found
+            for result, test in zip(results, tests, strict=True):
+                result.validation[seed], result.test[seed] = validation, test
+        return True
+
+    def _search(
+        self, name: str, training: str | None, under: Sequence[str | None]
+    ) -> Iterator[None]:
+        """Find a rule's learning rate and options; none are found if all diverge."""
+        results = [self.results[condition][name] for condition in under]
+        settings, best = search_settings(self.settings), None
+        for options in _options_of(name):
+            tried: list[Trial] = []
+            for rate in self._rates(tried):
+                found = self._train(results, settings, settings.seed, rate, options, [training])
+                if found is None:
+                    yield
+                    return
+                tried.append(Trial(rate, options, found[0]))
+                for result in results:
+                    result.searched.append(tried[-1])
+                yield
+            best = self._best([*([] if best is None else [best]), *tried])
+        if best is not None:
+            for result in results:
+                result.choice = Choice(best.learning_rate, "searched", best.options)
+
+    def _rates(self, tried: Sequence[Trial]) -> Iterator[float]:
+        """What to try, in view of what was."""
+        yield from _SEARCHED
+        for more, extreme in ((_LARGER, max), (_SMALLER, min)):
+            for rate in more:
+                best = self._best(tried)
+                ends = extreme(one.learning_rate for one in tried)
+                if best is None or best.learning_rate != ends:
+                    break
+                yield rate
+
+    def _best(self, tried: Sequence[Trial]) -> Trial | None:
+        """The first of the best; None if all diverged."""
+        best: Trial | None = None
+        for one in tried:
+            if self.metric.better(one.value, math.nan if best is None else best.value):
+                best = one
+        return best
 
     def _train(
-        self, name: str, settings: Comparison, seed: int, rate: float
-    ) -> tuple[float, float] | None:
+        self,
+        results: Sequence[Result],
+        settings: Comparison,
+        seed: int,
+        rate: float,
+        options: Options,
+        under: Sequence[str | None],
+    ) -> tuple[float, ...] | None:
         """``train``; None, and an entry in the results, if the rule fails."""
         try:
-            return train(name, settings, seed, rate, self._root)
+            return train(results[0].rule, settings, seed, rate, self._root, options, under)
         except Exception as failure:  # whatever somebody else's rule may raise
-            self.results[name].failure = in_a_line(failure)
-            self.results[name].failed_seed = seed
+            for result in results:
+                result.failure, result.failed_seed = in_a_line(failure), seed
             return None
 
-    def rows(self) -> list[Row]:
-        """The table, as far as it has come."""
-        control = self.results.get("readout-only", Result("readout-only")).test
+    def rows(self, condition: str | None = None) -> list[Row]:
+        """The table of a condition, as far as it has come."""
+        results, clean = self.results[condition], self.results[None]
+        control = results.get("readout-only", Result("readout-only")).test
         return [
-            Row.of(name, result.test, control, self.metric) for name, result in self.results.items()
+            Row.of(
+                name,
+                result.test,
+                control,
+                self.metric,
+                None if condition is None else clean[name].test,
+            )
+            for name, result in results.items()
         ]
 
     def as_data(self) -> dict[str, Any]:
-        """The learning rates and what was found, for a record."""
-        results = self.results
+        """The learning rates and what was found, for a record; under stress by condition."""
+        found = self._as_data(None)
+        if self.settings.stress:
+            found["stress"] = {name: self._as_data(name) for name in self.settings.stress}
+        return found
+
+    def _as_data(self, condition: str | None) -> dict[str, Any]:
+        results = self.results[condition]
         rules: dict[str, Any] = {}
-        for row in self.rows():
+        for row in self.rows(condition):
             rules[row.rule] = row.as_data()
             result = results[row.rule]
             if result.diverged:
                 rules[row.rule]["diverged"] = result.diverged
             if result.failure is not None:
                 rules[row.rule]["failed"] = {"seed": result.failed_seed, "with": result.failure}
+        chosen = {name: result.choice for name, result in results.items()}
         return {
             "learning_rates": {name: result.learning_rate for name, result in results.items()},
-            "learning_rates_from": {name: result.source for name, result in results.items()},
+            "learning_rates_from": {
+                name: "searched" if choice is None else choice.source
+                for name, choice in chosen.items()
+            },
+            "options": {
+                name: dict(choice.options)
+                for name, choice in chosen.items()
+                if choice is not None and choice.options
+            },
             "searches": {
-                name: {
-                    f"{rate:g}": finite_or_none(value) for rate, value in result.searched.items()
-                }
+                name: {one.name: finite_or_none(one.value) for one in result.searched}
                 for name, result in results.items()
                 if result.searched
             },

@@ -37,22 +37,28 @@ LOSS = Metric("loss", "test loss", 1.0)
 class Row(NamedTuple):
     """One rule's line: test accuracies, 0 to 1, or losses, and the test against the control.
 
-    NaN stands for a seed that diverged.
+    NaN stands for a seed that diverged. Under stress there is the test against the rule itself in
+    the clean condition too.
     """
 
     rule: str
     values: Sequence[float]
     over_control: Difference | None
     metric: Metric = ACCURACY
+    from_clean: Difference | None = None
 
     @classmethod
     def of(
-        cls, rule: str, test: Mapping[int, float], control: Mapping[int, float], metric: Metric
+        cls,
+        rule: str,
+        test: Mapping[int, float],
+        control: Mapping[int, float],
+        metric: Metric,
+        clean: Mapping[int, float] | None = None,
     ) -> Row:
         """The line of a rule from its values by seed; those that diverged have no pair."""
-        both = [s for s in test if s in control and math.isfinite(test[s] - control[s])]
-        change = difference([test[s] for s in both], [control[s] for s in both])
-        return cls(rule, list(test.values()), change, metric)
+        change = _paired(test, control)
+        return cls(rule, list(test.values()), change, metric, _paired(test, clean or {}))
 
     @property
     def finite(self) -> list[float]:
@@ -73,14 +79,32 @@ class Row(NamedTuple):
             return "–", "–"
         *shown, p = self.over_control
         mean, low, high = (self.metric.scale * value for value in shown)
-        digits = self.metric.digits(self.finite)
-        return Difference(mean, low, high, p).text(digits), f"{p:.2g}"
+        return Difference(mean, low, high, p).text(self._digits), f"{p:.2g}"
+
+    def from_clean_text(self) -> str:
+        """The mean difference from the clean condition."""
+        if self.from_clean is None:
+            return "–"
+        return f"{self.metric.scale * self.from_clean.mean:+.{self._digits}f}"
+
+    @property
+    def _digits(self) -> int:
+        return self.metric.digits(self.finite)
 
     def as_data(self) -> dict[str, Any]:
         """Plain data, for a record."""
         change = None if self.over_control is None else self.over_control._asdict()
         name = "accuracies" if self.metric is ACCURACY else "losses"
-        return {name: [finite_or_none(value) for value in self.values], "over_readout_only": change}
+        found: dict[str, Any] = {name: [finite_or_none(value) for value in self.values]}
+        found["over_readout_only"] = change
+        if self.from_clean is not None:
+            found["from_clean"] = self.from_clean._asdict()
+        return found
+
+
+def _paired(test: Mapping[int, float], other: Mapping[int, float]) -> Difference | None:
+    both = [s for s in test if s in other and math.isfinite(test[s] - other[s])]
+    return difference([test[s] for s in both], [other[s] for s in both])
 
 
 def finite_or_none(value: float) -> float | None:

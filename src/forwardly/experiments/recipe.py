@@ -26,6 +26,7 @@ from forwardly.data import read
 from forwardly.data.arrays import Task
 from forwardly.data.preprocessing import Kind
 from forwardly.errors import UsageError
+from forwardly.experiments import stress as conditions
 from forwardly.experiments.settings import (
     BELOW_1,
     EPOCHS,
@@ -51,7 +52,7 @@ DATA = Must(
 )
 
 _ADDED: Mapping[str, Any] = {
-    **dict.fromkeys(("target", "task", "preprocessing", "patience")),
+    **dict.fromkeys(("target", "task", "preprocessing", "patience", "stress")),
     "keep": "last",
     "flip": False,
     "shift": 0,
@@ -111,6 +112,9 @@ class Recipe:
         shift: Move images to train on by up to so many pixels, anew in each epoch.
         crop: Enlarge a window of images to train on whose sides are at least this share of the
             image's, anew in each epoch.
+        stress: A condition to learn under: noise:0.3 for a share of wrong classes, samples:500 for
+            so few samples to train on, shift:2 for test images moved by so many pixels; several as
+            noise:0.3+samples:500. ``forwardly compare`` says more.
         keep: Whether the model of the last epoch is kept, or that of the best.
 
     Raises:
@@ -145,11 +149,14 @@ class Recipe:
     flip: bool = False
     shift: Annotated[int, at_least(0), MOST_PIXELS] = 0
     crop: Annotated[float, SHARE] = 1.0
+    stress: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse settings that make no sense."""
         rules_named([self.rule])
         check(self)
+        if self.stress is not None:
+            object.__setattr__(self, "stress", conditions.canonical(self.stress))
         if min(self.hidden, default=1) < 1 or (self.model == "conv" and len(self.hidden) != 1):
             raise UsageError(
                 "hidden must be sizes of at least 1, and for the model conv one, its channels; "
@@ -294,6 +301,7 @@ def load_data(
             validation=recipe.validation,
             seed=seed,
         )
+    dataset = conditions.applied(recipe.stress, dataset, seed)
     kind = cast(Kind | None, recipe.preprocessing)
     return dataset if kind is None else dataset.prepared(kind)
 
