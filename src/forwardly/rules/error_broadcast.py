@@ -84,7 +84,7 @@ class ErrorBroadcast(Rule):
     ) -> None:
         super().__init__(model, loss, input_shape=input_shape, error=error, generator=generator)
         if not 0 <= forgetting <= 1:
-            raise ValueError(f"forgetting must be from 0 to 1; given {forgetting}")
+            raise ValueError(f"forgetting must be a number from 0 to 1; given {forgetting}")
         self.forgetting = forgetting
         *hidden, last = self.network.probe(self.input_shape)
         k = last.a[0].numel()
@@ -93,20 +93,19 @@ class ErrorBroadcast(Rule):
             self.register_buffer(f"R_{l}", R)
 
     def assign(self, x: Tensor, target: Tensor, step: Step) -> Credit:
-        """One forward pass, and the error to all layers."""
+        """One forward pass, the correlations moved by it, and the error through them."""
         *hidden, last = step.activities(step.prepare(x))
         e = self.error(last.a, target)
         updates: dict[str, Tensor] = {}
-        for l, (stage, layer) in enumerate(zip(self.network.stages, hidden, strict=False), start=1):
-            R = self.get_buffer(f"R_{l}")
-            feedback.check_sizes(f"R_{l}", R, layer.h, e.shape[1])
+        for l, layer in enumerate(hidden, start=1):
+            stage, before = self.network.stages[l - 1], self.get_buffer(f"R_{l}")
+            feedback.check_sizes(f"R_{l}", before, layer.h, e.shape[1])
             correlation = layer.h.flatten(1).T @ (e / len(e))
-            R = self.forgetting * R + (1 - self.forgetting) * correlation
+            R = self.forgetting * before + (1 - self.forgetting) * correlation
             step.moved[f"R_{l}"] = R
             signal = (e @ R.T).reshape(layer.z.shape)
-            updates |= step.update(
-                stage, step.through_elementwise(stage, layer.z, signal), layer.pre
-            )
+            delta = step.through_elementwise(stage, layer.z, signal)
+            updates |= step.update(stage, delta, layer.pre)
         stage = self.network.stages[-1]
         delta = step.through_elementwise(stage, last.z, e.reshape(last.z.shape))
         updates |= step.update(stage, delta, last.pre)
