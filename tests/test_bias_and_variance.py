@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ NUMBERS = torch.Generator().manual_seed(0)
 X = torch.randn(9, 6, dtype=torch.float64, generator=NUMBERS)
 Y = torch.randint(3, (9,), generator=NUMBERS)
 LOSS = nn.CrossEntropyLoss()
+PAGE = (Path(__file__).parent.parent / "docs" / "bias-and-variance.md").read_text("utf-8")
 
 
 def net(*behind: nn.Module) -> nn.Sequential:
@@ -163,3 +166,19 @@ def test_mistakes() -> None:
     for wrong in (rule.model, 3, lambda _: rule.model):
         with pytest.raises(TypeError, match="rule must be of class Rule; given"):
             bias_and_variance(wrong, X, Y)
+
+
+def test_the_page_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+    """Up to how processors round, which ten epochs make more of."""
+    (snippet,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    (shown,) = re.findall(r"```text\n(.*?)```", PAGE, re.DOTALL)
+    exec(snippet, {})
+    head, *lines = capsys.readouterr().out.splitlines()
+    expected_head, *expected = shown.splitlines()
+    assert head == expected_head
+    for line, other in zip(lines, expected, strict=True):
+        name, *figures = line.split()
+        assert name == other.split()[0]
+        assert [*map(float, figures)] == pytest.approx(
+            [*map(float, other.split()[1:])], rel=0.3, abs=0.15
+        )

@@ -178,6 +178,7 @@ def bias_and_variance(
     generator = torch.Generator().manual_seed(seed)
     found: dict[str, _Moments] = {}
     model: nn.Module | None = None
+    gradient: dict[str, Tensor] = {}
     for _ in range(draws):
         drawn = rule if isinstance(rule, Rule) else rule(generator)
         _look(drawn)
@@ -192,7 +193,9 @@ def bias_and_variance(
                 drawn.noise = before.new_tensor(
                     [int(torch.randint(2**62, (), generator=generator)), 0]
                 )
-            ours, gradient = drawn(x, target).updates, _gradient(drawn, x, target)
+            ours = drawn(x, target).updates
+            if not gradient or drawn.network.dropouts:  # else it is the same for all
+                gradient = _gradient(drawn, x, target)
         finally:
             drawn.noise = before
         for name in ours.keys() - drawn.learned.keys():
