@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import forwardly as fw
 from forwardly.metrics import BiasVariance, bias_and_variance
 from forwardly.network import Step
+from test_learned import built
 
 pytestmark = pytest.mark.unchecked  # thousands of draws
 
@@ -154,6 +155,12 @@ def test_no_gradient_no_ratio() -> None:
     assert found[:3] == (0, 0, 0)
     assert math.isnan(found.relative_variance)
     assert math.isnan(found.relative_squared_bias)
+
+
+def test_what_a_rule_learns_of_its_own_has_no_gradient() -> None:
+    rule = built()
+    own = dict(rule.model.named_parameters())
+    assert bias_and_variance(rule, X, Y, draws=2).keys() == own.keys()
 
 
 def test_mistakes() -> None:

@@ -119,8 +119,7 @@ class BiasVariance(NamedTuple):
     def standard_error(self) -> float:
         """√(variance / n): how far ū is from its limit, and so the bias that unbiased rules show.
 
-        The bias of n draws is that of infinitely many and this, in squares: on average bias² is
-        the true one's plus standard_error².
+        On average bias² is the true bias², that of infinitely many draws, plus standard_error².
         """
         return math.sqrt(self.variance / self.draws)
 
@@ -146,11 +145,11 @@ def bias_and_variance(
     draws: int = 100,
     seed: int = 0,
 ) -> dict[str, BiasVariance]:
-    """Bias and variance of a rule's updates as estimates of the gradient, for each parameter.
+    """Bias and variance of a rule's updates as estimates of the gradient.
 
-    On one batch and with the same weights, the update is drawn many times: with other random
-    numbers of the rule's own, if it is a rule; with other feedback, if it is a function that
-    builds rules. An estimate u of g is off by
+    For each parameter of the model that it trains. On one batch and with the same weights, the
+    update is drawn many times: with other random numbers of the rule's own, if it is a rule; with
+    other feedback, if it is a function that builds rules. An estimate u of g is off by
 
         mean of ‖u − g‖²  =  ‖ū − g‖² + mean of ‖u − ū‖²  =  bias² + variance
 
@@ -198,8 +197,9 @@ def bias_and_variance(
                 gradient = _gradient(drawn, x, target)
         finally:
             drawn.noise = before
-        for name in ours.keys() - drawn.learned.keys():
-            found.setdefault(name, _Moments()).add(ours[name], gradient[name])
+        for name in ours:
+            if name not in drawn.learned:
+                found.setdefault(name, _Moments()).add(ours[name], gradient[name])
     return {name: moments.result() for name, moments in found.items()}
 
 

@@ -12,6 +12,12 @@ its own loss ½‖R_l‖²; of that gradient the part that goes through h_l is k
 that goes through e, which would have to be sent back. R_l is that of the same step: it has seen the
 batch. With λ = 1 it never moves, and the rule is direct feedback alignment.
 
+What it learns it learns through the R_l that it starts with, to which the weights align. What moves
+R_l works against that: the readout descends along the same mean of h e, so where it decays as R_l
+forgets, R_{L−1} becomes −W_Lᵀ, scaled, and δ_{L−1} minus backprop's. Started from R_l = 0, hidden
+activities shrink, and the network ends below the control: the collapse that the paper names. So λ
+is next to 1.
+
 Shapes
     e (n, k); h_l as z_l; R_l (n_l, k), n_l the numbers of one sample's h_l: the whole map of a
     convolution.
@@ -19,7 +25,7 @@ Shapes
 Deviations
     Decorrelation alone, by the activities themselves, g(h) = h. Left out is what the paper adds
     against collapse (power normalisation, layer entropy), sparse weights and activities, and the
-    layers' projections forward to the output. So its figures are not to be expected.
+    layers' projections forward to the output. So its figures cannot be expected.
     The factor 1 − λ of the gradient is part of the learning rate, as in the paper's experiments;
     R_l keeps it. R_l starts from U(±√(6 / n_l)), as B_l does for direct feedback alignment, and
     learns at the rate of the output; the paper starts a hundred times smaller, at rates thousands
