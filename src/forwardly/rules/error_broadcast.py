@@ -58,7 +58,7 @@ class ErrorBroadcast(Rule):
         model: see ``Rule``. Only synapses may have parameters that require a gradient.
         loss: see ``Rule``.
         forgetting: λ, how much of the correlation a step keeps, 0 to 1.
-        initial: how the correlations before the first step are drawn, from (n_l, k) of each layer.
+        backward: how the correlations before the first step are drawn, from (n_l, k) of each layer.
         input_shape: shape of x without the batch; needed only if the first synapse is a
             convolution.
         error: see ``Rule``.
@@ -83,7 +83,7 @@ class ErrorBroadcast(Rule):
         loss: nn.Module,
         *,
         forgetting: float = 0.99999,
-        initial: feedback.Initialiser = feedback.uniform(1.0),
+        backward: feedback.Initialiser = feedback.uniform(1.0),
         input_shape: tuple[int, ...] | None = None,
         error: Callable[[Tensor, Tensor], Tensor] | None = None,
         generator: torch.Generator | None = None,
@@ -95,7 +95,7 @@ class ErrorBroadcast(Rule):
         *hidden, last = self.network.probe(self.input_shape)
         k = last.a[0].numel()
         for l, layer in enumerate(hidden, start=1):
-            R, *_ = feedback.drawn(initial, (layer.h[0].numel(), k), generator, layer.h)
+            R, *_ = feedback.drawn(backward, (layer.h[0].numel(), k), generator, layer.h)
             self.register_buffer(f"R_{l}", R)
 
     def assign(self, x: Tensor, target: Tensor, step: Step) -> Credit:
