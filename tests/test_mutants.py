@@ -328,7 +328,7 @@ MUTANTS: dict[str, list[Mutant]] = {
         (
             "correlation summed over the batch",
             "rules/error_broadcast.py",
-            "(e / len(e))",
+            "(e / e.shape[0])",
             "e",
         ),
         (

@@ -106,7 +106,7 @@ class ErrorBroadcast(Rule):
         for l, layer in enumerate(hidden, start=1):
             stage, before = self.network.stages[l - 1], self.get_buffer(f"R_{l}")
             feedback.check_sizes(f"R_{l}", before, layer.h, e.shape[1])
-            correlation = layer.h.flatten(1).T @ (e / len(e))
+            correlation = layer.h.flatten(1).T @ (e / e.shape[0])
             R = self.forgetting * before + (1 - self.forgetting) * correlation
             step.moved[f"R_{l}"] = R
             signal = (e @ R.T).reshape(layer.z.shape)
