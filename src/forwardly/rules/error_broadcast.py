@@ -72,7 +72,7 @@ class ErrorBroadcast(Rule):
     paper = paper("erdogan2025error")
     uses_autograd = False
     forward_passes = 1
-    feedback_path = "R, from error to each layer, a running correlation"
+    feedback_path = "R, from error to each layer"
     teacher = "error"
     trains = "synapses"
     output_update = "gradient"
