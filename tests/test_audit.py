@@ -80,6 +80,7 @@ EXPECTED: dict[str, tuple[str, tuple[int, ...], str, str, Sequence[int | None]]]
     "sign-symmetry-uniform": ("partial", (2, 3, 4), "non-local", "frozen", BACKWARD),
     "direct-feedback-alignment": ("none", (), "local", "frozen", [L] * L),
     "drtp": ("none", (), "local", "frozen", [1, 2, 3, 4]),
+    "error-broadcast": ("none", (), "local", "frozen", [L] * L),
     "pepita": ("none", (), "local", "modulated", MODULATED),
     "mem-pepita": ("none", (), "local", "modulated", MODULATED),
     "sign-pepita": ("none", (), "local", "modulated", MODULATED),
@@ -98,6 +99,7 @@ LOCKED: dict[str, tuple[tuple[int, ...], tuple[int, ...], int, int]] = {
     "sign-symmetry-uniform": ((1, 2, 3), (1, 2, 3), 7, 1),
     "direct-feedback-alignment": ((1, 2, 3), (), 4, 1),
     "drtp": ((), (), 1, 1),
+    "error-broadcast": ((1, 2, 3), (), 4, 1),
     "pepita": ((1, 2, 3), (), L + 1, 2),
     "mem-pepita": ((1, 2, 3), (), L + 1, 3),
     "sign-pepita": ((1, 2, 3), (), L + 1, 2),
@@ -556,6 +558,7 @@ def test_macs_of_dense_networks_are_the_papers() -> None:
         "forward-forward": 4 * forward,
         "direct-feedback-alignment": 2 * forward + direct,
         "drtp": 2 * forward + direct,
+        "error-broadcast": 2 * forward + 2 * direct,  # its matrices move
         "readout-only": forward + N * DENSE[-1] * K,
     }
     for name, macs in expected.items():

@@ -26,6 +26,7 @@ ON_DIGITS = {
     "backprop": ("relu", 0.1, 5, 6),
     "direct-feedback-alignment": ("relu", 0.1, 5, 6),
     "drtp": ("tanh", 0.05, 10, 10),
+    "error-broadcast": ("relu", 0.1, 5, 6),
     "feedback-alignment": ("relu", 0.1, 5, 6),
     "forward-forward": ("relu", 0.3, 10, 8),
     "hebbian-pepita": ("relu", 0.3, 5, 6),

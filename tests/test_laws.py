@@ -17,6 +17,7 @@ LARGE = fw.feedback.uniform(0.5)
 FACTORIES: dict[str, Factory] = {
     **fw.RULES,
     "adaptive-feedback-alignment": partial(fw.AdaptiveFeedbackAlignment, projection=LARGE),
+    "error-broadcast": partial(fw.ErrorBroadcast, forgetting=0.6),  # so that the batch shows
     "hebbian-pepita": partial(fw.HebbianPEPITA, projection=LARGE),
     "mem-pepita": partial(fw.MemPEPITA, projection=LARGE),
     "pepita": partial(fw.PEPITA, projection=LARGE),
@@ -29,6 +30,8 @@ OWN_FEEDBACK = "hidden_units_have_no_order"  # feedback of its own tells hidden 
 EXEMPT: dict[str, set[str]] = {
     "direct-feedback-alignment": {OWN_FEEDBACK},
     "drtp": {OWN_FEEDBACK},
+    # a sample's error reaches it by the whole batch's correlation
+    "error-broadcast": {OWN_FEEDBACK, "batch_is_the_mean_of_its_samples"},
     "feedback-alignment": {OWN_FEEDBACK},
     "sign-symmetry-batch": {OWN_FEEDBACK},
     "sign-symmetry-fixed": {OWN_FEEDBACK},

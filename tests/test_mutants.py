@@ -300,6 +300,63 @@ MUTANTS: dict[str, list[Mutant]] = {
             "step.update(stage, (e + 1).reshape",
         ),
     ],
+    "error-broadcast": [
+        (
+            "correlation of before the batch",
+            "rules/error_broadcast.py",
+            "signal = (e @ R.T)",
+            "signal = (e @ before.T)",
+        ),
+        (
+            "correlation never moves",
+            "rules/error_broadcast.py",
+            'step.moved[f"R_{l}"] = R',
+            'step.moved[f"R_{l}"] = before',
+        ),
+        (
+            "forgetting and learning swapped",
+            "rules/error_broadcast.py",
+            "self.forgetting * before + (1 - self.forgetting) * correlation",
+            "(1 - self.forgetting) * before + self.forgetting * correlation",
+        ),
+        (
+            "correlation accumulates",
+            "rules/error_broadcast.py",
+            "self.forgetting * before + (1 - self.forgetting) * correlation",
+            "self.forgetting * before + correlation",
+        ),
+        (
+            "correlation summed over the batch",
+            "rules/error_broadcast.py",
+            "(e / e.shape[0])",
+            "e",
+        ),
+        (
+            "pre-activations for activities",
+            "rules/error_broadcast.py",
+            "layer.h.flatten(1).T",
+            "layer.z.flatten(1).T",
+        ),
+        ("sign flipped", "rules/error_broadcast.py", "signal = (e @", "signal = (-e @"),
+        (
+            "no derivative",
+            "rules/error_broadcast.py",
+            "step.through_elementwise(stage, layer.z, signal)",
+            "signal",
+        ),
+        (
+            "no derivative of the output",
+            "rules/error_broadcast.py",
+            "step.through_elementwise(stage, last.z, e.reshape(last.z.shape))",
+            "e.reshape(last.z.shape)",
+        ),
+        (
+            "the buffer written in place",
+            "rules/error_broadcast.py",
+            "R = self.forgetting * before + (1 - self.forgetting) * correlation",
+            "R = before.mul_(self.forgetting).add_((1 - self.forgetting) * correlation)",
+        ),
+    ],
     "forward-forward": [
         (
             "negative pass raises goodness too",

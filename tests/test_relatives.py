@@ -37,8 +37,8 @@ def made(make: Make, case: Case, **options: Any) -> fw.Rule:
     )
 
 
-def batch(case: Case) -> tuple[torch.Tensor, torch.Tensor]:
-    x, target = case.batch(n=4)
+def batch(case: Case, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+    x, target = case.batch(n=4, seed=seed)
     return x, target - 3 if case.loss is nn.MSELoss else target
 
 
@@ -179,6 +179,24 @@ def drtp(make: Make, case: Case) -> None:
     direct(make, case, target=True)
 
 
+def error_broadcast(make: Make, case: Case) -> None:
+    """Over three steps, in which its correlations and the weights move."""
+    rule = made(make, case, forgetting=0.6)
+    names = [f"R_{l}" for l in range(1, len(rule.network.stages))]
+    R = [rule.get_buffer(name).numpy().copy() for name in names]
+    optimizer = torch.optim.SGD(rule.model.parameters(), lr=0.1)
+    for seed in range(3):
+        x, t = batch(case, seed)
+        expected, R = relatives.error_broadcast(
+            describe(rule, x), array(x), t.numpy(), R, error=ERRORS[case.loss], forgetting=0.6
+        )
+        optimizer.zero_grad()
+        assert_updates(rule, rule.accumulate(x, t), expected)
+        optimizer.step()
+        for name, moved in zip(names, R, strict=True):
+            np.testing.assert_allclose(rule.get_buffer(name), moved, rtol=0, atol=1e-10)
+
+
 def forward_forward(make: Make, case: Case) -> None:
     if case.loss is not nn.CrossEntropyLoss or math.prod(case.input_shape) < case.outputs:
         return
@@ -200,6 +218,7 @@ REFERENCES: dict[str, tuple[Make, Callable[[Make, Case], None]]] = {
     "adaptive-feedback-alignment": (fw.AdaptiveFeedbackAlignment, adaptive_feedback_alignment),
     "direct-feedback-alignment": (fw.DirectFeedbackAlignment, direct),
     "drtp": (fw.DRTP, drtp),
+    "error-broadcast": (fw.ErrorBroadcast, error_broadcast),
     "feedback-alignment": (fw.FeedbackAlignment, feedback_alignment),
     "forward-forward": (fw.ForwardForward, forward_forward),
     "hebbian-pepita": (fw.HebbianPEPITA, hebbian_pepita),

@@ -207,6 +207,7 @@ def mirrored(ours: Rule) -> tuple[Any, Any, Any]:
         ("backprop", {}, adam),
         ("feedback-alignment", {}, plateau),
         ("forward-forward", {}, sgd),
+        ("error-broadcast", {"forgetting": 0.9}, sgd),  # its own buffers move
         ("pepita", {"projection": fw.feedback.product()}, mirrored),
     ],
 )

@@ -1,4 +1,4 @@
-"""What is measured of learning: angles, update alignment, slowness, accuracy.
+"""What is measured of learning: angles, update alignment, bias and variance, slowness, accuracy.
 
 Those that accumulate over batches have ``update``, ``compute`` and ``reset``. They are no classes
 of torchmetrics, whose collections take its own alone; see docs/with-other-tools.md.
@@ -7,8 +7,8 @@ of torchmetrics, whose collections take its own alone; see docs/with-other-tools
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -96,13 +96,135 @@ def update_alignment(rule: Rule, x: Tensor, target: Tensor) -> dict[str, float]:
     what calling the rule does.
     """
     _look(rule)
-    ours = rule(x, target).updates
-    # From a generator of its own, as measuring must not change what is drawn next.
-    own = torch.Generator()
-    reference = Backprop(rule.model, rule.loss, error=rule.own_error, generator=own)
-    reference.noise = rule.noise
-    gradient = reference(x, target).updates
+    ours, gradient = rule(x, target).updates, _gradient(rule, x, target)
     return {n: cosine(ours[n], gradient[n]) for n in ours if n not in rule.learned}
+
+
+class BiasVariance(NamedTuple):
+    """How a rule's update u of one parameter estimates the gradient g, over n draws; see below.
+
+    Attributes:
+        bias: ‖ū − g‖, where ū is the mean of the updates.
+        variance: Σ‖u − ū‖² / (n − 1), summed over the parameter's elements.
+        gradient: ‖g‖.
+        draws: n.
+    """
+
+    bias: float
+    variance: float
+    gradient: float
+    draws: int
+
+    @property
+    def standard_error(self) -> float:
+        """√(variance / n): how far ū is from its limit, and so the bias that unbiased rules show.
+
+        On average bias² is the true bias², that of infinitely many draws, plus standard_error².
+        """
+        return math.sqrt(self.variance / self.draws)
+
+    @property
+    def relative_squared_bias(self) -> float:
+        """bias² / ‖g‖²; NaN where there is no gradient.
+
+        With ``relative_variance`` it adds up to the mean of ‖u − g‖² / ‖g‖².
+        """
+        return self.bias**2 / self.gradient**2 if self.gradient else math.nan
+
+    @property
+    def relative_variance(self) -> float:
+        """variance / ‖g‖²; NaN where there is no gradient."""
+        return self.variance / self.gradient**2 if self.gradient else math.nan
+
+
+def bias_and_variance(
+    rule: Rule | Callable[[torch.Generator], Rule],
+    x: Tensor,
+    target: Tensor,
+    *,
+    draws: int = 100,
+    seed: int = 0,
+) -> dict[str, BiasVariance]:
+    """Bias and variance of a rule's updates as estimates of the gradient.
+
+    For each parameter of the model that it trains. On one batch and with the same weights, the
+    update is drawn many times: with other random numbers of the rule's own, if it is a rule; with
+    other feedback, if it is a function that builds rules. An estimate u of g is off by
+
+        mean of ‖u − g‖²  =  ‖ū − g‖² + mean of ‖u − ū‖²  =  bias² + variance
+
+    Backprop has neither. A rule of fixed feedback has a bias alone: which, with other feedback,
+    varies. Under dropout each u is compared with the gradient through its own masks, so that these
+    count for neither.
+
+    Args:
+        rule: a rule, or what builds one from a generator, all of them for one and the same model:
+            ``lambda generator: fw.PEPITA(model, loss, generator=generator)``.
+        x: see ``Rule``.
+        target: see ``Rule``.
+        draws: n, two or more.
+        seed: of the draws; equal seeds draw the same, and nothing else is drawn from.
+
+    Raises:
+        ValueError: if there are fewer than two draws, or the rules built have several models; and
+            what calling the rule does.
+        TypeError: if it is no rule and builds none.
+    """
+    if draws < 2:
+        raise ValueError(f"a variance needs two draws or more; given draws={draws}")
+    if not isinstance(rule, Rule) and (isinstance(rule, nn.Module) or not callable(rule)):  # pyright: ignore[reportUnnecessaryIsInstance]
+        check_kind("rule", rule, Rule)
+    generator = torch.Generator().manual_seed(seed)
+    found: dict[str, _Moments] = {}
+    model: nn.Module | None = None
+    gradient: dict[str, Tensor] = {}
+    for _ in range(draws):
+        drawn = rule if isinstance(rule, Rule) else rule(generator)
+        _look(drawn)
+        if model not in (None, drawn.model):
+            raise ValueError(
+                "the rules to compare must be of one model, so that only their feedback differs: "
+                "make the model once, outside the function that builds them"
+            )
+        model, before = drawn.model, drawn.noise
+        try:
+            if before is not None and drawn is rule:
+                drawn.noise = before.new_tensor(
+                    [int(torch.randint(2**62, (), generator=generator)), 0]
+                )
+            ours = drawn(x, target).updates
+            if not gradient or drawn.network.dropouts:  # else it is the same for all
+                gradient = _gradient(drawn, x, target)
+        finally:
+            drawn.noise = before
+        for name in ours:
+            if name not in drawn.learned:
+                found.setdefault(name, _Moments()).add(ours[name], gradient[name])
+    return {name: moments.result() for name, moments in found.items()}
+
+
+class _Moments:
+    """Sums over draws of u − g, by Welford's method: without the loss of digits of Σu² − nū²."""
+
+    def __init__(self) -> None:
+        self._n = 0
+        self._mean = self._gradient = torch.zeros(())
+        self._squares = 0.0
+
+    def add(self, update: Tensor, gradient: Tensor) -> None:
+        # In float64, which not every device has.
+        u, g = (part.detach().cpu().double() for part in (update, gradient))
+        self._n += 1
+        from_old = u - g - self._mean
+        self._mean = self._mean + from_old / self._n
+        self._squares += float((from_old * (u - g - self._mean)).sum())
+        self._gradient = self._gradient + (g - self._gradient) / self._n
+
+    def result(self) -> BiasVariance:
+        bias, gradient = (
+            float(part.square().sum().sqrt()) for part in (self._mean, self._gradient)
+        )
+        return BiasVariance(bias, self._squares / (self._n - 1), gradient, self._n)
 
 
 def slowness(accuracy: Sequence[float], *, chance: float = 0.0, epochs: int | None = None) -> float:
@@ -216,6 +338,15 @@ class UpdateAlignment:
     def compute(self) -> Mapping[str, float]:
         """The mean cosines so far."""
         return {name: sum(values) / len(values) for name, values in self._values.items()}
+
+
+def _gradient(rule: Rule, x: Tensor, target: Tensor) -> dict[str, Tensor]:
+    """Backprop's updates, under the rule's dropout masks."""
+    # From a generator of its own, as measuring must not change what is drawn next.
+    own = torch.Generator()
+    reference = Backprop(rule.model, rule.loss, error=rule.own_error, generator=own)
+    reference.noise = rule.noise
+    return reference(x, target).updates
 
 
 def _look(rule: Rule) -> None:

@@ -268,7 +268,8 @@ class Rule(nn.Module, ABC):
         """The credit for one batch, and the new values of the buffers that a step changes.
 
         Pure, as ``forward``, which gives the credit alone. The buffers, by their names in the rule,
-        are batch normalisation's statistics and the dropout seed.
+        are batch normalisation's statistics, the dropout seed, and what the rule itself moves: its
+        ``assign`` puts new values into ``step.moved``.
         """
         self.check_batch(x, target)
         step = self.begin_step()
@@ -282,6 +283,7 @@ class Rule(nn.Module, ABC):
     def moved_buffers(self, step: Step) -> dict[str, Tensor]:
         """See ``run``."""
         buffers = {f"model.{name}": value for name, value in step.statistics.items()}
+        buffers |= step.moved
         if self.noise is not None:
             buffers["noise"] = self.noise + torch.arange(2, device=self.noise.device)
         return buffers

@@ -7,6 +7,7 @@ time-local       its halves, the second with W − η ΔW¹            (Srinivas
 FA, uSF …        δ_l = (B_{l+1} δ_{l+1}) ⊙ σ′(z_l)                 (Lillicrap 2016, Liao 2016)
 DFA              δ_l = (B_l e) ⊙ σ′(z_l)                          (Nøkland 2016)
 DRTP             δ_l = −(B_l t) ⊙ σ′(z_l)                         (Frenkel 2021)
+EBD              R ← λR + (1 − λ)/B · Σ h εᵀ,  ϑ = (R ε) ⊙ f′(u)      (Erdogan et al. 2025)
 Forward-Forward  ∂/∂W_l of log(1 + exp(θ − g⁺)) + log(1 + exp(g⁻ − θ))        (Hinton 2022)
 """
 
@@ -205,6 +206,37 @@ def broadcast(
         updates.append(found[-1].synapse.update(e.reshape(h[-1].shape), a[-2]))
         per_sample.append(updates)
     return mean_of(found, per_sample)
+
+
+def error_broadcast(
+    layers: Sequence[Layer],
+    x: Array,
+    t: Any,
+    R: Sequence[Array],
+    *,
+    error: ErrorFunction,
+    forgetting: float,
+) -> tuple[list[Update], list[Array]]:
+    """The updates, and R after this batch of B samples; R[k] is (numbers of h, outputs)."""
+    preparation, found = stages(layers)
+    B = len(x)
+    passes = [forward(found, through(preparation, x[n], n), n) for n in range(B)]
+    errors = [error(a[-1], t[n]) for n, (a, _) in enumerate(passes)]
+    moved: list[Array] = []
+    for k in range(len(found) - 1):
+        R_k = forgetting * R[k]
+        for (_, h), epsilon in zip(passes, errors, strict=True):
+            R_k = R_k + (1 - forgetting) / B * np.outer(h[k].ravel(), epsilon)
+        moved.append(R_k)
+    per_sample: list[list[Update]] = []
+    for n, ((a, _), epsilon) in enumerate(zip(passes, errors, strict=True)):
+        updates: list[Update] = []
+        for k, stage in enumerate(found):
+            u = stage.synapse.forward(a[k], n)
+            q = moved[k] @ epsilon if k < len(moved) else epsilon
+            updates.append(stage.synapse.update(q.reshape(u.shape) * slope(stage, u, n), a[k]))
+        per_sample.append(updates)
+    return mean_of(found, per_sample), moved
 
 
 def overlaid(x: Array, label: int, k: int, scale: float) -> Array:

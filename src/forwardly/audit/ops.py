@@ -286,7 +286,8 @@ def _union(sets: Iterable[Indices]) -> Indices:
     return _NONE.union(*sets)
 
 
-_LINEAR = {aten.mul, aten.div, aten.neg, aten.add, aten.sub, aten.rsub}
+SUMS = {aten.add, aten.sub, aten.rsub}
+_LINEAR = {aten.mul, aten.div, aten.neg} | SUMS
 _MOVES: tuple[tuple[Callable[[Call, list[Indices]], list[Indices]], tuple[Any, ...]], ...] = (
     (
         lambda _, dims: dims,

@@ -267,7 +267,7 @@ def _locking(flow: Flow) -> Locking:
         later = [p for p in flow.products if p.layer > l and p.node in needed]
         if any(product.direction == "forward" for product in later):
             locked.append(l)
-        chained = any(node in needed and not _directly(flow, node) for node in flow.feedback)
+        chained = any(node in needed and _chained(flow, node) for node in flow.feedback)
         if chained or any(product.node in after_output for product in later):
             backward.append(l)
     return Locking(
@@ -285,6 +285,11 @@ def _directly(flow: Flow, node: Node) -> bool:
     added = node.args[:-2] if ops.packet_of(node.target) in ops.MATRIX_PRODUCTS else ()
     factors = [flow.values[factor] for factor in node.all_input_nodes if factor not in added]
     return all(factor.broadcast for factor in factors if factor.signal)
+
+
+def _chained(flow: Flow, node: Node) -> bool:
+    """Whether feedback carries on a signal; state that is added to one, as it moves, does not."""
+    return ops.packet_of(node.target) not in ops.SUMS and not _directly(flow, node)
 
 
 def _steps(flow: Flow) -> dict[Node, int]:

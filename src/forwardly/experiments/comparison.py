@@ -46,6 +46,7 @@ LEARNING_RATES = {
     "backprop": 0.1,
     "direct-feedback-alignment": 0.1,
     "drtp": 0.003,
+    "error-broadcast": 0.1,
     "feedback-alignment": 0.1,
     "forward-forward": 0.03,
     "hebbian-pepita": 0.3,

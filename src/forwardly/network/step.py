@@ -49,7 +49,8 @@ class Step:
 
     The first pass through a dropout draws its mask, which later passes reuse; the first pass
     through a batch normalisation puts its new running statistics into ``statistics``, by buffer
-    name. Nothing of the model is changed.
+    name; a rule whose own buffers move puts their new values into ``moved``, by theirs. Nothing of
+    the model or the rule is changed.
 
     Args:
         network: what the passes go through.
@@ -74,6 +75,7 @@ class Step:
         self._keep_masks = keep_masks
         self._masks: dict[str, Tensor] = {}
         self.statistics: dict[str, Tensor] = {}
+        self.moved: dict[str, Tensor] = {}
 
     def update(self, stage: Stage, post: Tensor, pre: Tensor) -> dict[str, Tensor]:
         """``stage.synapse_update(post, pre)``; empty where ``apply`` takes it."""

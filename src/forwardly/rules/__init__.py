@@ -10,6 +10,7 @@ from forwardly.rules.adaptive_feedback_alignment import AdaptiveFeedbackAlignmen
 from forwardly.rules.backprop import Backprop
 from forwardly.rules.direct_feedback_alignment import DirectFeedbackAlignment
 from forwardly.rules.drtp import DRTP
+from forwardly.rules.error_broadcast import ErrorBroadcast
 from forwardly.rules.feedback_alignment import FeedbackAlignment
 from forwardly.rules.forward_forward import ForwardForward
 from forwardly.rules.hebbian_pepita import HebbianPEPITA
@@ -25,6 +26,7 @@ RULES: dict[str, type[Rule]] = {
     "backprop": Backprop,
     "direct-feedback-alignment": DirectFeedbackAlignment,
     "drtp": DRTP,
+    "error-broadcast": ErrorBroadcast,
     "feedback-alignment": FeedbackAlignment,
     "forward-forward": ForwardForward,
     "hebbian-pepita": HebbianPEPITA,
@@ -47,6 +49,7 @@ __all__ = [
     "Backprop",
     "BatchSignSymmetry",
     "DirectFeedbackAlignment",
+    "ErrorBroadcast",
     "FeedbackAlignment",
     "FixedSignSymmetry",
     "ForwardForward",
