@@ -19,7 +19,7 @@ from forwardly.experiments import records
 from forwardly.experiments import results as teacher_student_results
 from forwardly.experiments.comparison_table import Row
 from forwardly.experiments.published import EXPERIMENTS
-from forwardly.experiments.report import Column, Line, columns
+from forwardly.experiments.report import Column, Line, columns, trials
 from forwardly.experiments.statistics import Difference, sd_text
 from forwardly.files.fields import Fields
 from forwardly.files.text import visible
@@ -259,7 +259,25 @@ def results() -> str:
         missing = [name for column in made for name in column.missing_names()]
         if missing:
             lines += [f"Not run: {', '.join(f'`{name}`' for name in missing)}.", ""]
+        lines += _rates(trials(experiment, found))
     return "\n".join(lines)
+
+
+def _rates(tried: dict[str, float]) -> list[str]:
+    """What learning rates were chosen by."""
+    found: dict[str, dict[float, float]] = {}
+    for cell, accuracy in tried.items():
+        rule, _, rate = cell.removeprefix("rates/").rpartition("-")
+        found.setdefault(rule, {})[float(rate)] = accuracy
+    rates = sorted({rate for of_rule in found.values() for rate in of_rule})
+    if not rates:
+        return []
+    rows = [
+        (rule, *(f"{100 * of_rule[rate]:.1f}" if rate in of_rule else "–" for rate in rates))
+        for rule, of_rule in sorted(found.items())
+    ]
+    said = "Accuracy on validation images by learning rate, by which rates were chosen (%):"
+    return [said, "", *table(("rule", *(f"{rate:g}" for rate in rates)), rows), ""]
 
 
 def _column(column: Column) -> list[str]:

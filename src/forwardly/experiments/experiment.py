@@ -36,12 +36,15 @@ class Cell:
         published: what it is compared with, if anything.
         note: what a reader should know of its settings.
         shared: (experiment, cell) whose runs it is, where another experiment has the same one.
+        trial: whether it is run to choose a setting by: only its validation accuracy counts, and it
+            stands in no table of results.
     """
 
     recipe: Recipe
     published: Published | None = None
     note: str = ""
     shared: tuple[str, str] | None = None
+    trial: bool = False
 
 
 @dataclass(frozen=True)

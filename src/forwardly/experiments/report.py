@@ -131,8 +131,25 @@ def columns(experiment: Experiment, found: Sequence[Record]) -> list[Column]:
         for record in runs.values():
             records.check_recipe(record, cell.recipe)
         column, _, row = name.partition("/")
+        if cell.trial:
+            continue
         tables.setdefault(column, []).append((row, cell, runs))
     return [Column(name, _lines(rows)) for name, rows in tables.items()]
+
+
+def trials(experiment: Experiment, found: Sequence[Record]) -> dict[str, float]:
+    """Of the cells that are run to choose by: the validation accuracy, a mean over seeds, 0 to 1.
+
+    0 where training diverged.
+    """
+    tried: dict[str, list[float]] = {}
+    for record in found:
+        cell = experiment.cells.get(record.cell)
+        if record.experiment == experiment.name and cell is not None and cell.trial:
+            last = record.rows[-1].get("validation_accuracy", 0.0)
+            diverged = record.result["diverged"] is not None
+            tried.setdefault(record.cell, []).append(0.0 if diverged else last)
+    return {name: sum(values) / len(values) for name, values in tried.items()}
 
 
 def _lines(rows: Sequence[tuple[str, Cell, dict[int, Record]]]) -> list[Line]:

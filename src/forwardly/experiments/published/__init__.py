@@ -14,6 +14,7 @@ from forwardly.experiments.published import (
     srinivasan2023_depth,
     srinivasan2023_table,
     unbound_cifar10,
+    unbound_mnist,
 )
 
 EXPERIMENTS: dict[str, Experiment] = {
@@ -25,6 +26,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         srinivasan2023_depth,
         bfloat16,
         unbound_cifar10,
+        unbound_mnist,
     )
 }
 

@@ -1,0 +1,15 @@
+"""PEPITA beyond the papers' accuracy on MNIST; see ``unbound``. Images are shifted by a pixel."""
+
+from __future__ import annotations
+
+from forwardly.experiments.published.unbound import unbound
+
+CHOSEN: dict[str, float] = {}
+"""The learning rate of each rule."""
+
+EXPERIMENT = unbound(
+    "mnist",
+    "MNIST beyond the papers' accuracy, all rules treated alike",
+    CHOSEN,
+    ("shifts", {"shift": 1}),
+)
