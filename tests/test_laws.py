@@ -30,6 +30,8 @@ EXEMPT: dict[str, set[str]] = {
     "direct-feedback-alignment": {OWN_FEEDBACK},
     "drtp": {OWN_FEEDBACK},
     "feedback-alignment": {OWN_FEEDBACK},
+    "local-errors": {OWN_FEEDBACK},
+    "mono-forward": {OWN_FEEDBACK},
     "sign-symmetry-batch": {OWN_FEEDBACK},
     "sign-symmetry-fixed": {OWN_FEEDBACK},
     # which wrong label a sample gets depends on its place in the batch
