@@ -67,8 +67,8 @@ def test_a_credit_is_the_callers(name: str) -> None:
     credit = rule.accumulate(X, Y)
     kept = copy.deepcopy(credit)
     rule.accumulate(X, Y)
-    torch.nn.utils.clip_grad_norm_(rule.model.parameters(), 1e-6)
-    torch.optim.SGD(rule.model.parameters(), 1.0, momentum=0.9).step()
+    torch.nn.utils.clip_grad_norm_(rule.parameters(), 1e-6)
+    torch.optim.SGD(rule.parameters(), 1.0, momentum=0.9).step()
     fw.LocalSGD(rule, 0.1, 0.9).step(X, Y)
     rule.model.zero_grad(set_to_none=False)
     assert_close(credit, kept, rtol=0, atol=0)
@@ -162,7 +162,7 @@ def test_an_optimizer_can_be_copied(name: str, duplicate: Any) -> None:
     other = duplicate(local)
     assert other.rule is not local.rule
     held = {id(p) for group in other.param_groups for p in group["params"]}
-    assert held == {id(p) for p in other.rule.model.parameters()}
+    assert held == {id(p) for p in other.rule.parameters()}
     before = copy.deepcopy(local.rule.state_dict())
     other.step(X, Y)
     assert_close(local.rule.state_dict(), before, rtol=0, atol=0)

@@ -15,13 +15,13 @@ Shapes
 Deviations
     The error is that of the loss that is given, for every layer alike. "⊙ σ′(z_l)" stands for the
     derivative of all that follows synapse l (pooling, dropout), the statistics of normalisations
-    taken as constants. M_l ~ U(±√(1 / n_l)), as torch draws a readout. M_lᵀ is the transpose of the
-    head's own M_l; the paper also tries other numbers of the same signs.
+    taken as constants. M_l ~ U(±√(6 / n_l)), as B_l of ``direct_feedback_alignment``; how the paper
+    draws it is not known to us. A shorter M_l makes units more active, as what they are to reach is
+    M_l a_l. The way back is M_lᵀ itself; the paper also tries other numbers of the same signs.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import final
 
@@ -32,9 +32,6 @@ from forwardly import feedback
 from forwardly.network import Step
 from forwardly.rule import Credit, Rule
 from forwardly.rules.papers import paper
-
-AS_A_READOUT = feedback.uniform(1 / math.sqrt(6))
-"""U(±√(1 / n_l)), torch's choice for a linear layer."""
 
 
 def drawn_heads(
@@ -109,7 +106,7 @@ class LocalErrors(Rule):
         model: nn.Module,
         loss: nn.Module,
         *,
-        heads: feedback.Initialiser = AS_A_READOUT,
+        heads: feedback.Initialiser = feedback.uniform(1.0),
         input_shape: tuple[int, ...] | None = None,
         error: Callable[[Tensor, Tensor], Tensor] | None = None,
         generator: torch.Generator | None = None,

@@ -20,12 +20,13 @@ Deviations
     The paper predicts by M_{L−1}, or by the sum of all G_l. Here the model ends in a readout W_L
     that stands beside M_{L−1} and learns the same from the same activity, from other initial
     weights: what predicts is the model itself. The mean stands for the sum, for targets that are
-    numbers. The error is that of the loss that is given, the paper's cross-entropy. σ′ and the
-    distribution of M_l as in ``local_errors``.
+    numbers. The error is that of the loss that is given, the paper's cross-entropy. σ′ as in
+    ``local_errors``. M_l begins as torch's linear layers do, U(±√(1 / n_l)), as in public code.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Literal, final
 
@@ -37,8 +38,10 @@ from forwardly._typing import Shaped
 from forwardly.checks import one_of
 from forwardly.network import Step
 from forwardly.rule import Credit, Rule
-from forwardly.rules.local_errors import AS_A_READOUT, drawn_heads, head, teach_locally
+from forwardly.rules.local_errors import drawn_heads, head, teach_locally
 from forwardly.rules.papers import paper
+
+_AS_TORCH_DOES = feedback.uniform(1 / math.sqrt(6))  # U(±√(1 / n_l)), as nn.Linear begins
 
 
 @final
@@ -72,7 +75,7 @@ class MonoForward(Rule):
         model: nn.Module,
         loss: nn.Module,
         *,
-        heads: feedback.Initialiser = AS_A_READOUT,
+        heads: feedback.Initialiser = _AS_TORCH_DOES,
         prediction: Literal["readout", "all"] = "readout",
         input_shape: tuple[int, ...] | None = None,
         error: Callable[[Tensor, Tensor], Tensor] | None = None,
