@@ -72,7 +72,7 @@ def teach_locally(
         delta = step.through_following(stage, layer.z, signal)
         updates |= step.update(stage, delta, layer.pre)
         if learn:
-            updates[f"rule.M_{l}"] = e_l.T @ layer.a.flatten(1) / len(x)
+            updates[f"rule.M_{l}"] = e_l.T @ layer.a.flatten(1) / x.shape[0]
     raise AssertionError("a network has a last stage")
 
 
