@@ -88,6 +88,9 @@ EXPECTED: dict[str, tuple[str, tuple[int, ...], str, str, Sequence[int | None]]]
     "time-local-pepita": ("none", (), "local", "modulated", MODULATED),
     "adaptive-feedback-alignment": ("none", (), "local", "modulated", [5, 6, 7, 4]),
     "forward-forward": ("none", (), "local", "modulated", [1, 2, 3, 4]),
+    # through the head and back
+    "local-errors": ("none", (), "local", "frozen", [3, 4, 5, 4]),
+    "mono-forward": ("none", (), "local", "frozen", [3, 4, 5, 4]),
     "readout-only": ("none", (), "local", "no hidden updates", [None, None, None, 4]),
 }
 LOCKED: dict[str, tuple[tuple[int, ...], tuple[int, ...], int, int]] = {
@@ -107,6 +110,8 @@ LOCKED: dict[str, tuple[tuple[int, ...], tuple[int, ...], int, int]] = {
     "time-local-pepita": ((1, 2, 3), (), L + 1, 2),
     "adaptive-feedback-alignment": ((1, 2, 3), (), L + 1, 2),
     "forward-forward": ((), (), 1, 2),
+    "local-errors": ((), (), 3, 1),
+    "mono-forward": ((), (), 3, 1),
     "readout-only": ((), (), 1, 1),
 }
 
@@ -120,6 +125,8 @@ def test_expected_answers(name: str, make: Callable[[], nn.Sequential]) -> None:
     assert bool(a.transport.evidence) == (transport != "none")
     assert a.locality.answer == locality
     assert a.frozen.answer == frozen
+    heads = name in ("local-errors", "mono-forward")
+    assert a.both_ways == (("M_1", "M_2", "M_3") if heads else ())
     k = a.locking
     assert [times.update for times in k.layers.values()] == updates
     assert [times.activities[0] for times in k.layers.values()] == [1, 2, 3, 4]
@@ -149,7 +156,7 @@ def test_what_feedback_alignments_updates_need() -> None:
 
 
 def test_which_signal_is_broadcast() -> None:
-    for name, signal in {"drtp": "target", "pepita": "error", "forward-forward": "target"}.items():
+    for name, signal in {"drtp": "target", "pepita": "error", "local-errors": "target"}.items():
         assert audited(fw.RULES[name]).answers.locality.layers[1].signals == (signal,)
 
 
@@ -397,6 +404,33 @@ class LeaksOutput(Direct):
         return layers[-1].a.sum() if l == 0 else 0.0
 
 
+class Separate(Direct):
+    """Goes through two matrices one after the other, in one direction each."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for l, size in enumerate(DENSE):
+            self.register_buffer(f"C_{l}", torch.randn(K, size))
+
+    def leak(self, l: int, layers: list[Any]) -> Tensor | float:
+        return layers[l].h @ self.get_buffer(f"C_{l}").T @ self.back(l)
+
+    def back(self, l: int) -> Tensor:
+        return self.get_buffer(f"B_{l}").T
+
+
+class Tied(Separate):
+    """The same, there and back through one."""
+
+    def back(self, l: int) -> Tensor:
+        return self.get_buffer(f"C_{l}")
+
+
+def test_only_the_same_matrix_is_both_ways() -> None:
+    assert audited(Separate).answers.both_ways == ()
+    assert audited(Tied).answers.both_ways == ("C_0", "C_1", "C_2")
+
+
 class ComputesTheErrorAgain(Direct):
     def send(self, l: int, delta: Tensor) -> Tensor:
         del delta
@@ -559,6 +593,8 @@ def test_macs_of_dense_networks_are_the_papers() -> None:
         "direct-feedback-alignment": 2 * forward + direct,
         "drtp": 2 * forward + direct,
         "error-broadcast": 2 * forward + 2 * direct,  # its matrices move
+        "local-errors": 2 * forward + 2 * direct,
+        "mono-forward": 2 * forward + 3 * direct,
         "readout-only": forward + N * DENSE[-1] * K,
     }
     for name, macs in expected.items():
@@ -581,6 +617,8 @@ def test_feedback_parameters() -> None:
     direct = K * sum(DENSE)
     assert audited(fw.PEPITA).costs.feedback_parameters == D * K
     assert audited(fw.DirectFeedbackAlignment).costs.feedback_parameters == direct
+    assert audited(fw.LocalErrors).costs.feedback_parameters == direct
+    assert audited(fw.MonoForward).costs.feedback_parameters == direct
     assert audited(fw.Backprop).costs.feedback_parameters == 0
     factors = D * DENSE[0] + DENSE[0] * DENSE[1] + DENSE[1] * DENSE[2] + DENSE[2] * K
     product = audited(fw.PEPITA, projection=fw.feedback.product())

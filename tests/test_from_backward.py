@@ -127,9 +127,9 @@ def test_inference_mode_changes_nothing(name: str) -> None:
         assert X.clone().is_inference()
     assert_close(pure, expected, rtol=0, atol=0)
     assert not any(value.is_inference() for value in (*credit.updates.values(), *credit[1:]))
-    assert float(nn.utils.clip_grad_norm_(rule.model.parameters(), 1e6)) > 0
-    torch.optim.SGD(rule.model.parameters(), 0.1, 0.9).step()
-    torch.optim.SGD(other.model.parameters(), 0.1, 0.9).step()
+    assert float(nn.utils.clip_grad_norm_(rule.parameters(), 1e6)) > 0
+    torch.optim.SGD(rule.parameters(), 0.1, 0.9).step()
+    torch.optim.SGD(other.parameters(), 0.1, 0.9).step()
     assert_close(rule.state_dict(), other.state_dict())
     local = fw.LocalSGD(rule, 0.1, 0.9)
     with torch.inference_mode():

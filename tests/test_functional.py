@@ -59,7 +59,7 @@ def test_is_accumulate_and_torchs_sgd(name: str, settings: dict[str, Any]) -> No
     """Parameters, statistics, dropout's numbers and momenta, and the given state is left alone."""
     theirs = rule_of(name, nn.BatchNorm1d(5, affine=False), nn.Dropout(0.3))
     ours = copy.deepcopy(theirs)
-    optimizer = torch.optim.SGD(theirs.model.parameters(), **settings)
+    optimizer = torch.optim.SGD(theirs.parameters(), **settings)
     before = copy.deepcopy(ours.state_dict())
     start = state = state_of(ours)
     step = step_of(ours, descents_of(ours, settings))

@@ -33,6 +33,8 @@ EXEMPT: dict[str, set[str]] = {
     # a sample's error reaches it by the whole batch's correlation
     "error-broadcast": {OWN_FEEDBACK, "batch_is_the_mean_of_its_samples"},
     "feedback-alignment": {OWN_FEEDBACK},
+    "local-errors": {OWN_FEEDBACK},
+    "mono-forward": {OWN_FEEDBACK},
     "sign-symmetry-batch": {OWN_FEEDBACK},
     "sign-symmetry-fixed": {OWN_FEEDBACK},
     # which wrong label a sample gets depends on its place in the batch

@@ -64,7 +64,7 @@ def train_both(
     rule: Rule, shape: tuple[int, ...], descent: dict[str, Any], fast: bool = True, steps: int = 3
 ) -> tuple[Rule, torch.optim.Optimizer, torch.optim.Optimizer]:
     ours = copy.deepcopy(rule)
-    theirs = torch.optim.SGD(rule.model.parameters(), lr=0.05, **descent)
+    theirs = torch.optim.SGD(rule.parameters(), lr=0.05, **descent)
     local = fw.LocalSGD(ours, 0.05, **descent, fast=fast)
     numbers = torch.Generator().manual_seed(1)
     for _ in range(steps):

@@ -357,6 +357,79 @@ MUTANTS: dict[str, list[Mutant]] = {
             "R = before.mul_(self.forgetting).add_((1 - self.forgetting) * correlation)",
         ),
     ],
+    "local-errors": [
+        (
+            "no derivative",
+            "network/step.py",
+            "signal * derivative(part.module, a)",
+            "signal",
+        ),
+        ("sign flipped", "rules/local_errors.py", "(e_l @ M)", "(-e_l @ M)"),
+        (
+            "the output's error in each layer",
+            "rules/local_errors.py",
+            "e_l = rule.error(y.reshape(-1, *shape), target)",
+            "e_l = rule.error(rule.predict(x), target)",
+        ),
+        (
+            "goodness for its error",
+            "rules/local_errors.py",
+            "(e_l @ M)",
+            "(y @ M)",
+        ),
+        (
+            "head of another activity",
+            "rules/local_errors.py",
+            "head(rule, l, layer.a)",
+            "head(rule, l, step.after_synapse(stage, 2 * layer.z))",
+        ),
+        (
+            "signs for weights on the way back",
+            "rules/local_errors.py",
+            "(e_l @ M)",
+            "(e_l @ M.sign())",
+        ),
+        (
+            "one window only where they overlap",
+            "network/local.py",
+            "return nothing.scatter_add(2, where.flatten(2), signal.flatten(2)).reshape(a.shape)",
+            "return nothing.scatter(2, where.flatten(2), signal.flatten(2)).reshape(a.shape)",
+        ),
+        (
+            "average pooling not divided",
+            "network/local.py",
+            "signal.flatten(2) @ pooled.flatten(1).T",
+            "signal.flatten(2) @ (pooled > 0).to(a.dtype).flatten(1).T",
+        ),
+        (
+            "output layer by the target",
+            "rules/local_errors.py",
+            "step.update(stage, e.reshape",
+            "step.update(stage, (e + 1).reshape",
+        ),
+    ],
+    "mono-forward": [
+        ("heads fixed", "rules/mono_forward.py", "learn=True", "learn=False"),
+        (
+            "heads' mean forgotten",
+            "rules/local_errors.py",
+            "e_l.T @ layer.a.flatten(1) / x.shape[0]",
+            "e_l.T @ layer.a.flatten(1)",
+        ),
+        (
+            "heads' sign flipped",
+            "rules/local_errors.py",
+            "e_l.T @ layer.a.flatten(1) / x.shape[0]",
+            "-e_l.T @ layer.a.flatten(1) / x.shape[0]",
+        ),
+        (
+            "heads learn from another activity",
+            "rules/local_errors.py",
+            "e_l.T @ layer.a.flatten(1) / x.shape[0]",
+            "e_l.T @ step.after_synapse(stage, 2 * layer.z).flatten(1) / x.shape[0]",
+        ),
+        ("sign flipped", "rules/local_errors.py", "(e_l @ M)", "(-e_l @ M)"),
+    ],
     "forward-forward": [
         (
             "negative pass raises goodness too",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -197,6 +198,21 @@ def error_broadcast(make: Make, case: Case) -> None:
             np.testing.assert_allclose(rule.get_buffer(name), moved, rtol=0, atol=1e-10)
 
 
+def local_errors(make: Make, case: Case) -> None:
+    rule = made(make, case)
+    x, t = batch(case)
+    M = [array(getattr(rule, f"M_{l}")) for l in range(1, len(rule.network.stages))]
+    expected, of_heads = relatives.local_errors(
+        describe(rule, x), array(x), t.numpy(), M, error=ERRORS[case.loss]
+    )
+    credit = rule(x, t)
+    assert credit.updates.keys() == rule.trained | rule.learned.keys()
+    assert_updates(rule, credit, expected)
+    for l, dM in enumerate(of_heads if rule.learned else [], start=1):
+        assert np.abs(dM).max() > 1e-7
+        np.testing.assert_allclose(credit.updates[f"rule.M_{l}"], dM, rtol=0, atol=1e-10)
+
+
 def forward_forward(make: Make, case: Case) -> None:
     if case.loss is not nn.CrossEntropyLoss or math.prod(case.input_shape) < case.outputs:
         return
@@ -222,7 +238,9 @@ REFERENCES: dict[str, tuple[Make, Callable[[Make, Case], None]]] = {
     "feedback-alignment": (fw.FeedbackAlignment, feedback_alignment),
     "forward-forward": (fw.ForwardForward, forward_forward),
     "hebbian-pepita": (fw.HebbianPEPITA, hebbian_pepita),
+    "local-errors": (fw.LocalErrors, local_errors),
     "mem-pepita": (fw.MemPEPITA, mem_pepita),
+    "mono-forward": (fw.MonoForward, local_errors),
     "sign-pepita": (fw.SignPEPITA, sign_pepita),
     "sign-symmetry-batch": (fw.BatchSignSymmetry, batch_magnitudes),
     "sign-symmetry-fixed": (fw.FixedSignSymmetry, fixed_magnitudes),
@@ -311,6 +329,67 @@ def test_forward_forward_is_the_derivative_of_its_own_loss() -> None:
         assert_close(updates[name], parameter.grad)
 
 
+@pytest.mark.parametrize("case", [case for case in CASES if "norm" not in case.name], ids=str)
+def test_mono_forward_is_the_derivative_of_each_layers_own_loss(case: Case) -> None:
+    """By torch's differentiation, activity detached between layers; all kinds of pooling."""
+    rule = without_dropout(build(fw.MonoForward, case))
+    x, target = case.batch()
+    updates = rule(x, target).updates
+    step, a = rule.network.step(), x
+    for part in rule.network.preparation:
+        a = part.module(a)
+    scale = 1 if case.loss is nn.CrossEntropyLoss else case.outputs
+    scale = scale / 2 if case.loss is nn.MSELoss else scale  # e is of half the sum of squares
+    losses = []
+    for l, stage in enumerate(rule.network.stages[:-1], start=1):
+        a = step.after_synapse(stage, stage.synapse(a.detach()))
+        losses.append(scale * rule.loss(a.flatten(1) @ getattr(rule, f"M_{l}").T, target))
+    if not losses:
+        return
+    torch.stack(losses).sum().backward()
+    found = 0
+    last = rule.network.stages[-1].name
+    for name, update in updates.items():
+        if not name.startswith(f"{last}."):
+            assert_close(update, rule.parameter(name).grad)
+            found += 1
+    assert found > len(losses)
+
+
+def test_mono_forward_predicts_by_its_readout_or_by_all_layers() -> None:
+    case = next(case for case in CASES if case.name == "conv2d")
+    x, _ = case.batch()
+    rule = build(fw.MonoForward, case).eval()
+    assert torch.equal(rule.predict(x), rule.model(x))
+    assert rule.output_predicts
+    mean = fw.MonoForward(rule.model, rule.loss, prediction="all", input_shape=case.input_shape)
+    mean.load_state_dict(rule.state_dict())
+    one = rule.model[:3](x)
+    two = rule.model[3:6](one)
+    goodness = one.flatten(1) @ rule.M_1.T + two.flatten(1) @ rule.M_2.T
+    assert_close(mean.predict(x), (goodness + rule.model(x)) / 3)
+    assert not mean.output_predicts
+
+
+def test_with_heads_of_zeros_only_the_readout_learns() -> None:
+    """And as the control's does; the heads themselves begin to learn."""
+    case = next(case for case in CASES if case.name == "conv2d")
+    x, target = case.batch()
+    rules = [
+        build(partial(kind, heads=fw.feedback.uniform(0.0)), case)
+        for kind in (fw.LocalErrors, fw.MonoForward)
+    ]
+    control = build(fw.ReadoutOnly, case)
+    for rule in rules:
+        control.noise = rule.noise
+        expected = control(x, target).updates
+        for name, update in rule(x, target).updates.items():
+            if name in expected:
+                assert_close(update, expected[name])
+            else:
+                assert bool(update.any()) == name.startswith("rule.")
+
+
 def test_forward_forward_learns_and_predicts_labels() -> None:
     torch.manual_seed(0)
     x = torch.rand(300, 12)
@@ -334,6 +413,7 @@ def test_forward_forward_learns_and_predicts_labels() -> None:
         (lambda m: fw.TimeLocalPEPITA(m, nn.MSELoss(), learning_rate=-1.0), "at least 0; given -1"),
         (lambda m: fw.HebbianPEPITA(m, nn.MSELoss(), sign=0), "sign must be one of 1, -1; given 0"),
         (lambda m: fw.SignPEPITA(m, nn.MSELoss(), projection=torch.ones(2, 2)), r"\(4, 2\)"),
+        (lambda m: fw.MonoForward(m, nn.MSELoss(), prediction="sum"), "prediction must be one of"),
         (lambda m: fw.DRTP(m, nn.L1Loss()), "no output error is known for the loss L1Loss"),
     ],
 )

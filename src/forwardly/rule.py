@@ -172,8 +172,8 @@ class Rule(nn.Module, ABC):
     """Whether the last synapse learns from the error itself, or from its vector–Jacobian product
     with what follows the synapse; the two differ where a model ends in an activation."""
 
-    output_predicts: ClassVar[bool] = True
-    """Whether ``Credit.output`` and ``loss`` are of what ``predict`` gives."""
+    output_predicts: bool = True
+    """Whether ``Credit.output`` and ``loss`` are of what ``predict`` gives; options may say so."""
 
     noise: Tensor | None
     """(seed, step) of the random numbers, int64; a buffer, where there are any to draw."""

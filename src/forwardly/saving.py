@@ -296,8 +296,8 @@ def _rule(rule: Rule) -> dict[str, Any]:
         raise TypeError("error= is a function, which cannot be saved: save the weights alone")
     options: dict[str, Any] = {}
     for option, parameter in inspect.signature(type(rule)).parameters.items():
-        if option in _NOT_OPTIONS or option in ("projection", "backward"):
-            continue  # what these have drawn is in the buffers
+        if option in _NOT_OPTIONS or option in ("projection", "backward", "heads"):
+            continue  # what these have drawn is in the rule's state
         if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
             continue
         if not hasattr(rule, option):

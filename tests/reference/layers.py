@@ -173,21 +173,45 @@ class Pool:
     def of_window(self, window: Array) -> float:
         raise NotImplementedError
 
-    def forward(self, a: Array, _: int) -> Array:
-        dimensions = a.ndim - 1
-        kernel, stride, padding = (
-            each(s, dimensions) for s in (self.kernel, self.stride, self.padding)
-        )
-        a = np.pad(a, [(0, 0), *((p, p) for p in padding)], constant_values=self.fill)
+    def derivative(self, window: Array) -> Array:
+        """Of ``of_window`` by each element."""
+        raise NotImplementedError
+
+    def padded(self, a: Array) -> Array:
+        pad = each(self.padding, a.ndim - 1)
+        return np.pad(a, [(0, 0), *((p, p) for p in pad)], constant_values=self.fill)
+
+    def windows(self, a: Array) -> list[tuple[tuple[int, ...], tuple[slice, ...]]]:
+        """Each position of the output with its window; a is padded."""
+        kernel, stride = (each(s, a.ndim - 1) for s in (self.kernel, self.stride))
         ends = [(n - k) // s + 1 for n, k, s in zip(a.shape[1:], kernel, stride, strict=True)]
-        out = np.zeros((len(a), *ends))
+        return [
+            (
+                at,
+                tuple(slice(p * s, p * s + k) for p, s, k in zip(at, stride, kernel, strict=True)),
+            )
+            for at in product(*map(range, ends))
+        ]
+
+    def forward(self, a: Array, _: int) -> Array:
+        a = self.padded(a)
+        windows = self.windows(a)
+        out = np.zeros((len(a), *np.max([at for at, _ in windows], axis=0) + 1))
         for c in range(len(a)):
-            for at in product(*map(range, ends)):
-                window = tuple(
-                    slice(p * s, p * s + k) for p, s, k in zip(at, stride, kernel, strict=True)
-                )
+            for at, window in windows:
                 out[(c, *at)] = self.of_window(a[(c, *window)])
         return out
+
+    def back(self, a: Array, signal: Array) -> Array:
+        """The signal at the input, from one at the output."""
+        padded = self.padded(a)
+        total = np.zeros_like(padded)
+        for c in range(len(padded)):
+            for at, window in self.windows(padded):
+                total[(c, *window)] += signal[(c, *at)] * self.derivative(padded[(c, *window)])
+        pad = each(self.padding, a.ndim - 1)
+        inside = (slice(p, p + n) for p, n in zip(pad, a.shape[1:], strict=True))
+        return total[(slice(None), *inside)]
 
 
 @dataclass(frozen=True)
@@ -199,6 +223,11 @@ class MaxPool(Pool):
     def of_window(self, window: Array) -> float:
         return float(window.max())
 
+    def derivative(self, window: Array) -> Array:
+        largest = np.zeros(window.size)
+        largest[window.argmax()] = 1.0
+        return largest.reshape(window.shape)
+
 
 @dataclass(frozen=True)
 class AvgPool(Pool):
@@ -206,6 +235,9 @@ class AvgPool(Pool):
 
     def of_window(self, window: Array) -> float:
         return float(window.sum() / window.size)
+
+    def derivative(self, window: Array) -> Array:
+        return np.full(window.shape, 1 / window.size)
 
 
 @dataclass(frozen=True)

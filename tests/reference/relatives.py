@@ -8,6 +8,8 @@ FA, uSF …        δ_l = (B_{l+1} δ_{l+1}) ⊙ σ′(z_l)                 (Lil
 DFA              δ_l = (B_l e) ⊙ σ′(z_l)                          (Nøkland 2016)
 DRTP             δ_l = −(B_l t) ⊙ σ′(z_l)                         (Frenkel 2021)
 EBD              R ← λR + (1 − λ)/B · Σ h εᵀ,  ϑ = (R ε) ⊙ f′(u)      (Erdogan et al. 2025)
+local errors     δ_l = (M_lᵀ e_l) ⊙ σ′(z_l), e_l of M_l a_l       (Mostafa et al. 2018)
+Mono-Forward     the same, and ΔM_l = e_l a_lᵀ                    (Gong et al. 2025)
 Forward-Forward  ∂/∂W_l of log(1 + exp(θ − g⁺)) + log(1 + exp(g⁻ − θ))        (Hinton 2022)
 """
 
@@ -19,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from reference.layers import DERIVATIVES, Affine, Array, Dropout, Elementwise, Layer, Linear
+from reference.layers import DERIVATIVES, Affine, Array, Dropout, Elementwise, Layer, Linear, Pool
 from reference.pepita import (
     ErrorFunction,
     Reference,
@@ -237,6 +239,47 @@ def error_broadcast(
             updates.append(stage.synapse.update(q.reshape(u.shape) * slope(stage, u, n), a[k]))
         per_sample.append(updates)
     return mean_of(found, per_sample), moved
+
+
+def local_errors(
+    layers: Sequence[Layer], x: Array, t: Any, M: Sequence[Array], *, error: ErrorFunction
+) -> tuple[list[Update], list[Array]]:
+    """Updates of the synapses, and of the heads; M[l] is (k, numbers of a_l)."""
+    preparation, found = stages(layers)
+    per_sample: list[list[Update]] = []
+    of_heads = [np.zeros_like(head) for head in M]
+    for i in range(len(x)):
+        a, h = forward(found, through(preparation, x[i], i), i)
+        updates: list[Update] = []
+        for l, stage in enumerate(found[:-1]):
+            n_l = a[l + 1].size
+            y_l = np.zeros(len(M[l]))
+            for c in range(len(y_l)):
+                for j in range(n_l):
+                    y_l[c] += M[l][c, j] * a[l + 1].ravel()[j]
+            e_l = error(y_l, t[i])
+            signal = np.zeros(n_l)
+            for c in range(len(y_l)):
+                for j in range(n_l):
+                    signal[j] += M[l][c, j] * e_l[c]
+                    of_heads[l][c, j] += e_l[c] * a[l + 1].ravel()[j] / len(x)
+            delta = _before(stage.rest, h[l], signal.reshape(a[l + 1].shape), i)
+            z = stage.synapse.forward(a[l], i)
+            updates.append(stage.synapse.update(delta * slope(stage, z, i), a[l]))
+        updates.append(found[-1].synapse.update(error(a[-1], t[i]).reshape(h[-1].shape), a[-2]))
+        per_sample.append(updates)
+    return mean_of(found, per_sample), of_heads
+
+
+def _before(rest: Sequence[Layer], a: Array, signal: Array, i: int) -> Array:
+    """The signal before pooling and reshaping."""
+    inputs = []
+    for layer in rest:
+        inputs.append(a)
+        a = layer.forward(a, i)
+    for layer, a in reversed(list(zip(rest, inputs, strict=True))):
+        signal = layer.back(a, signal) if isinstance(layer, Pool) else signal.reshape(a.shape)
+    return signal
 
 
 def overlaid(x: Array, label: int, k: int, scale: float) -> Array:

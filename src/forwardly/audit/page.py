@@ -15,7 +15,7 @@ def answers(report: AuditReport) -> dict[str, tuple[str, str]]:
     a = report.answers
     through = f"through W of {_layers(a.transport.layers)}"
     transport = {
-        "none": ("no", "no"),
+        "none": ("no", "no" + (f", but {_list(a.both_ways)} both ways" if a.both_ways else "")),
         "full": ("yes", through),
         "partial": ("partial", f"partial: {through.replace('W', 'functions of W', 1)}"),
     }[a.transport.answer]

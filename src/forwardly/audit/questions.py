@@ -9,13 +9,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from torch.fx import Node
 
 from forwardly.audit import ops
-from forwardly.audit.flow import Flow, Product, ancestors
+from forwardly.audit.flow import Flow, Product, ancestors, follow
+from forwardly.audit.trace import Traced
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,8 @@ class Answers:
     Attributes:
         transport: "full" where weights carry a signal backward, "partial" where functions of them
             do, or "none".
+        both_ways: matrices of the rule's own, by name, that carry signals in both directions, M a
+            and Mᵀ δ, on the way to an update: symmetric weights, though none of the model's.
         locality: what each trained layer's update needs.
         frozen: "modulated" where activities that enter hidden updates descend from the global
             signal, "frozen" where the updates do but none of these, or "no hidden updates".
@@ -119,6 +122,7 @@ class Answers:
     """
 
     transport: Finding
+    both_ways: tuple[str, ...]
     locality: Locality
     frozen: Finding
     locking: Locking
@@ -130,7 +134,9 @@ class Answers:
 
 def answer(flow: Flow) -> Answers:
     """Answer the four questions."""
-    return Answers(_transport(flow), _locality(flow), _frozen(flow), _locking(flow))
+    return Answers(
+        _transport(flow), _both_ways(flow.traced), _locality(flow), _frozen(flow), _locking(flow)
+    )
 
 
 def _transport(flow: Flow) -> Finding:
@@ -139,6 +145,22 @@ def _transport(flow: Flow) -> Finding:
     if not found:
         return Finding("none")
     return Finding("full" if any(p.exact for p in found) else "partial", *_shown(found))
+
+
+def _both_ways(traced: Traced) -> tuple[str, ...]:
+    """The rule's own matrices, followed as if they were the layers' weights."""
+    own = [
+        (name, node)
+        for name, node in traced.state.items()
+        if not name.startswith("model.") and len(node.meta["val"].shape) == 2
+    ]
+    as_weights = {node: (i, False) for i, (_, node) in enumerate(own)}
+    followed = follow(replace(traced, weights=as_weights))
+    useful = ancestors(traced.updates.values())
+    ways = {(p.layer, p.direction) for p in followed.products if p.node in useful}
+    return tuple(
+        name for i, (name, _) in enumerate(own) if {(i, "forward"), (i, "backward")} <= ways
+    )
 
 
 def _shown(products: list[Product]) -> tuple[tuple[int, ...], tuple[Evidence, ...]]:
@@ -267,7 +289,8 @@ def _locking(flow: Flow) -> Locking:
         later = [p for p in flow.products if p.layer > l and p.node in needed]
         if any(product.direction == "forward" for product in later):
             locked.append(l)
-        chained = any(node in needed and _chained(flow, node) for node in flow.feedback)
+        relayed = needed & flow.feedback.keys() & after_output
+        chained = any(_chained(flow, node) for node in relayed)
         if chained or any(product.node in after_output for product in later):
             backward.append(l)
     return Locking(

@@ -135,3 +135,9 @@ def _show(reports: dict[str, AuditReport], console: PlainConsole) -> None:
     console.say(
         "Layer 1 waits for synaptic steps. MACs in forward passes. kB: the most alive at a time."
     )
+    for name, report in reports.items():
+        if own := report.answers.both_ways:
+            console.say(
+                f"{name} sends no signal back through the model's weights, but both ways through "
+                f"its own {', '.join(own)}."
+            )

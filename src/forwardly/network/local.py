@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 from torch.func import jvp, vjp
 from torch.nn import functional
@@ -91,6 +92,33 @@ def tangent_of_norm(module: nn.Module, a: Tensor, change: Tensor) -> Tensor:
 
 def tangent_of_max_pool(module: nn.Module, a: Tensor, change: Tensor) -> Tensor:
     """The tangent of max pooling's output: that of each window's largest element."""
+    where = _largest(module, a)
+    return change.flatten(2).gather(2, where.flatten(2)).reshape(where.shape)
+
+
+def back_through_max_pool(module: nn.Module, a: Tensor, signal: Tensor) -> Tensor:
+    """The signal at max pooling's input: each window's goes to its largest element.
+
+    Args:
+        module: the pooling.
+        a: its input.
+        signal: of its output's shape.
+    """
+    where = _largest(module, a)
+    nothing = torch.zeros_like(a).flatten(2)
+    return nothing.scatter_add(2, where.flatten(2), signal.flatten(2)).reshape(a.shape)
+
+
+def back_through_average_pool(module: nn.Module, a: Tensor, signal: Tensor) -> Tensor:
+    """As ``back_through_max_pool``; the matrix of average pooling is what it makes of units."""
+    positions = a.shape[2:].numel()
+    units = torch.eye(positions, dtype=a.dtype, device=a.device)
+    pooled: Tensor = module(units.reshape(positions, 1, *a.shape[2:]))
+    return (signal.flatten(2) @ pooled.flatten(1).T).reshape(a.shape)
+
+
+def _largest(module: nn.Module, a: Tensor) -> Tensor:
+    """Where the largest element of each window of a max pooling is, in a channel's elements."""
     if isinstance(module, (nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d)):
         flat = isinstance(module, nn.AdaptiveMaxPool1d)
         pool = functional.adaptive_max_pool1d if flat else functional.adaptive_max_pool2d
@@ -107,5 +135,4 @@ def tangent_of_max_pool(module: nn.Module, a: Tensor, change: Tensor) -> Tensor:
             ceil_mode=module.ceil_mode,
             return_indices=True,
         )
-    where = cast(Tensor, where)
-    return change.flatten(2).gather(2, where.flatten(2)).reshape(where.shape)
+    return cast(Tensor, where)

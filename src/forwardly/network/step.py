@@ -16,7 +16,14 @@ from forwardly.checks import shape_of
 from forwardly.network import local
 from forwardly.network.activations import derivative
 from forwardly.network.alterations import between_hooks, is_hooked
-from forwardly.network.kinds import ACTIVATIONS, BATCH_NORMS, DROPOUTS, MAX_POOLS, NORMS
+from forwardly.network.kinds import (
+    ACTIVATIONS,
+    AVERAGE_POOLS,
+    BATCH_NORMS,
+    DROPOUTS,
+    MAX_POOLS,
+    NORMS,
+)
 from forwardly.network.stage import Activity, Apply, Part, Stage
 
 if TYPE_CHECKING:
@@ -191,20 +198,14 @@ class Step:
         The statistics of normalisations count as constants; dropped units pass nothing on. Modules
         that a user has altered are differentiated automatically.
         """
-        inputs: list[Tensor] = []
-        for part in stage.elementwise:
-            inputs.append(z)
-            z = self._run(part, z)
-        for part, a in zip(reversed(stage.elementwise), reversed(inputs), strict=True):
-            if part.altered:
-                signal = local.vector_jacobian(lambda a, part=part: self._run(part, a), a, signal)
-            elif isinstance(part.module, ACTIVATIONS):
-                signal = signal * derivative(part.module, a)
-            elif isinstance(part.module, DROPOUTS):
-                signal = self._drop(part, signal)
-            else:
-                signal = signal * local.scale_of_norm(part.module, a)
-        return signal
+        return self._back_through(stage.elementwise, z, signal)
+
+    def through_following(self, stage: Stage, z: Tensor, signal: Tensor) -> Tensor:
+        """δ_l from a signal at a_l, through pooling and reshaping too; see ``through_elementwise``.
+
+        ``through_activation`` differentiates automatically, through statistics as well.
+        """
+        return self._back_through((*stage.elementwise, *stage.reshaping), z, signal)
 
     def slope(self, stage: Stage, z: Tensor) -> Tensor:
         """σ′(z_l): the elementwise derivative of h_l; see ``through_elementwise``."""
@@ -248,6 +249,30 @@ class Step:
         if self._noise is None:
             raise TypeError("a rule that draws random numbers must set draws = True")
         return self._noise
+
+    def _back_through(self, parts: tuple[Part, ...], a: Tensor, signal: Tensor) -> Tensor:
+        inputs: list[Tensor] = []
+        for part in parts:
+            inputs.append(a)
+            a = self._run(part, a)
+        for part, a in zip(reversed(parts), reversed(inputs), strict=True):
+            signal = self._back_through_part(part, a, signal)
+        return signal
+
+    def _back_through_part(self, part: Part, a: Tensor, signal: Tensor) -> Tensor:
+        if part.altered:
+            return local.vector_jacobian(lambda a: self._run(part, a), a, signal)
+        if isinstance(part.module, ACTIVATIONS):
+            return signal * derivative(part.module, a)
+        if isinstance(part.module, DROPOUTS):
+            return self._drop(part, signal)
+        if isinstance(part.module, NORMS):
+            return signal * local.scale_of_norm(part.module, a)
+        if isinstance(part.module, MAX_POOLS):
+            return local.back_through_max_pool(part.module, a, signal)
+        if isinstance(part.module, AVERAGE_POOLS):
+            return local.back_through_average_pool(part.module, a, signal)
+        return signal.reshape(a.shape)
 
     def _tangent_through(self, parts: tuple[Part, ...], a: Tensor, change: Tensor) -> Tensor:
         for part in parts:

@@ -14,7 +14,9 @@ from forwardly.rules.error_broadcast import ErrorBroadcast
 from forwardly.rules.feedback_alignment import FeedbackAlignment
 from forwardly.rules.forward_forward import ForwardForward
 from forwardly.rules.hebbian_pepita import HebbianPEPITA
+from forwardly.rules.local_errors import LocalErrors
 from forwardly.rules.mem_pepita import MemPEPITA
+from forwardly.rules.mono_forward import MonoForward
 from forwardly.rules.pepita import PEPITA
 from forwardly.rules.readout_only import ReadoutOnly
 from forwardly.rules.sign_pepita import SignPEPITA
@@ -30,7 +32,9 @@ RULES: dict[str, type[Rule]] = {
     "feedback-alignment": FeedbackAlignment,
     "forward-forward": ForwardForward,
     "hebbian-pepita": HebbianPEPITA,
+    "local-errors": LocalErrors,
     "mem-pepita": MemPEPITA,
+    "mono-forward": MonoForward,
     "pepita": PEPITA,
     "readout-only": ReadoutOnly,
     "sign-pepita": SignPEPITA,
@@ -54,7 +58,9 @@ __all__ = [
     "FixedSignSymmetry",
     "ForwardForward",
     "HebbianPEPITA",
+    "LocalErrors",
     "MemPEPITA",
+    "MonoForward",
     "ReadoutOnly",
     "SignPEPITA",
     "TimeLocalPEPITA",
