@@ -9,10 +9,12 @@ from forwardly.rule import Rule
 from forwardly.rules.adaptive_feedback_alignment import AdaptiveFeedbackAlignment
 from forwardly.rules.backprop import Backprop
 from forwardly.rules.direct_feedback_alignment import DirectFeedbackAlignment
+from forwardly.rules.direct_kolen_pollack import DirectKolenPollack
 from forwardly.rules.drtp import DRTP
 from forwardly.rules.feedback_alignment import FeedbackAlignment
 from forwardly.rules.forward_forward import ForwardForward
 from forwardly.rules.hebbian_pepita import HebbianPEPITA
+from forwardly.rules.kolen_pollack import KolenPollack
 from forwardly.rules.mem_pepita import MemPEPITA
 from forwardly.rules.pepita import PEPITA
 from forwardly.rules.readout_only import ReadoutOnly
@@ -24,10 +26,12 @@ RULES: dict[str, type[Rule]] = {
     "adaptive-feedback-alignment": AdaptiveFeedbackAlignment,
     "backprop": Backprop,
     "direct-feedback-alignment": DirectFeedbackAlignment,
+    "direct-kolen-pollack": DirectKolenPollack,
     "drtp": DRTP,
     "feedback-alignment": FeedbackAlignment,
     "forward-forward": ForwardForward,
     "hebbian-pepita": HebbianPEPITA,
+    "kolen-pollack": KolenPollack,
     "mem-pepita": MemPEPITA,
     "pepita": PEPITA,
     "readout-only": ReadoutOnly,
@@ -47,10 +51,12 @@ __all__ = [
     "Backprop",
     "BatchSignSymmetry",
     "DirectFeedbackAlignment",
+    "DirectKolenPollack",
     "FeedbackAlignment",
     "FixedSignSymmetry",
     "ForwardForward",
     "HebbianPEPITA",
+    "KolenPollack",
     "MemPEPITA",
     "ReadoutOnly",
     "SignPEPITA",
