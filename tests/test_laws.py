@@ -28,8 +28,10 @@ FACTORIES: dict[str, Factory] = {
 OWN_FEEDBACK = "hidden_units_have_no_order"  # feedback of its own tells hidden units apart
 EXEMPT: dict[str, set[str]] = {
     "direct-feedback-alignment": {OWN_FEEDBACK},
+    "direct-kolen-pollack": {OWN_FEEDBACK},
     "drtp": {OWN_FEEDBACK},
     "feedback-alignment": {OWN_FEEDBACK},
+    "kolen-pollack": {OWN_FEEDBACK},
     "sign-symmetry-batch": {OWN_FEEDBACK},
     "sign-symmetry-fixed": {OWN_FEEDBACK},
     # which wrong label a sample gets depends on its place in the batch
