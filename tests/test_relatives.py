@@ -181,7 +181,7 @@ def kolen_pollack(make: Make, case: Case) -> None:
     rule = made(make, case)
     x, t = batch(case)
     numbers = range(2, len(rule.network.stages) + 1)
-    B = [array(rule.get_parameter(f"B_{l}")).T for l in numbers]
+    B = [rule.get_parameter(f"B_{l}").detach().numpy().T for l in numbers]
     expected, learned = relatives.kolen_pollack(
         describe(rule, x), array(x), t.numpy(), B, error=ERRORS[case.loss]
     )
