@@ -21,8 +21,8 @@ Shapes
 Deviations
     As in ``direct_feedback_alignment``, B_l reaches the layer before its pooling, and so learns
     from h_l there; where there is pooling or a reshaping before the readout, B_{L−1} is therefore
-    no transpose of W_L. The rule has no decay of its own, as in ``kolen_pollack``. The authors'
-    code trains B_l with a rate and decay of its own (Adam, 10⁻⁶): groups of an optimizer's.
+    no transpose of W_L. The rule has no decay of its own, as in ``kolen_pollack``. Public
+    code of the method takes Adam at 10⁻⁴, decaying, for B_l and SGD for W_l: two optimizers.
 """
 
 from __future__ import annotations
