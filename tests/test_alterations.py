@@ -480,7 +480,7 @@ def test_an_output_that_is_activated_is_told_of(name: str) -> None:
     model = nn.Sequential(*net(), nn.Sigmoid())
     loss = nn.CrossEntropyLoss() if name == "forward-forward" else nn.MSELoss()
     target = torch.rand(32, 3, dtype=torch.float64)
-    chained = name in ("backprop", "feedback-alignment") or "symmetry" in name
+    chained = name in ("backprop", "feedback-alignment", "kolen-pollack") or "symmetry" in name
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         rule = fw.RULES[name](model, loss)

@@ -75,10 +75,12 @@ MODULATED = [L + l for l in range(1, L)] + [2 * L - 1]
 EXPECTED: dict[str, tuple[str, tuple[int, ...], str, str, Sequence[int | None]]] = {
     "backprop": ("full", (2, 3, 4), "non-local", "frozen", BACKWARD),
     "feedback-alignment": ("none", (), "non-local", "frozen", [6, 5, 4, 4]),
+    "kolen-pollack": ("none", (), "non-local", "frozen", [6, 5, 4, 4]),
     "sign-symmetry-batch": ("partial", (2, 3, 4), "non-local", "frozen", BACKWARD),
     "sign-symmetry-fixed": ("partial", (2, 3, 4), "non-local", "frozen", BACKWARD),
     "sign-symmetry-uniform": ("partial", (2, 3, 4), "non-local", "frozen", BACKWARD),
     "direct-feedback-alignment": ("none", (), "local", "frozen", [L] * L),
+    "direct-kolen-pollack": ("none", (), "local", "frozen", [L] * L),
     "drtp": ("none", (), "local", "frozen", [1, 2, 3, 4]),
     "error-broadcast": ("none", (), "local", "frozen", [L] * L),
     "pepita": ("none", (), "local", "modulated", MODULATED),
@@ -97,10 +99,12 @@ LOCKED: dict[str, tuple[tuple[int, ...], tuple[int, ...], int, int]] = {
     # update-locked layers, backward-locked layers, when the next sample may enter, passes
     "backprop": ((1, 2, 3), (1, 2, 3), 7, 1),
     "feedback-alignment": ((1, 2, 3), (1, 2), 6, 1),
+    "kolen-pollack": ((1, 2, 3), (1, 2), 6, 1),
     "sign-symmetry-batch": ((1, 2, 3), (1, 2, 3), 7, 1),
     "sign-symmetry-fixed": ((1, 2, 3), (1, 2, 3), 7, 1),
     "sign-symmetry-uniform": ((1, 2, 3), (1, 2, 3), 7, 1),
     "direct-feedback-alignment": ((1, 2, 3), (), 4, 1),
+    "direct-kolen-pollack": ((1, 2, 3), (), 4, 1),
     "drtp": ((), (), 1, 1),
     "error-broadcast": ((1, 2, 3), (), 4, 1),
     "pepita": ((1, 2, 3), (), L + 1, 2),
@@ -153,6 +157,18 @@ def test_what_feedback_alignments_updates_need() -> None:
     assert needs[1].activities == (2, 3)
     assert needs[1].feedback == ("B_2", "B_3", "B_4")
     assert needs[3].local
+
+
+@pytest.mark.parametrize("make", SHAPES)
+def test_feedback_that_learns_learns_from_what_is_there(make: Callable[[], nn.Sequential]) -> None:
+    """Also where the signals that it carries are made of what later layers are."""
+    own = audited(fw.KolenPollack, make).answers.locality.own
+    assert own.keys() == {"B_2", "B_3", "B_4"}
+    assert all(needs.local for needs in own.values())
+    own = audited(fw.DirectKolenPollack, make).answers.locality.own
+    assert own.keys() == {"B_1", "B_2", "B_3"}
+    assert all(needs.local and needs.signals == ("error",) for needs in own.values())
+    assert audited(fw.FeedbackAlignment, make).answers.locality.own == {}
 
 
 def test_which_signal_is_broadcast() -> None:
@@ -564,6 +580,62 @@ def test_leaks_are_found(
     assert a.locality.layers[2].local
 
 
+class OwnFeedback(Adversary):
+    """Direct feedback that learns from what is not there."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for l, weight in enumerate(self.weights[:-1]):
+            self.register_parameter(f"B_{l}", nn.Parameter(torch.rand(K, len(weight))))
+
+    def send(self, l: int, delta: Tensor) -> Tensor:
+        del delta
+        return self.e @ getattr(self, f"B_{l}")
+
+    def learn(self, l: int, layers: list[Any]) -> Tensor:
+        raise NotImplementedError
+
+    def assign(self, x: Tensor, target: Tensor, step: Step) -> Credit:
+        layers = list(step.activities(step.prepare(x)))
+        self.e = self.error(layers[-1].a, target)
+        updates = {f"rule.B_{l}": self.learn(l, layers) for l in range(len(layers) - 1)}
+        credit = super().assign(x, target, step)
+        return credit._replace(updates=credit.updates | updates)
+
+
+class OfTheWay(OwnFeedback):
+    """Becomes the product of the weights, by reading them."""
+
+    def learn(self, l: int, layers: list[Any]) -> Tensor:
+        del layers
+        way = self.weights[-1]
+        for weight in reversed(self.weights[l + 1 : -1]):
+            way = way @ weight
+        return getattr(self, f"B_{l}") - way
+
+
+class OfAnotherLayer(OwnFeedback):
+    def learn(self, l: int, layers: list[Any]) -> Tensor:
+        return self.e.T @ layers[l].h * layers[-2].h.mean()
+
+
+def test_feedback_that_reads_the_weights_is_weight_transport() -> None:
+    a = audited(OfTheWay).answers
+    assert (a.transport.answer, a.transport.layers) == ("partial", (2, 3, 4))
+    assert "the update of B_2 is made of W_4 itself" in [e.what for e in a.transport.evidence]
+    assert a.locality.answer == "non-local"
+    assert all(needs.local for needs in a.locality.layers.values())
+    assert a.locality.own["B_2"].weights == (4,)
+
+
+def test_feedback_that_learns_from_another_layer_is_not_local() -> None:
+    a = audited(OfAnotherLayer).answers
+    assert a.transport.answer == "none"
+    assert a.locality.answer == "non-local"
+    assert a.locality.own["B_0"].activities == (2, 3)
+    assert a.locality.own["B_2"].local
+
+
 def test_names_do_not_matter() -> None:
     """Backprop under another name, with other attributes."""
 
@@ -591,6 +663,7 @@ def test_macs_of_dense_networks_are_the_papers() -> None:
         "mem-pepita": 4 * forward + projection,
         "forward-forward": 4 * forward,
         "direct-feedback-alignment": 2 * forward + direct,
+        "direct-kolen-pollack": 2 * forward + 2 * direct,
         "drtp": 2 * forward + direct,
         "error-broadcast": 2 * forward + 2 * direct,  # its matrices move
         "local-errors": 2 * forward + 2 * direct,
@@ -617,6 +690,7 @@ def test_feedback_parameters() -> None:
     direct = K * sum(DENSE)
     assert audited(fw.PEPITA).costs.feedback_parameters == D * K
     assert audited(fw.DirectFeedbackAlignment).costs.feedback_parameters == direct
+    assert audited(fw.DirectKolenPollack).costs.feedback_parameters == direct
     assert audited(fw.LocalErrors).costs.feedback_parameters == direct
     assert audited(fw.MonoForward).costs.feedback_parameters == direct
     assert audited(fw.Backprop).costs.feedback_parameters == 0

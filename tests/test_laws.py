@@ -29,10 +29,12 @@ FACTORIES: dict[str, Factory] = {
 OWN_FEEDBACK = "hidden_units_have_no_order"  # feedback of its own tells hidden units apart
 EXEMPT: dict[str, set[str]] = {
     "direct-feedback-alignment": {OWN_FEEDBACK},
+    "direct-kolen-pollack": {OWN_FEEDBACK},
     "drtp": {OWN_FEEDBACK},
     # a sample's error reaches it by the whole batch's correlation
     "error-broadcast": {OWN_FEEDBACK, "batch_is_the_mean_of_its_samples"},
     "feedback-alignment": {OWN_FEEDBACK},
+    "kolen-pollack": {OWN_FEEDBACK},
     "local-errors": {OWN_FEEDBACK},
     "mono-forward": {OWN_FEEDBACK},
     "sign-symmetry-batch": {OWN_FEEDBACK},

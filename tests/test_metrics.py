@@ -79,6 +79,17 @@ def test_layer_angles() -> None:
     angles = metrics.layer_angles(factored)
     assert angles.keys() == {"0", "2", "4"}
     assert angles["2"] == pytest.approx(0, abs=0.1)
+    learned = fw.KolenPollack(model, nn.CrossEntropyLoss())
+    learned.state_dict()["B_2"].copy_(model[2].weight.detach())
+    assert metrics.layer_angles(learned).keys() == {"2", "4"}
+    assert metrics.layer_angles(learned)["2"] == pytest.approx(0, abs=0.1)
+    for kind in (fw.DirectFeedbackAlignment, fw.DirectKolenPollack):
+        direct = kind(model, nn.CrossEntropyLoss())
+        W_2, W_3 = model[2].weight.detach(), model[4].weight.detach()
+        direct.state_dict()["B_1"].copy_(W_2.T @ W_3.T)
+        direct.state_dict()["B_2"].copy_(-W_3.T)
+        angles = metrics.layer_angles(direct)
+        assert angles == {"0": pytest.approx(0, abs=0.1), "2": pytest.approx(180, abs=0.1)}
     with pytest.raises(TypeError, match="no feedback matrix a layer"):
         metrics.layer_angles(fw.PEPITA(model, nn.CrossEntropyLoss()))
 

@@ -189,8 +189,8 @@ MUTANTS: dict[str, list[Mutant]] = {
         (
             "sign flipped",
             "rules/feedback_alignment.py",
-            "step.update(stage, delta,",
-            "step.update(stage, -delta,",
+            "stages[l - 1], delta,",
+            "stages[l - 1], -delta,",
         ),
     ],
     "sign-symmetry-uniform": [
@@ -256,8 +256,8 @@ MUTANTS: dict[str, list[Mutant]] = {
         (
             "sign flipped",
             "rules/direct_feedback_alignment.py",
-            "(e @ self.get_buffer",
-            "(-e @ self.get_buffer",
+            "signal = (e @ B.T)",
+            "signal = (-e @ B.T)",
         ),
         (
             "derivative at h",
@@ -268,14 +268,84 @@ MUTANTS: dict[str, list[Mutant]] = {
         (
             "one matrix too many",
             "rules/direct_feedback_alignment.py",
-            'f"B_{l}").T',
-            'f"B_1").T[:, : layer.z[0].numel()] * 2',
+            "(e @ B.T)",
+            "(e @ rule.B_1.T[:, : layer.z[0].numel()] * 2)",
         ),
         (
             "output layer frozen",
             "rules/direct_feedback_alignment.py",
             "stages[-1], e.reshape(last.z.shape)",
             "stages[-1], 0 * e.reshape(last.z.shape)",
+        ),
+    ],
+    "kolen-pollack": [
+        (
+            "feedback that stays",
+            "rules/kolen_pollack.py",
+            "stage.weight_update(",
+            "0 * stage.weight_update(",
+        ),
+        (
+            "feedback that turns away",
+            "rules/kolen_pollack.py",
+            "stage.weight_update(",
+            "-stage.weight_update(",
+        ),
+        (
+            "mean of the feedback's update forgotten",
+            "rules/kolen_pollack.py",
+            "stage.weight_update(",
+            "len(x) * stage.weight_update(",
+        ),
+        (
+            "a decay of its own",
+            "rules/kolen_pollack.py",
+            "stage.weight_update(delta, pre)",
+            "stage.weight_update(delta, pre) + 0.1 * self.B[stage.name]",
+        ),
+        (
+            "the weights themselves",
+            "rules/kolen_pollack.py",
+            "step, self.B):",
+            "step, {s.name: s.synapse.weight for s in self.network.stages}):",
+        ),
+        (
+            "no derivative",
+            "rules/feedback_alignment.py",
+            "step.through_activation(stage, layer.z, signal)",
+            "signal.reshape(layer.z.shape)",
+        ),
+    ],
+    "direct-kolen-pollack": [
+        (
+            "feedback that stays",
+            "rules/direct_kolen_pollack.py",
+            "(credit.error / len(x))",
+            "(0 * credit.error)",
+        ),
+        (
+            "feedback that turns away",
+            "rules/direct_kolen_pollack.py",
+            "(credit.error / len(x))",
+            "(-credit.error / len(x))",
+        ),
+        (
+            "mean of the feedback's update forgotten",
+            "rules/direct_kolen_pollack.py",
+            "(credit.error / len(x))",
+            "credit.error",
+        ),
+        (
+            "pre-activations for activities",
+            "rules/direct_kolen_pollack.py",
+            "layer.h.flatten(1)",
+            "layer.z.flatten(1)",
+        ),
+        (
+            "sign flipped",
+            "rules/direct_feedback_alignment.py",
+            "signal = (e @ B.T)",
+            "signal = (-e @ B.T)",
         ),
     ],
     "drtp": [

@@ -169,11 +169,43 @@ def batch_magnitudes(make: Make, case: Case) -> None:
 def direct(make: Make, case: Case, target: bool = False) -> None:
     rule = made(make, case)
     x, t = batch(case)
-    B = [array(rule.get_buffer(f"B_{l}")) for l in range(1, len(rule.network.stages))]
+    B = [array(getattr(rule, f"B_{l}")) for l in range(1, len(rule.network.stages))]
     expected = relatives.broadcast(
         describe(rule, x), array(x), t.numpy(), B, error=ERRORS[case.loss], target=target
     )
     assert_updates(rule, rule(x, t), expected)
+
+
+def kolen_pollack(make: Make, case: Case) -> None:
+    if case not in DENSE:
+        return
+    rule = made(make, case)
+    x, t = batch(case)
+    numbers = range(2, len(rule.network.stages) + 1)
+    B = [rule.get_parameter(f"B_{l}").detach().numpy().T for l in numbers]
+    expected, learned = relatives.kolen_pollack(
+        describe(rule, x), array(x), t.numpy(), B, error=ERRORS[case.loss]
+    )
+    credit = rule(x, t)
+    assert_updates(rule, credit, expected)
+    for l, dB in zip(numbers, learned, strict=True):
+        assert_learned(credit, f"rule.B_{l}", dB.T)
+
+
+def direct_kolen_pollack(make: Make, case: Case) -> None:
+    direct(make, case)
+    rule = made(make, case)
+    x, t = batch(case)
+    learned = relatives.learned_directly(
+        describe(rule, x), array(x), t.numpy(), error=ERRORS[case.loss]
+    )
+    for l, dB in enumerate(learned, start=1):
+        assert_learned(rule(x, t), f"rule.B_{l}", dB)
+
+
+def assert_learned(credit: fw.Credit, name: str, expected: Any) -> None:
+    assert np.abs(expected).max() > 1e-7, "an update of zero shows nothing"
+    np.testing.assert_allclose(credit.updates[name], expected, rtol=0, atol=1e-10)
 
 
 def drtp(make: Make, case: Case) -> None:
@@ -233,11 +265,13 @@ def forward_forward(make: Make, case: Case) -> None:
 REFERENCES: dict[str, tuple[Make, Callable[[Make, Case], None]]] = {
     "adaptive-feedback-alignment": (fw.AdaptiveFeedbackAlignment, adaptive_feedback_alignment),
     "direct-feedback-alignment": (fw.DirectFeedbackAlignment, direct),
+    "direct-kolen-pollack": (fw.DirectKolenPollack, direct_kolen_pollack),
     "drtp": (fw.DRTP, drtp),
     "error-broadcast": (fw.ErrorBroadcast, error_broadcast),
     "feedback-alignment": (fw.FeedbackAlignment, feedback_alignment),
     "forward-forward": (fw.ForwardForward, forward_forward),
     "hebbian-pepita": (fw.HebbianPEPITA, hebbian_pepita),
+    "kolen-pollack": (fw.KolenPollack, kolen_pollack),
     "local-errors": (fw.LocalErrors, local_errors),
     "mem-pepita": (fw.MemPEPITA, mem_pepita),
     "mono-forward": (fw.MonoForward, local_errors),
@@ -437,7 +471,7 @@ def test_forward_forward_needs_classes() -> None:
         fw.ForwardForward(nn.Sequential(*dense(4, 4, 1)), nn.CrossEntropyLoss())
 
 
-@pytest.mark.parametrize("rule", ["feedback-alignment", "sign-symmetry-uniform"])
+@pytest.mark.parametrize("rule", ["feedback-alignment", "kolen-pollack", "sign-symmetry-uniform"])
 def test_rules_that_differentiate_cannot_be_exported(rule: str) -> None:
     made = fw.RULES[rule](nn.Sequential(*dense(4, 3, 2)), nn.MSELoss())
     with pytest.raises(NotImplementedError, match="not even one through a single layer"):

@@ -19,7 +19,10 @@ from forwardly.checks import check_kind, shape_of
 from forwardly.feedback import chain
 from forwardly.rule import Rule
 from forwardly.rules.backprop import Backprop
+from forwardly.rules.direct_feedback_alignment import DirectFeedbackAlignment
+from forwardly.rules.direct_kolen_pollack import DirectKolenPollack
 from forwardly.rules.feedback_alignment import FeedbackAlignment
+from forwardly.rules.kolen_pollack import KolenPollack
 
 
 def angle(a: Float[Tensor, "..."], b: Float[Tensor, "..."]) -> float:
@@ -66,16 +69,20 @@ def feedback_angle(rule: Rule) -> float:
 def layer_angles(rule: Rule) -> dict[str, float]:
     """The angle between W and its feedback weight B, in degrees, by the names of synapses.
 
-    For feedback alignment between W_l and B_l; for a factored F (``feedback.product``) between W_lᵀ
-    and F_l, whose convention of signs ``feedback_angle`` explains.
+    For feedback alignment and Kolen–Pollack between W_l and B_l; for their direct forms between
+    W_{l+1}ᵀ…W_Lᵀ and B_l of hidden layer l, where the layers above are linear and see all of it;
+    for a factored F (``feedback.product``) between W_lᵀ and F_l, whose convention of signs
+    ``feedback_angle`` explains.
 
     Raises:
-        TypeError: if the rule has neither.
+        TypeError: if the rule has none of these.
     """
     _look(rule)
-    if isinstance(rule, FeedbackAlignment):
+    if isinstance(rule, FeedbackAlignment | KolenPollack):
         synapses = {stage.name: stage.synapse for stage in rule.network.stages}
         return {name: angle(synapses[name].weight, B) for name, B in rule.B.items()}
+    if isinstance(rule, DirectFeedbackAlignment | DirectKolenPollack):
+        return _direct_angles(rule)
     buffers = dict(rule.named_buffers())
     if "F_1" not in buffers:
         raise TypeError(
@@ -352,6 +359,21 @@ def _gradient(rule: Rule, x: Tensor, target: Tensor) -> dict[str, Tensor]:
 def _look(rule: Rule) -> None:
     check_kind("rule", rule, Rule)
     rule.look()
+
+
+def _direct_angles(rule: Rule) -> dict[str, float]:
+    angles: dict[str, float] = {}
+    way: Tensor | None = None  # from the output to the layer, as backprop goes
+    stages = rule.network.stages
+    for l in range(len(stages) - 1, 0, -1):
+        weight, B = stages[l].synapse.weight, cast(Tensor, getattr(rule, f"B_{l}"))
+        if weight.dim() > 2:
+            break
+        way = weight.T if way is None else weight.T @ way
+        if way.shape != B.shape:  # pooling in between
+            break
+        angles[stages[l - 1].name] = angle(way, B)
+    return dict(reversed(angles.items()))
 
 
 def _linear_weights(rule: Rule) -> list[Tensor]:

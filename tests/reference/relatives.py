@@ -5,7 +5,9 @@ Hebbian PEPITA   ΔW_l = h_l a_{l−1}ᵀ − h_lᵉʳʳ (a_{l−1}ᵉʳʳ)ᵀ  
                  ΔW_L = y a_{L−1}ᵀ − t (a_{L−1}ᵉʳʳ)ᵀ
 time-local       its halves, the second with W − η ΔW¹            (Srinivasan et al. 2023)
 FA, uSF …        δ_l = (B_{l+1} δ_{l+1}) ⊙ σ′(z_l)                 (Lillicrap 2016, Liao 2016)
+Kolen–Pollack    as FA, and ΔB_l = a_{l−1} δ_lᵀ                    (Kolen & Pollack 1994)
 DFA              δ_l = (B_l e) ⊙ σ′(z_l)                          (Nøkland 2016)
+direct K.–P.     as DFA, and ΔB_l = h_l eᵀ                        (Webster et al. 2021)
 DRTP             δ_l = −(B_l t) ⊙ σ′(z_l)                         (Frenkel 2021)
 EBD              R ← λR + (1 − λ)/B · Σ h εᵀ,  ϑ = (R ε) ⊙ f′(u)      (Erdogan et al. 2025)
 local errors     δ_l = (M_lᵀ e_l) ⊙ σ′(z_l), e_l of M_l a_l       (Mostafa et al. 2018)
@@ -182,6 +184,41 @@ def feedback_alignment(
                 signal = B[l - 1].T @ delta
         per_sample.append(updates)
     return mean_of(found, per_sample)
+
+
+def kolen_pollack(
+    layers: Sequence[Layer], x: Array, t: Any, B: Sequence[Array], *, error: ErrorFunction
+) -> tuple[list[Update], list[Array]]:
+    """B[l] has the shape of the transpose of W_{l+2}, from 0; dense. Also the updates of B."""
+    preparation, found = stages(layers)
+    per_sample: list[list[Update]] = []
+    learned = [np.zeros_like(one) for one in B]
+    for i in range(len(x)):
+        a, _ = forward(found, through(preparation, x[i], i), i)
+        signal = error(a[-1], t[i])
+        updates: list[Update] = []
+        for l in reversed(range(len(found))):
+            delta = signal * slope(found[l], found[l].synapse.forward(a[l], i), i)
+            updates.insert(0, found[l].synapse.update(delta, a[l]))
+            if l > 0:
+                learned[l - 1] += np.outer(a[l], delta) / len(x)
+                signal = B[l - 1] @ delta
+        per_sample.append(updates)
+    return mean_of(found, per_sample), learned
+
+
+def learned_directly(
+    layers: Sequence[Layer], x: Array, t: Any, *, error: ErrorFunction
+) -> list[Array]:
+    """The updates of direct Kolen–Pollack's B; those of W are DFA's."""
+    preparation, found = stages(layers)
+    learned: list[Array] = [np.zeros(())] * (len(found) - 1)
+    for i in range(len(x)):
+        a, h = forward(found, through(preparation, x[i], i), i)
+        e = error(a[-1], t[i])
+        for l in range(len(found) - 1):
+            learned[l] = learned[l] + np.outer(h[l].ravel(), e) / len(x)
+    return learned
 
 
 def broadcast(

@@ -31,7 +31,7 @@ class Costs:
         forward_macs: of the model's forward pass alone.
         peak_bytes: peak memory of what the step allocates (activities, signals, masks), without
             the updates that it returns.
-        feedback_parameters: numbers in feedback matrices, those that the rule learns included.
+        feedback_parameters: numbers in feedback matrices, and in what else the rule has to learn.
     """
 
     macs: int
@@ -49,8 +49,8 @@ def costs(rule: Rule, x: Tensor, target: Tensor, macs: int) -> Costs:
     with FlopCounterMode(display=False) as forward, torch.no_grad():
         step = rule.network.step(rule.noise)
         list(step.activities(step.prepare(x)))
-    state = (*rule.named_buffers(), *rule.named_parameters())
-    feedback = {name: b for name, b in state if not name.startswith("model.")}
+    feedback = {name: b for name, b in rule.named_buffers() if not name.startswith("model.")}
+    feedback |= rule.learned
     if "F_1" in feedback:  # F is the product of its factors, which are counted
         del feedback["F"]
     return Costs(

@@ -59,13 +59,13 @@ def summary(report: AuditReport) -> str:
     return page.table(caption, ("question", "answer", ""), rows)
 
 
-def _needs(layer: int, needs: Needs) -> str:
-    """One layer's line of the locality evidence."""
+def _needs(update: str, needs: Needs) -> str:
+    """One update's line of the locality evidence."""
     parts = [f"the {_list(needs.signals)}"] if needs.signals else ["no global signal"]
     parts += [f"W of {_layers(needs.weights)}"] if needs.weights else []
     parts += [f"activities of {_layers(needs.activities)}"] if needs.activities else []
     parts += [f"{_list(needs.feedback)}, on the way through later layers"] if needs.feedback else []
-    return f"ΔW_{layer} needs {', '.join(parts)}"
+    return f"{update} needs {', '.join(parts)}"
 
 
 def render(

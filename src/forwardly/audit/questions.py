@@ -1,6 +1,6 @@
 """The four questions, answered from the followed graph alone.
 
-1  weight transport   does a signal go backward through a forward weight?
+1  weight transport   does a signal go backward through a forward weight, or what learns from one?
 2  locality           given one broadcast signal, what else of other layers does an update need?
 3  frozen activity    does the signal change the activities that updates are made of?
 4  update locking     how long does each update wait, and what may start before it is done?
@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -63,10 +63,18 @@ class Needs:
 
 @dataclass(frozen=True)
 class Locality:
-    """What each trained layer's update needs."""
+    """What each trained layer's update needs.
+
+    Attributes:
+        answer: whether all updates are local.
+        layers: the needs of each trained layer.
+        own: those of each parameter of the rule itself, such as feedback that learns, beyond what
+            arrives there and the layer that it leads to.
+    """
 
     answer: Literal["local", "non-local"]
     layers: Mapping[int, Needs]
+    own: Mapping[str, Needs]
 
 
 @dataclass(frozen=True)
@@ -112,7 +120,7 @@ class Answers:
 
     Attributes:
         transport: "full" where weights carry a signal backward, "partial" where functions of them
-            do, or "none".
+            do, or where what the rule learns of its own learns from their values, or "none".
         both_ways: matrices of the rule's own, by name, that carry signals in both directions, M a
             and Mᵀ δ, on the way to an update: symmetric weights, though none of the model's.
         locality: what each trained layer's update needs.
@@ -142,9 +150,22 @@ def answer(flow: Flow) -> Answers:
 def _transport(flow: Flow) -> Finding:
     useful = ancestors(flow.traced.updates.values())
     found = [p for p in flow.products if p.direction == "backward" and p.node in useful]
-    if not found:
+    layers, evidence = _shown(found)
+    for name, node in _own_updates(flow).items():
+        copied = _needs(flow, 0, [node]).weights
+        layers += copied
+        evidence += tuple(
+            Evidence(
+                f"the update of {name} is made of W_{layer} itself",
+                str(node.target),
+                str(node.meta.get("line", "")),
+            )
+            for layer in copied
+        )
+    if not layers:
         return Finding("none")
-    return Finding("full" if any(p.exact for p in found) else "partial", *_shown(found))
+    answer = "full" if any(p.exact for p in found) else "partial"
+    return Finding(answer, tuple(sorted({*layers})), evidence)
 
 
 def _both_ways(traced: Traced) -> tuple[str, ...]:
@@ -184,14 +205,38 @@ def _updates_of(flow: Flow) -> dict[int, list[Node]]:
     return {l: nodes for l, nodes in found.items() if nodes}
 
 
+def _own_updates(flow: Flow) -> dict[str, Node]:
+    """The results that are updates of the rule's own parameters, by their names in the rule."""
+    traced = flow.traced
+    return {
+        name.removeprefix("rule."): node
+        for name, node in traced.updates.items()
+        if f"model.{name}" not in traced.state
+    }
+
+
 def _locality(flow: Flow) -> Locality:
     layers = {l: _needs(flow, l, nodes) for l, nodes in _updates_of(flow).items()}
-    local = all(needs.local for needs in layers.values())
-    return Locality("local" if local else "non-local", layers)
+    own = {name: _own_needs(flow, name, node) for name, node in _own_updates(flow).items()}
+    local = all(needs.local for needs in (*layers.values(), *own.values()))
+    return Locality("local" if local else "non-local", layers, own)
 
 
-def _needs(flow: Flow, l: int, updates: list[Node]) -> Needs:
-    """Walk back from an update; stop at the broadcast signal."""
+def _own_needs(flow: Flow, name: str, update: Node) -> Needs:
+    """As if it were of the last layer whose update it serves; what it is multiplied with is there.
+
+    So feedback to layer l may learn from the signal that it carries, and from layer l's activity.
+    """
+    products = {node for node, names in flow.feedback.items() if name in names}
+    arriving = {
+        source for node in products for source in node.all_input_nodes if flow.values[source].signal
+    }
+    served = [l for l, nodes in _updates_of(flow).items() if ancestors(nodes) & products]
+    return _needs(flow, max(served, default=0), [update], arriving)
+
+
+def _needs(flow: Flow, l: int, updates: list[Node], arriving: Set[Node] = frozenset()) -> Needs:
+    """Walk back from an update; stop at the broadcast signal, and at signals that are there."""
     traced = flow.traced
     owner = {node: m for node, (m, _) in traced.weights.items()}
     # Biases and the parameters of normalisations make a layer's activity, as does its input.
@@ -211,6 +256,8 @@ def _needs(flow: Flow, l: int, updates: list[Node]) -> Needs:
         value = flow.values[node]
         if value.broadcast:
             signals.add("target" if _only_target(flow, node) else "error")
+        elif node in arriving:
+            continue
         elif node in others:
             activities.add(others[node])
         elif node in owner:

@@ -94,15 +94,19 @@ class Stage:
             parameters have none.
         """
         updates: dict[str, Tensor] = {}
-        n, mean_first = post.shape[0], isinstance(self.synapse, nn.Linear)
-        if mean_first:  # the smaller tensor is divided: activities, or a convolution's weight
-            post = post / n
         if "weight" in self.trained:
-            updates[f"{self.name}.weight"] = self._correlation(post, pre)
+            updates[f"{self.name}.weight"] = self.weight_update(post, pre)
         if "bias" in self.trained:
             positions = [i for i in range(post.dim()) if i != self.unit_dimension(post)]
-            updates[f"{self.name}.bias"] = post.sum(positions)
-        return updates if mean_first else {name: sum_ / n for name, sum_ in updates.items()}
+            updates[f"{self.name}.bias"] = post.sum(positions) / post.shape[0]
+        return updates
+
+    def weight_update(self, post: Tensor, pre: Tensor) -> Tensor:
+        """Mean over the batch of post ⊗ pre, of the weight's shape, be the weight frozen or not."""
+        n = post.shape[0]
+        if isinstance(self.synapse, nn.Linear):  # the smaller tensor is divided: activities here
+            return self._correlation(post / n, pre)
+        return self._correlation(post, pre) / n
 
     def send_back(self, post: Tensor, pre: Tensor, weight: Tensor) -> Tensor:
         """The vector–Jacobian product of this synapse alone: ``post`` through ``weight``ᵀ.

@@ -9,11 +9,13 @@ from forwardly.rule import Rule
 from forwardly.rules.adaptive_feedback_alignment import AdaptiveFeedbackAlignment
 from forwardly.rules.backprop import Backprop
 from forwardly.rules.direct_feedback_alignment import DirectFeedbackAlignment
+from forwardly.rules.direct_kolen_pollack import DirectKolenPollack
 from forwardly.rules.drtp import DRTP
 from forwardly.rules.error_broadcast import ErrorBroadcast
 from forwardly.rules.feedback_alignment import FeedbackAlignment
 from forwardly.rules.forward_forward import ForwardForward
 from forwardly.rules.hebbian_pepita import HebbianPEPITA
+from forwardly.rules.kolen_pollack import KolenPollack
 from forwardly.rules.local_errors import LocalErrors
 from forwardly.rules.mem_pepita import MemPEPITA
 from forwardly.rules.mono_forward import MonoForward
@@ -27,11 +29,13 @@ RULES: dict[str, type[Rule]] = {
     "adaptive-feedback-alignment": AdaptiveFeedbackAlignment,
     "backprop": Backprop,
     "direct-feedback-alignment": DirectFeedbackAlignment,
+    "direct-kolen-pollack": DirectKolenPollack,
     "drtp": DRTP,
     "error-broadcast": ErrorBroadcast,
     "feedback-alignment": FeedbackAlignment,
     "forward-forward": ForwardForward,
     "hebbian-pepita": HebbianPEPITA,
+    "kolen-pollack": KolenPollack,
     "local-errors": LocalErrors,
     "mem-pepita": MemPEPITA,
     "mono-forward": MonoForward,
@@ -53,11 +57,13 @@ __all__ = [
     "Backprop",
     "BatchSignSymmetry",
     "DirectFeedbackAlignment",
+    "DirectKolenPollack",
     "ErrorBroadcast",
     "FeedbackAlignment",
     "FixedSignSymmetry",
     "ForwardForward",
     "HebbianPEPITA",
+    "KolenPollack",
     "LocalErrors",
     "MemPEPITA",
     "MonoForward",

@@ -18,26 +18,44 @@ Deviations
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import final
+from typing import cast, final
 
 import torch
 from torch import Tensor, nn
 
 from forwardly import feedback
-from forwardly.network import Step
+from forwardly.network import Activity, Step
 from forwardly.rule import Credit, Rule
 from forwardly.rules.papers import paper
 
 
-def register_matrices(
+def matrices(
     rule: Rule, backward: feedback.Initialiser, generator: torch.Generator | None
-) -> None:
-    """Give a rule the buffers B_1 … B_{L−1}, (n_l, k) each."""
+) -> dict[str, Tensor]:
+    """B_1 … B_{L−1} for a rule, (n_l, k) each, by these names."""
     *hidden, last = rule.network.probe(rule.input_shape)
     k = last.a[0].numel()
+    drawn: dict[str, Tensor] = {}
     for l, layer in enumerate(hidden, start=1):
-        B, *_ = feedback.drawn(backward, (layer.z[0].numel(), k), generator, layer.z)
-        rule.register_buffer(f"B_{l}", B)
+        drawn[f"B_{l}"], *_ = feedback.drawn(backward, (layer.z[0].numel(), k), generator, layer.z)
+    return drawn
+
+
+def send_error_to_all(
+    rule: Rule, x: Tensor, target: Tensor, step: Step
+) -> tuple[Credit, list[Activity]]:
+    """The equations above with ``rule.B_1`` …, and what the pass recorded at the hidden layers."""
+    *hidden, last = step.activities(step.prepare(x))
+    e = rule.error(last.a, target)
+    updates: dict[str, Tensor] = {}
+    for l, layer in enumerate(hidden, start=1):
+        stage, B = rule.network.stages[l - 1], cast(Tensor, getattr(rule, f"B_{l}"))
+        feedback.check_sizes(f"B_{l}", B, layer.z, e.shape[1])
+        signal = (e @ B.T).reshape(layer.z.shape)
+        delta = step.through_elementwise(stage, layer.z, signal)
+        updates |= step.update(stage, delta, layer.pre)
+    updates |= step.update(rule.network.stages[-1], e.reshape(last.z.shape), last.pre)
+    return Credit(updates, last.a, rule.loss_value(last.a, target), e), hidden
 
 
 @final
@@ -76,18 +94,9 @@ class DirectFeedbackAlignment(Rule):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(model, loss, input_shape=input_shape, error=error, generator=generator)
-        register_matrices(self, backward, generator)
+        for name, B in matrices(self, backward, generator).items():
+            self.register_buffer(name, B)
 
     def assign(self, x: Tensor, target: Tensor, step: Step) -> Credit:
         """One forward pass, and the error to all layers."""
-        *hidden, last = step.activities(step.prepare(x))
-        e = self.error(last.a, target)
-        updates: dict[str, Tensor] = {}
-        for l, layer in enumerate(hidden, start=1):
-            stage = self.network.stages[l - 1]
-            feedback.check_sizes(f"B_{l}", self.get_buffer(f"B_{l}"), layer.z, e.shape[1])
-            signal = (e @ self.get_buffer(f"B_{l}").T).reshape(layer.z.shape)
-            delta = step.through_elementwise(stage, layer.z, signal)
-            updates |= step.update(stage, delta, layer.pre)
-        updates |= step.update(self.network.stages[-1], e.reshape(last.z.shape), last.pre)
-        return Credit(updates, last.a, self.loss_value(last.a, target), e)
+        return send_error_to_all(self, x, target, step)[0]

@@ -28,7 +28,7 @@ from forwardly import feedback, losses
 from forwardly.checks import shape_of
 from forwardly.network import Step
 from forwardly.rule import Credit, Rule
-from forwardly.rules.direct_feedback_alignment import register_matrices
+from forwardly.rules.direct_feedback_alignment import matrices
 from forwardly.rules.papers import paper
 
 
@@ -60,7 +60,8 @@ class DRTP(Rule):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(model, loss, input_shape=input_shape, generator=generator)
-        register_matrices(self, backward, generator)
+        for name, B in matrices(self, backward, generator).items():
+            self.register_buffer(name, B)
 
     def assign(self, x: Tensor, target: Tensor, step: Step) -> Credit:
         """One forward pass; a hidden layer's update needs no more of it than that layer."""

@@ -19,32 +19,47 @@ Deviations
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import final
 
 import torch
 from torch import Tensor, nn
 
 from forwardly import feedback
-from forwardly.network import Step
+from forwardly.network import Activity, Step
 from forwardly.rule import Credit, Rule
 from forwardly.rules.papers import paper
+
+
+def deltas(
+    rule: Rule, clean: Sequence[Activity], e: Tensor, step: Step, weights: Mapping[str, Tensor]
+) -> Iterator[tuple[int, Tensor]]:
+    """(l, δ_l) from L down to 1, with ``weights[name]`` as B of the synapse of that name."""
+    signal = e.reshape(clean[-1].a.shape)
+    for l in range(len(clean), 0, -1):
+        stage, layer = rule.network.stages[l - 1], clean[l - 1]
+        delta = step.through_activation(stage, layer.z, signal)
+        yield l, delta
+        if l > 1:
+            signal = stage.send_back(delta, layer.pre, weights[stage.name])
+
+
+def weights_by_synapse(rule: Rule) -> dict[str, Tensor]:
+    """A rule's B_2 … B_L, buffers or parameters, by the names of their synapses."""
+    stages = enumerate(rule.network.stages[1:], start=2)
+    return {stage.name: getattr(rule, f"B_{l}") for l, stage in stages}
 
 
 def send_error_back(
     rule: Rule, x: Tensor, target: Tensor, step: Step, weights: Mapping[str, Tensor]
 ) -> Credit:
-    """The equations above with ``weights[name]`` as B of the synapse of that name."""
+    """The equations above with these weights."""
     clean = list(step.activities(step.prepare(x)))
     output = clean[-1].a
     e = rule.error(output, target)
-    signal = e.reshape(output.shape)
     updates: dict[str, Tensor] = {}
-    for stage, layer in reversed(list(zip(rule.network.stages, clean, strict=True))):
-        delta = step.through_activation(stage, layer.z, signal)
-        updates |= step.update(stage, delta, layer.pre)
-        if stage is not rule.network.stages[0]:
-            signal = stage.send_back(delta, layer.pre, weights[stage.name])
+    for l, delta in deltas(rule, clean, e, step, weights):
+        updates |= step.update(rule.network.stages[l - 1], delta, clean[l - 1].pre)
     return Credit(updates, output, rule.loss_value(output, target), e)
 
 
@@ -90,10 +105,7 @@ class FeedbackAlignment(Rule):
     @property
     def B(self) -> dict[str, Tensor]:
         """The feedback weights by the name of their synapse."""
-        return {
-            stage.name: self.get_buffer(f"B_{l}")
-            for l, stage in enumerate(self.network.stages[1:], start=2)
-        }
+        return weights_by_synapse(self)
 
     def assign(self, x: Tensor, target: Tensor, step: Step) -> Credit:
         """One forward pass, and the error sent back through B."""
