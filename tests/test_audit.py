@@ -80,6 +80,8 @@ EXPECTED: dict[str, tuple[str, tuple[int, ...], str, str, Sequence[int | None]]]
     "sign-symmetry-uniform": ("partial", (2, 3, 4), "non-local", "frozen", BACKWARD),
     "direct-feedback-alignment": ("none", (), "local", "frozen", [L] * L),
     "drtp": ("none", (), "local", "frozen", [1, 2, 3, 4]),
+    "node-perturbation": ("none", (), "local", "frozen", [L] * L),
+    "weight-perturbation": ("none", (), "local", "frozen", [L] * L),
     "pepita": ("none", (), "local", "modulated", MODULATED),
     "mem-pepita": ("none", (), "local", "modulated", MODULATED),
     "sign-pepita": ("none", (), "local", "modulated", MODULATED),
@@ -98,6 +100,8 @@ LOCKED: dict[str, tuple[tuple[int, ...], tuple[int, ...], int, int]] = {
     "sign-symmetry-uniform": ((1, 2, 3), (1, 2, 3), 7, 1),
     "direct-feedback-alignment": ((1, 2, 3), (), 4, 1),
     "drtp": ((), (), 1, 1),
+    "node-perturbation": ((1, 2, 3), (), L, 2),
+    "weight-perturbation": ((1, 2, 3), (), L, 2),
     "pepita": ((1, 2, 3), (), L + 1, 2),
     "mem-pepita": ((1, 2, 3), (), L + 1, 3),
     "sign-pepita": ((1, 2, 3), (), L + 1, 2),
@@ -395,6 +399,29 @@ class LeaksOutput(Direct):
         return layers[-1].a.sum() if l == 0 else 0.0
 
 
+class LeaksReward(Direct):
+    """Honest: one number a sample, of error and output, that every layer may be told."""
+
+    def leak(self, l: int, layers: list[Any]) -> Tensor | float:
+        return (self._e * layers[-1].a).sum(1, keepdim=True) if l == 0 else 0.0
+
+
+class LeaksWeightInReward(Direct):
+    """One number a sample that has a weight in it."""
+
+    def leak(self, l: int, layers: list[Any]) -> Tensor | float:
+        del layers
+        return self._e.sum(1, keepdim=True) * self.weights[2].sum() if l == 0 else 0.0
+
+
+class LeaksActivityInReward(Direct):
+    """One number a sample that has an activity in it."""
+
+    def leak(self, l: int, layers: list[Any]) -> Tensor | float:
+        again = self._e.sum(1, keepdim=True) * layers[1].h.sum(1, keepdim=True)
+        return again if l == 0 else 0.0
+
+
 class ComputesTheErrorAgain(Direct):
     def send(self, l: int, delta: Tensor) -> Tensor:
         del delta
@@ -504,7 +531,7 @@ def test_rows_one_by_one_are_caught_as_non_local() -> None:
 
 
 def test_honest_direct_feedback() -> None:
-    for kind in (Direct, ComputesTheErrorAgain):
+    for kind in (Direct, ComputesTheErrorAgain, LeaksReward):
         a = audited(kind).answers
         assert (a.transport.answer, a.locality.answer, a.frozen.answer) == (
             "none",
@@ -516,7 +543,10 @@ def test_honest_direct_feedback() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "weights", "activities"),
-    [(LeaksWeight, (3,), ()), (LeaksActivity, (), (2,)), (LeaksOutput, (), (2, 3, 4))],
+    [
+        *((LeaksWeight, (3,), ()), (LeaksActivity, (), (2,)), (LeaksOutput, (), (2, 3, 4))),
+        *((LeaksWeightInReward, (3,), ()), (LeaksActivityInReward, (), (2,))),
+    ],
 )
 def test_leaks_are_found(
     kind: type[Adversary], weights: tuple[int, ...], activities: tuple[int, ...]

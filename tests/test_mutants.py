@@ -442,6 +442,74 @@ MUTANTS: dict[str, list[Mutant]] = {
             "return change",
         ),
     ],
+    "node-perturbation": [
+        ("sign flipped", "rules/node_perturbation.py", "(noisy - y)", "(y - noisy)"),
+        (
+            "sum over draws",
+            "rules/node_perturbation.py",
+            "/ (self.sigma * self.samples)",
+            "/ self.sigma",
+        ),
+        (
+            "not divided by sigma",
+            "rules/node_perturbation.py",
+            "/ (self.sigma * self.samples)",
+            "/ self.samples",
+        ),
+        (
+            "noise of size one",
+            "rules/node_perturbation.py",
+            "+ self.sigma * xi_l",
+            "+ xi_l",
+        ),
+        (
+            "noise of one layer forgotten by the next",
+            "rules/node_perturbation.py",
+            "a = step.through(stage, a, z=z).a",
+            "step.through(stage, a, z=z); a = step.through(stage, a).a",
+        ),
+        ("the clean error only", "rules/node_perturbation.py", "(e + e_noisy)", "(e + e)"),
+        (
+            "the first draw only",
+            "rules/node_perturbation.py",
+            "step.normal(draw,",
+            "step.normal(0,",
+        ),
+        (
+            "one loss for the batch",
+            "rules/node_perturbation.py",
+            ".sum(1) / 2",
+            ".sum(1).mean(0, keepdim=True).expand(len(y)) / 2",
+        ),
+    ],
+    "weight-perturbation": [
+        (
+            "sign flipped",
+            "rules/weight_perturbation.py",
+            "update + slope * psi[name]",
+            "update - slope * psi[name]",
+        ),
+        (
+            "sum over draws",
+            "rules/weight_perturbation.py",
+            "/ (self.sigma * self.samples)",
+            "/ self.sigma",
+        ),
+        ("half forgotten", "rules/weight_perturbation.py", "*up).mean() / 2", "*up).mean()"),
+        (
+            "biases without noise",
+            "rules/weight_perturbation.py",
+            "p + sigma * psi[name] for",
+            "p + sigma * psi[name] * (p.dim() > 1) for",
+        ),
+        ("sum over samples", "rules/weight_perturbation.py", "e, *up).mean()", "e, *up).sum()"),
+        (
+            "one side only",
+            "rules/weight_perturbation.py",
+            "noisy(-self.sigma, psi)",
+            "(y, e)",
+        ),
+    ],
     "mem-pepita": [
         ("hidden sign flipped", "rules/mem_pepita.py", "first.h - second.h", "second.h - first.h"),
         (

@@ -22,10 +22,12 @@ from forwardly.rules import (
     ForwardForward,
     HebbianPEPITA,
     MemPEPITA,
+    NodePerturbation,
     ReadoutOnly,
     SignPEPITA,
     TimeLocalPEPITA,
     UniformSignSymmetry,
+    WeightPerturbation,
 )
 from forwardly.saving import load, save
 from forwardly.training import Fit, evaluate, fit, loggers
@@ -57,6 +59,7 @@ __all__ = [
     "LocalSGD",
     "MemPEPITA",
     "Network",
+    "NodePerturbation",
     "Normalise",
     "Paper",
     "ReadoutOnly",
@@ -65,6 +68,7 @@ __all__ = [
     "Split",
     "TimeLocalPEPITA",
     "UniformSignSymmetry",
+    "WeightPerturbation",
     "audit",
     "data",
     "evaluate",

@@ -170,6 +170,10 @@ class Step:
         """
         return noise.uniform(self._drawing(), _STREAMS_OF_DROPOUTS + which, shape, dtype)
 
+    def normal(self, which: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """Standard normal random numbers, otherwise as ``uniform``."""
+        return noise.normal(self._drawing(), _STREAMS_OF_DROPOUTS + which, shape, dtype)
+
     def below(self, which: int, shape: tuple[int, ...], end: int) -> Tensor:
         """Random integers from 0 to ``end`` − 1, otherwise as ``uniform``."""
         return noise.below(self._drawing(), _STREAMS_OF_DROPOUTS + which, shape, end)

@@ -14,11 +14,13 @@ from forwardly.rules.feedback_alignment import FeedbackAlignment
 from forwardly.rules.forward_forward import ForwardForward
 from forwardly.rules.hebbian_pepita import HebbianPEPITA
 from forwardly.rules.mem_pepita import MemPEPITA
+from forwardly.rules.node_perturbation import NodePerturbation
 from forwardly.rules.pepita import PEPITA
 from forwardly.rules.readout_only import ReadoutOnly
 from forwardly.rules.sign_pepita import SignPEPITA
 from forwardly.rules.sign_symmetry import BatchSignSymmetry, FixedSignSymmetry, UniformSignSymmetry
 from forwardly.rules.time_local_pepita import TimeLocalPEPITA
+from forwardly.rules.weight_perturbation import WeightPerturbation
 
 RULES: dict[str, type[Rule]] = {
     "adaptive-feedback-alignment": AdaptiveFeedbackAlignment,
@@ -29,6 +31,7 @@ RULES: dict[str, type[Rule]] = {
     "forward-forward": ForwardForward,
     "hebbian-pepita": HebbianPEPITA,
     "mem-pepita": MemPEPITA,
+    "node-perturbation": NodePerturbation,
     "pepita": PEPITA,
     "readout-only": ReadoutOnly,
     "sign-pepita": SignPEPITA,
@@ -36,6 +39,7 @@ RULES: dict[str, type[Rule]] = {
     "sign-symmetry-fixed": FixedSignSymmetry,
     "sign-symmetry-uniform": UniformSignSymmetry,
     "time-local-pepita": TimeLocalPEPITA,
+    "weight-perturbation": WeightPerturbation,
 }
 """Every rule by its name on the command line, sorted."""
 
@@ -52,8 +56,10 @@ __all__ = [
     "ForwardForward",
     "HebbianPEPITA",
     "MemPEPITA",
+    "NodePerturbation",
     "ReadoutOnly",
     "SignPEPITA",
     "TimeLocalPEPITA",
     "UniformSignSymmetry",
+    "WeightPerturbation",
 ]
