@@ -11,6 +11,7 @@ from forwardly.network.normalisation import Normalise
 from forwardly.rule import Credit, Paper, Rule
 from forwardly.rules import (
     DRTP,
+    FOTON,
     PEPITA,
     RULES,
     AdaptiveFeedbackAlignment,
@@ -41,6 +42,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "DRTP",
+    "FOTON",
     "PEPITA",
     "RULES",
     "AdaptiveFeedbackAlignment",

@@ -13,7 +13,7 @@ from torch.nn import functional
 from forwardly import noise
 from forwardly._typing import Int
 from forwardly.checks import shape_of
-from forwardly.network import local
+from forwardly.network import local, transposed
 from forwardly.network.activations import derivative
 from forwardly.network.alterations import between_hooks, is_hooked
 from forwardly.network.kinds import ACTIVATIONS, BATCH_NORMS, DROPOUTS, MAX_POOLS, NORMS
@@ -223,6 +223,25 @@ class Step:
         change = stage.weigh(tangent)
         h_change = self._tangent_through(stage.elementwise, layer.z, change)
         return h_change, self._tangent_through(stage.reshaping, layer.h, h_change)
+
+    def transposed(self, stage: Stage, layer: Activity, signal: Tensor) -> Tensor:
+        """A signal at a_l through the transpose of what is linear in a stage, to a_{l−1}.
+
+        Of the synapse and the reshaping modules, see ``network.transposed``; the elementwise
+        modules are passed over.
+
+        Args:
+            stage: the stage.
+            layer: what a pass recorded there, for its shapes.
+            signal: (m, *a_l), for any number m of signals.
+        """
+        a, shapes = layer.h[:1], list[tuple[int, ...]]()
+        for part in stage.reshaping:
+            shapes.append(tuple(a.shape[1:]))
+            a = part.module(a) if not part.altered else a
+        for part, shape in zip(reversed(stage.reshaping), reversed(shapes), strict=True):
+            signal = transposed.of_reshaping(part, signal, shape)
+        return transposed.of_synapse(stage, signal, tuple(layer.pre.shape[1:]))
 
     def dropout_mask(self, part: Part, shape: tuple[int, ...], like: Tensor) -> Tensor | None:
         """The mask of a dropout for an activity of ``shape``; None where it drops nothing.

@@ -12,6 +12,7 @@ from forwardly.rules.direct_feedback_alignment import DirectFeedbackAlignment
 from forwardly.rules.drtp import DRTP
 from forwardly.rules.feedback_alignment import FeedbackAlignment
 from forwardly.rules.forward_forward import ForwardForward
+from forwardly.rules.foton import FOTON
 from forwardly.rules.hebbian_pepita import HebbianPEPITA
 from forwardly.rules.mem_pepita import MemPEPITA
 from forwardly.rules.node_perturbation import NodePerturbation
@@ -29,6 +30,7 @@ RULES: dict[str, type[Rule]] = {
     "drtp": DRTP,
     "feedback-alignment": FeedbackAlignment,
     "forward-forward": ForwardForward,
+    "foton": FOTON,
     "hebbian-pepita": HebbianPEPITA,
     "mem-pepita": MemPEPITA,
     "node-perturbation": NodePerturbation,
@@ -45,6 +47,7 @@ RULES: dict[str, type[Rule]] = {
 
 __all__ = [
     "DRTP",
+    "FOTON",
     "PEPITA",
     "RULES",
     "AdaptiveFeedbackAlignment",
