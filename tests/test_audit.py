@@ -80,6 +80,8 @@ EXPECTED: dict[str, tuple[str, tuple[int, ...], str, str, Sequence[int | None]]]
     "sign-symmetry-uniform": ("partial", (2, 3, 4), "non-local", "frozen", BACKWARD),
     "direct-feedback-alignment": ("none", (), "local", "frozen", [L] * L),
     "drtp": ("none", (), "local", "frozen", [1, 2, 3, 4]),
+    # forward passes only, and yet through all weights: one step of e through F, then as PEPITA
+    "foton": ("full", (1, 2, 3, 4), "non-local", "modulated", [6, 7, 8, 4]),
     "node-perturbation": ("none", (), "local", "frozen", [L] * L),
     "weight-perturbation": ("none", (), "local", "frozen", [L] * L),
     "pepita": ("none", (), "local", "modulated", MODULATED),
@@ -100,6 +102,7 @@ LOCKED: dict[str, tuple[tuple[int, ...], tuple[int, ...], int, int]] = {
     "sign-symmetry-uniform": ((1, 2, 3), (1, 2, 3), 7, 1),
     "direct-feedback-alignment": ((1, 2, 3), (), 4, 1),
     "drtp": ((), (), 1, 1),
+    "foton": ((1, 2, 3), (1, 2, 3), L + 2, 2),
     "node-perturbation": ((1, 2, 3), (), L, 2),
     "weight-perturbation": ((1, 2, 3), (), L, 2),
     "pepita": ((1, 2, 3), (), L + 1, 2),
@@ -456,8 +459,27 @@ def test_transposed_convolutions_are_transport() -> None:
     assert any("convolution" in one.operation for one in a.transport.evidence)
 
 
+class MixedFirst(Adversary):
+    """The next weight in another basis, made without a signal; and back."""
+
+    def send(self, l: int, delta: Tensor) -> Tensor:
+        basis = torch.linalg.qr(torch.randn(len(self.weights[l + 1]), len(self.weights[l + 1])))[0]
+        return delta @ basis.T @ (basis @ self.weights[l + 1])
+
+
 FULL = [
-    *(Contiguous, Copied, Added, CopiedBefore, Einsum, Summed, Convolved, Rearranged, Scaled),
+    *(
+        MixedFirst,
+        Contiguous,
+        Copied,
+        Added,
+        CopiedBefore,
+        Einsum,
+        Summed,
+        Convolved,
+        Rearranged,
+        Scaled,
+    ),
     *(Multiplied,),
 ]
 

@@ -442,6 +442,56 @@ MUTANTS: dict[str, list[Mutant]] = {
             "return change",
         ),
     ],
+    "foton": [
+        ("sign flipped", "rules/foton.py", "sign=-1", "sign=1"),
+        ("hidden sign flipped", "rules/foton.py", "first.h - second.h", "second.h - first.h"),
+        (
+            "modulated presynaptic activity",
+            "rules/foton.py",
+            "for first, second in zip(clean, modulated, strict=True)]",
+            "for first, second in zip(clean, modulated := list(modulated), strict=True)]; "
+            "clean = [c._replace(pre=m.pre) for c, m in zip(clean, modulated, strict=True)]",
+        ),
+        (
+            "output layer like a hidden one",
+            "rules/foton.py",
+            "posts[-1] = e.reshape(clean[-1].z.shape)",
+            "pass",
+        ),
+        (
+            "F twice as long",
+            "rules/foton.py",
+            "return signal.flatten(1).T",
+            "return 2 * signal.flatten(1).T",
+        ),
+        ("half forgotten", "rules/foton.py", "/ (2 * bound)", "/ bound"),
+        ("away from orthogonal", "rules/foton.py", "found[name] + bjorck", "found[name] - bjorck"),
+        (
+            "learning rate forgotten",
+            "rules/foton.py",
+            "bjorck(stage.synapse) / self.learning_rate",
+            "bjorck(stage.synapse)",
+        ),
+        ("squares of the gram", "rules/foton.py", "gram @ W - W", "gram @ gram @ W - W"),
+        (
+            "groups as one",
+            "rules/foton.py",
+            "groups = 1 if isinstance(synapse, nn.Linear) else synapse.groups",
+            "groups = 1",
+        ),
+        (
+            "sums of windows",
+            "network/transposed.py",
+            "pooled / pooled.sum(0) if",
+            "pooled if",
+        ),
+        (
+            "images mirrored",
+            "network/transposed.py",
+            "padding, synapse.dilation, synapse.groups)",
+            "padding, synapse.dilation, synapse.groups); signal = signal.flip(-1)",
+        ),
+    ],
     "node-perturbation": [
         ("sign flipped", "rules/node_perturbation.py", "(noisy - y)", "(y - noisy)"),
         (

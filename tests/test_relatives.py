@@ -15,6 +15,7 @@ from torch.testing import assert_close
 import forwardly as fw
 from described import ERRORS, array, describe
 from forwardly.testing import CASES, Case, build, without_dropout
+from reference import foton as foton_reference
 from reference import perturbation, relatives
 from reference.pepita import Update, pepita
 from test_pepita import NETWORKS, dense
@@ -247,12 +248,27 @@ def weight_perturbation(make: Make, case: Case) -> None:
         assert_updates(rule, rule(x, t), expected)
 
 
+def foton(make: Make, case: Case) -> None:
+    for rate in (None, 0.2):
+        options = {"orthogonalise": False} if rate is None else {"learning_rate": rate}
+        rule = made(make, case, **options)
+        x, t = batch(case)
+        expected = foton_reference.foton(
+            describe(rule, x),
+            *(array(x), t.numpy()),
+            error=ERRORS[case.loss],
+            learning_rate=rate,
+        )
+        assert_updates(rule, rule(x, t), expected)
+
+
 REFERENCES: dict[str, tuple[Make, Callable[[Make, Case], None]]] = {
     "adaptive-feedback-alignment": (fw.AdaptiveFeedbackAlignment, adaptive_feedback_alignment),
     "direct-feedback-alignment": (fw.DirectFeedbackAlignment, direct),
     "drtp": (fw.DRTP, drtp),
     "feedback-alignment": (fw.FeedbackAlignment, feedback_alignment),
     "forward-forward": (fw.ForwardForward, forward_forward),
+    "foton": (fw.FOTON, foton),
     "hebbian-pepita": (fw.HebbianPEPITA, hebbian_pepita),
     "mem-pepita": (fw.MemPEPITA, mem_pepita),
     "node-perturbation": (fw.NodePerturbation, node_perturbation),
@@ -368,6 +384,7 @@ def test_forward_forward_learns_and_predicts_labels() -> None:
         (lambda m: fw.TimeLocalPEPITA(m, nn.MSELoss(), learning_rate=-1.0), "at least 0; given -1"),
         (lambda m: fw.HebbianPEPITA(m, nn.MSELoss(), sign=0), "sign must be one of 1, -1; given 0"),
         (lambda m: fw.SignPEPITA(m, nn.MSELoss(), projection=torch.ones(2, 2)), r"\(4, 2\)"),
+        (lambda m: fw.FOTON(m, nn.MSELoss(), learning_rate=0.0), "learning_rate must be .* above"),
         (lambda m: fw.NodePerturbation(m, nn.MSELoss(), sigma=0.0), "sigma must be .* above 0"),
         (lambda m: fw.WeightPerturbation(m, nn.MSELoss(), samples=200), "samples must be 1 to 128"),
         (lambda m: fw.DRTP(m, nn.L1Loss()), "no output error is known for the loss L1Loss"),

@@ -149,7 +149,8 @@ def test_feedback_does_not_depend_on_dropout(name: str) -> None:
     feedback = {n for n, buffer in plain_buffers.items() if buffer.is_floating_point()}
     for buffer in feedback:
         assert_close(plain_buffers[buffer], others[buffer], rtol=0, atol=0)
-    if name not in ("forward-forward", "sign-symmetry-uniform", "sign-symmetry-batch"):
+    without = ("forward-forward", "foton", "sign-symmetry-uniform", "sign-symmetry-batch")
+    if name not in without and "perturbation" not in name:
         assert feedback
 
 

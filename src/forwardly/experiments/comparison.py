@@ -44,8 +44,10 @@ LEARNING_RATES = {
     "drtp": 0.003,
     "feedback-alignment": 0.1,
     "forward-forward": 0.03,
+    "foton": 0.1,
     "hebbian-pepita": 0.3,
     "mem-pepita": 0.3,
+    "node-perturbation": 0.003,
     "pepita": 0.3,
     "readout-only": 0.3,
     "sign-pepita": 0.01,
@@ -53,6 +55,7 @@ LEARNING_RATES = {
     "sign-symmetry-fixed": 0.3,
     "sign-symmetry-uniform": 0.3,
     "time-local-pepita": 0.003,
+    "weight-perturbation": 0.001,
 }
 
 _SEARCHED = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
