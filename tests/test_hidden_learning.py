@@ -28,7 +28,7 @@ ON_DIGITS = {
     "drtp": ("tanh", 0.05, 10, 10),
     "feedback-alignment": ("relu", 0.1, 5, 6),
     "forward-forward": ("relu", 0.3, 10, 8),
-    "foton": ("relu", 0.1, 5, 6),
+    "foton": ("relu", 0.03, 5, 6),
     "hebbian-pepita": ("relu", 0.3, 5, 6),
     "mem-pepita": ("relu", 0.3, 5, 6),
     "pepita": ("relu", 0.3, 5, 6),

@@ -448,8 +448,8 @@ MUTANTS: dict[str, list[Mutant]] = {
         (
             "modulated presynaptic activity",
             "rules/foton.py",
-            "for first, second in zip(clean, modulated, strict=True)]",
-            "for first, second in zip(clean, modulated := list(modulated), strict=True)]; "
+            "modulated = step.activities(a_0_err)",
+            "modulated = list(step.activities(a_0_err)); "
             "clean = [c._replace(pre=m.pre) for c, m in zip(clean, modulated, strict=True)]",
         ),
         (

@@ -44,7 +44,7 @@ LEARNING_RATES = {
     "drtp": 0.003,
     "feedback-alignment": 0.1,
     "forward-forward": 0.03,
-    "foton": 0.1,
+    "foton": 0.03,
     "hebbian-pepita": 0.3,
     "mem-pepita": 0.3,
     "node-perturbation": 0.003,
