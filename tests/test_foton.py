@@ -106,7 +106,7 @@ def test_transposes_are_those_of_what_is_linear(case: Case) -> None:
 def test_altered_pooling_is_refused() -> None:
     model = copy.deepcopy(patches())
     model.insert(1, nn.AvgPool2d(1))
-    model[1].register_forward_hook(lambda _, __, out: out + 1)
+    model[1].register_forward_hook(lambda *args: args[-1] + 1)
     rule = fw.FOTON(model, nn.MSELoss())
     with pytest.raises(TypeError, match="no transpose is known of '1', which has"):
         rule(torch.randn(5, 2, 4, 8, dtype=torch.float64), torch.rand(5, 3, dtype=torch.float64))

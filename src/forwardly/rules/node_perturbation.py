@@ -25,8 +25,8 @@ Deviations
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import final
+from collections.abc import Callable, Sequence
+from typing import cast, final
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +50,17 @@ def check_noise(sigma: float, samples: int) -> None:
         raise ValueError(f"sigma must be a number above 0; given {sigma}")
     if not 1 <= samples <= 128:
         raise ValueError(f"samples must be 1 to 128; given {samples}")
+
+
+def noise_like(shaped: Sequence[Tensor], step: Step, draw: int) -> list[Tensor]:
+    """Normal numbers of the shapes of several tensors of one dtype; others for each draw of a step.
+
+    All are of one stream of the step's numbers, of which there are not many.
+    """
+    sizes = [one.numel() for one in shaped]
+    xi = step.normal(draw, (sum(sizes),), shaped[0].dtype)
+    parts = cast(tuple[Tensor, ...], torch.split(xi, sizes))
+    return [part.reshape(one.shape) for part, one in zip(parts, shaped, strict=True)]
 
 
 @final
@@ -103,7 +114,7 @@ class NodePerturbation(Rule):
 
         deltas = [torch.zeros_like(layer.z) for layer in clean]
         for draw in range(self.samples):
-            xi = self._noise(step, draw, deltas)
+            xi = noise_like(deltas, step, draw)
             a = a_0
             for stage, xi_l in zip(self.network.stages, xi, strict=True):
                 z = step.through_synapse(stage, a) + self.sigma * xi_l
@@ -118,10 +129,3 @@ class NodePerturbation(Rule):
         for stage, layer, delta in zip(self.network.stages, clean, deltas, strict=True):
             updates |= step.update(stage, delta, layer.pre)
         return Credit(updates, y, self.loss_value(y, target), e)
-
-    @staticmethod
-    def _noise(step: Step, draw: int, like: list[Tensor]) -> list[Tensor]:
-        """ξ of every layer, one stream of random numbers for all, so that depth has no limit."""
-        sizes = [z.numel() for z in like]
-        xi = step.normal(draw, (sum(sizes),), like[0].dtype).split(sizes)
-        return [part.reshape(z.shape) for part, z in zip(xi, like, strict=True)]

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from forwardly.network import Step
 from forwardly.rule import Credit, Rule
-from forwardly.rules.node_perturbation import check_noise, rise
+from forwardly.rules.node_perturbation import check_noise, noise_like, rise
 from forwardly.rules.papers import paper
 
 
@@ -91,8 +91,8 @@ class WeightPerturbation(Rule):
             return last.a, self.error(last.a, target)
 
         updates = {name: torch.zeros_like(p) for name, p in theta.items()}
-        for draw in range(self.samples):
-            psi = self._noise(step, draw, theta, y.dtype)
+        for draw in range(self.samples if theta else 0):
+            psi = dict(zip(theta, noise_like([*theta.values()], step, draw), strict=True))
             up = noisy(self.sigma, psi)
             if self.two_sided:
                 difference = rise(*noisy(-self.sigma, psi), *up).mean() / 2
@@ -101,13 +101,3 @@ class WeightPerturbation(Rule):
             slope = difference / (self.sigma * self.samples)
             updates = {name: update + slope * psi[name] for name, update in updates.items()}
         return Credit(updates, y, self.loss_value(y, target), e)
-
-    @staticmethod
-    def _noise(
-        step: Step, draw: int, like: dict[str, Tensor], dtype: torch.dtype
-    ) -> dict[str, Tensor]:
-        """ψ of every parameter, one stream of random numbers for all."""
-        sizes = [p.numel() for p in like.values()]
-        psi = step.normal(draw, (sum(sizes),), dtype).split(sizes)
-        parts = zip(like.items(), psi, strict=True)
-        return {name: part.reshape(p.shape) for (name, p), part in parts}
