@@ -199,7 +199,7 @@ def forward_forward(make: Make, case: Case) -> None:
 
 def normal(step: Any, which: int, sizes: list[int]) -> list[Any]:
     """Box–Muller, of the step's uniform numbers, in parts of those sizes."""
-    u, v = array(step.uniform(which, (2, sum(sizes)), torch.float64))
+    u, v = step.uniform(which, (2, sum(sizes)), torch.float64).numpy()
     return np.split(np.sqrt(-2 * np.log(1 - u)) * np.cos(2 * np.pi * v), np.cumsum(sizes)[:-1])
 
 

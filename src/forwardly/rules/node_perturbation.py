@@ -26,7 +26,7 @@ Deviations
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import cast, final
+from typing import final
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +59,7 @@ def noise_like(shaped: Sequence[Tensor], step: Step, draw: int) -> list[Tensor]:
     """
     sizes = [one.numel() for one in shaped]
     xi = step.normal(draw, (sum(sizes),), shaped[0].dtype)
-    parts = cast(tuple[Tensor, ...], torch.split(xi, sizes))
+    parts = torch.split(xi, sizes)
     return [part.reshape(one.shape) for part, one in zip(parts, shaped, strict=True)]
 
 
