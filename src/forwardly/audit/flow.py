@@ -110,10 +110,16 @@ def _is_outcome(flow: Flow, node: Node, value: ops.Value, outcomes: set[Node]) -
     last = max(flow.traced.layers)
     if any(c.layer == last and c.direction == "forward" for c in value.crossings):
         return True
-    sources = [(source, flow.values[source]) for source in node.all_input_nodes]
     return value.broadcast or all(
-        source in outcomes if of.signal else not of.dims for source, of in sources
+        source in outcomes if flow.values[source].signal else _is_constant(flow, source)
+        for source in node.all_input_nodes
     )
+
+
+def _is_constant(flow: Flow, node: Node) -> bool:
+    """Whether a value has neither weights nor feedback in it; random numbers are constants."""
+    state = {n for n in flow.traced.state.values() if n.meta["val"].is_floating_point()}
+    return state.isdisjoint(ancestors([node]))
 
 
 def _is_verdict(flow: Flow, node: Node) -> bool:
