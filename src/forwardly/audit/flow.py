@@ -79,6 +79,8 @@ def follow(traced: Traced) -> Flow:
                 value = ops.weight(_shape(node), *traced.weights[node])
         else:
             continue
+        if value.broadcast and any(_made_of_weights(flow, one) for one in node.all_input_nodes):
+            value = replace(value, broadcast=False)  # scaled by a number that is
         if _is_outcome(flow, node, value, outcomes):
             outcomes.add(node)
         told = node in errors or (node in outcomes and _is_verdict(flow, node))
@@ -114,6 +116,14 @@ def _is_outcome(flow: Flow, node: Node, value: ops.Value, outcomes: set[Node]) -
         source in outcomes if flow.values[source].signal else _is_constant(flow, source)
         for source in node.all_input_nodes
     )
+
+
+def _made_of_weights(flow: Flow, node: Node) -> bool:
+    """Whether a value without a signal has the model's state in it, if only its sum."""
+    if flow.values[node].signal:
+        return False
+    above = ancestors([node])
+    return any(name.startswith("model.") and of in above for name, of in flow.traced.state.items())
 
 
 def _is_constant(flow: Flow, node: Node) -> bool:
