@@ -448,7 +448,7 @@ MUTANTS: dict[str, list[Mutant]] = {
         (
             "modulated presynaptic activity",
             "rules/foton.py",
-            "modulated = step.activities(a_0_err)",
+            "modulated = list(step.activities(a_0_err))",
             "modulated = list(step.activities(a_0_err)); "
             "clean = [c._replace(pre=m.pre) for c, m in zip(clean, modulated, strict=True)]",
         ),

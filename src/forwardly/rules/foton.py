@@ -93,7 +93,7 @@ class FOTON(Rule):
         e = self.error(output, target)
 
         a_0_err = perturbed(a_0, e, self._feedback(step, clean), sign=-1)
-        modulated = step.activities(a_0_err)
+        modulated = list(step.activities(a_0_err))
         posts = [first.h - second.h for first, second in zip(clean, modulated, strict=True)]
         posts[-1] = e.reshape(clean[-1].z.shape)
 
