@@ -92,6 +92,8 @@ def test_transposes_are_those_of_what_is_linear(case: Case) -> None:
         assert_close((stage.weigh(layer.pre) * u).sum(), (back * layer.pre).sum())
         a = layer.h
         for part in stage.reshaping:
+            if isinstance(part.module, nn.Tanh | nn.Dropout1d | nn.Dropout2d):
+                continue
             pooled = part.module(a)
             u = torch.randn(pooled.shape, dtype=x.dtype)
             back = transposed.of_reshaping(part, u, tuple(a.shape[1:]))
@@ -101,6 +103,21 @@ def test_transposes_are_those_of_what_is_linear(case: Case) -> None:
             else:
                 assert_close((pooled * u).sum(), (back * a).sum())
             a = pooled
+
+
+def test_what_is_elementwise_behind_a_pooling_is_passed_over() -> None:
+    """It draws no random numbers, and the feedback is that of the network without it."""
+    plain, dressed = patches(), patches()
+    for more in (nn.Dropout2d(0.5), nn.Tanh(), nn.AvgPool2d(1)):
+        dressed.insert(1, more)
+    rules = [fw.FOTON(model, nn.MSELoss()) for model in (plain, dressed)]
+    random, found = torch.random.get_rng_state(), []
+    for rule in rules:
+        step = rule.begin_step()
+        clean = list(step.activities(torch.ones(2, 2, 4, 8, dtype=torch.float64)))
+        found.append(rule._feedback(step, clean))
+    assert_close(*found)
+    assert torch.equal(torch.random.get_rng_state(), random)
 
 
 def test_altered_pooling_is_refused() -> None:

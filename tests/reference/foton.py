@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from reference.layers import Array, Conv, Layer, MaxPool, Pool
+from reference.layers import ELEMENTWISE, Array, Conv, Layer, MaxPool, Pool
 from reference.pepita import ErrorFunction, Stage, Update, forward, mean_of, stages, through
 
 
@@ -35,6 +35,8 @@ def transposed(found: list[Stage], shape: tuple[int, ...]) -> Array:
     for stage in found:
         linear.append(replace(stage.synapse, b=None))
         for layer in stage.rest:
+            if isinstance(layer, ELEMENTWISE):
+                continue
             mean = (
                 Mean(layer.kernel, layer.stride, layer.padding)
                 if isinstance(layer, MaxPool)

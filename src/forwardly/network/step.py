@@ -16,7 +16,14 @@ from forwardly.checks import shape_of
 from forwardly.network import local, transposed
 from forwardly.network.activations import derivative
 from forwardly.network.alterations import between_hooks, is_hooked
-from forwardly.network.kinds import ACTIVATIONS, BATCH_NORMS, DROPOUTS, MAX_POOLS, NORMS
+from forwardly.network.kinds import (
+    ACTIVATIONS,
+    BATCH_NORMS,
+    DROPOUTS,
+    ELEMENTWISE,
+    MAX_POOLS,
+    NORMS,
+)
 from forwardly.network.stage import Activity, Apply, Part, Stage
 
 if TYPE_CHECKING:
@@ -238,7 +245,8 @@ class Step:
         a, shapes = layer.h[:1], list[tuple[int, ...]]()
         for part in stage.reshaping:
             shapes.append(tuple(a.shape[1:]))
-            a = part.module(a) if not part.altered else a
+            if not (part.altered or isinstance(part.module, ELEMENTWISE)):
+                a = part.module(a)
         for part, shape in zip(reversed(stage.reshaping), reversed(shapes), strict=True):
             signal = transposed.of_reshaping(part, signal, shape)
         return transposed.of_synapse(stage, signal, tuple(layer.pre.shape[1:]))

@@ -18,7 +18,7 @@ from torch.nn.grad import (
     conv2d_input,  # pyright: ignore[reportUnknownVariableType]
 )
 
-from forwardly.network.kinds import MAX_POOLS, RESHAPES
+from forwardly.network.kinds import ELEMENTWISE, MAX_POOLS, RESHAPES
 from forwardly.network.stage import Part, Stage
 
 
@@ -53,9 +53,13 @@ def of_synapse(stage: Stage, signal: Tensor, shape: tuple[int, ...]) -> Tensor:
 def of_reshaping(part: Part, signal: Tensor, shape: tuple[int, ...]) -> Tensor:
     """(m, *what the module makes of a sample) to (m, *shape), the shape that it is given.
 
+    Elementwise modules, which may stand behind a pooling, are passed over.
+
     Raises:
         TypeError: if the module was altered, so that it is unknown what is linear in it.
     """
+    if isinstance(part.module, ELEMENTWISE):
+        return signal
     if part.altered:
         raise TypeError(
             f"no transpose is known of {part.name!r}, which has {part.altered}: use torch's own "
