@@ -83,6 +83,10 @@ EXPECTED: dict[str, tuple[str, tuple[int, ...], str, str, Sequence[int | None]]]
     "direct-kolen-pollack": ("none", (), "local", "frozen", [L] * L),
     "drtp": ("none", (), "local", "frozen", [1, 2, 3, 4]),
     "error-broadcast": ("none", (), "local", "frozen", [L] * L),
+    # forward passes only, and yet through all weights: one step of e through F, then as PEPITA
+    "foton": ("full", (1, 2, 3, 4), "non-local", "modulated", [6, 7, 8, 4]),
+    "node-perturbation": ("none", (), "local", "frozen", [L] * L),
+    "weight-perturbation": ("none", (), "local", "frozen", [L] * L),
     "pepita": ("none", (), "local", "modulated", MODULATED),
     "mem-pepita": ("none", (), "local", "modulated", MODULATED),
     "sign-pepita": ("none", (), "local", "modulated", MODULATED),
@@ -107,6 +111,9 @@ LOCKED: dict[str, tuple[tuple[int, ...], tuple[int, ...], int, int]] = {
     "direct-kolen-pollack": ((1, 2, 3), (), 4, 1),
     "drtp": ((), (), 1, 1),
     "error-broadcast": ((1, 2, 3), (), 4, 1),
+    "foton": ((1, 2, 3), (1, 2, 3), L + 2, 2),
+    "node-perturbation": ((1, 2, 3), (), L, 2),
+    "weight-perturbation": ((1, 2, 3), (), L, 2),
     "pepita": ((1, 2, 3), (), L + 1, 2),
     "mem-pepita": ((1, 2, 3), (), L + 1, 3),
     "sign-pepita": ((1, 2, 3), (), L + 1, 2),
@@ -447,6 +454,29 @@ def test_only_the_same_matrix_is_both_ways() -> None:
     assert audited(Tied).answers.both_ways == ("C_0", "C_1", "C_2")
 
 
+class LeaksReward(Direct):
+    """Honest: one number a sample, of error and output, that every layer may be told."""
+
+    def leak(self, l: int, layers: list[Any]) -> Tensor | float:
+        return (self._e * layers[-1].a).sum(1, keepdim=True) if l == 0 else 0.0
+
+
+class LeaksWeightInReward(Direct):
+    """One number a sample that has a weight in it."""
+
+    def leak(self, l: int, layers: list[Any]) -> Tensor | float:
+        del layers
+        return self._e.sum(1, keepdim=True) * self.weights[2].sum() if l == 0 else 0.0
+
+
+class LeaksActivityInReward(Direct):
+    """One number a sample that has an activity in it."""
+
+    def leak(self, l: int, layers: list[Any]) -> Tensor | float:
+        again = self._e.sum(1, keepdim=True) * layers[1].h.sum(1, keepdim=True)
+        return again if l == 0 else 0.0
+
+
 class ComputesTheErrorAgain(Direct):
     def send(self, l: int, delta: Tensor) -> Tensor:
         del delta
@@ -481,8 +511,27 @@ def test_transposed_convolutions_are_transport() -> None:
     assert any("convolution" in one.operation for one in a.transport.evidence)
 
 
+class MixedFirst(Adversary):
+    """The next weight in another basis, made without a signal; and back."""
+
+    def send(self, l: int, delta: Tensor) -> Tensor:
+        basis = torch.linalg.qr(torch.randn(len(self.weights[l + 1]), len(self.weights[l + 1])))[0]
+        return delta @ basis.T @ (basis @ self.weights[l + 1])
+
+
 FULL = [
-    *(Contiguous, Copied, Added, CopiedBefore, Einsum, Summed, Convolved, Rearranged, Scaled),
+    *(
+        MixedFirst,
+        Contiguous,
+        Copied,
+        Added,
+        CopiedBefore,
+        Einsum,
+        Summed,
+        Convolved,
+        Rearranged,
+        Scaled,
+    ),
     *(Multiplied,),
 ]
 
@@ -556,7 +605,7 @@ def test_rows_one_by_one_are_caught_as_non_local() -> None:
 
 
 def test_honest_direct_feedback() -> None:
-    for kind in (Direct, ComputesTheErrorAgain):
+    for kind in (Direct, ComputesTheErrorAgain, LeaksReward):
         a = audited(kind).answers
         assert (a.transport.answer, a.locality.answer, a.frozen.answer) == (
             "none",
@@ -568,7 +617,10 @@ def test_honest_direct_feedback() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "weights", "activities"),
-    [(LeaksWeight, (3,), ()), (LeaksActivity, (), (2,)), (LeaksOutput, (), (2, 3, 4))],
+    [
+        *((LeaksWeight, (3,), ()), (LeaksActivity, (), (2,)), (LeaksOutput, (), (2, 3, 4))),
+        *((LeaksWeightInReward, (3,), ()), (LeaksActivityInReward, (), (2,))),
+    ],
 )
 def test_leaks_are_found(
     kind: type[Adversary], weights: tuple[int, ...], activities: tuple[int, ...]

@@ -173,7 +173,7 @@ def test_every_citation_is_a_rules() -> None:
             r'^    paper = paper\("(\w+)"\)', file.read_text("utf-8"), re.MULTILINE
         )
     ]
-    assert len(keys) == len(set(keys)) == 11
+    assert len(keys) == len(set(keys)) == 18
     assert set(keys) == set(cited)
     assert len(cited) == len(fw.RULES)
 

@@ -41,6 +41,13 @@ EXEMPT: dict[str, set[str]] = {
     "sign-symmetry-fixed": {OWN_FEEDBACK},
     # which wrong label a sample gets depends on its place in the batch
     "forward-forward": {"batch_is_the_mean_of_its_samples"},
+    # weights are drawn towards orthogonal ones, error or not
+    "foton": {"no_error_no_update"},
+    # noise has its place in the batch and the layer, and makes a loss of nothing larger
+    "node-perturbation": {
+        *("batch_is_the_mean_of_its_samples", "no_error_no_update", OWN_FEEDBACK),
+    },
+    "weight-perturbation": {"no_error_no_update", OWN_FEEDBACK},
     # the second half depends on the step that the whole batch has made in the first
     "time-local-pepita": {
         *("batch_is_the_mean_of_its_samples", "no_error_no_update", "no_feedback_no_hidden_update"),

@@ -109,6 +109,27 @@ def test_uniform_numbers_are_below_one_in_every_type(dtype: torch.dtype) -> None
     assert abs(exact.mean() - 0.5) < 5 * (1 / 12 / n) ** 0.5 + torch.finfo(dtype).eps / 4
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_normal_numbers_have_their_moments(dtype: torch.dtype) -> None:
+    n = 200_000
+    found = noise.normal(torch.tensor([5, 2]), 1, (n,), dtype).double()
+    rounding = torch.finfo(dtype).eps
+    for power, (moment, variance) in {1: (0, 1), 2: (1, 2), 3: (0, 15), 4: (3, 96)}.items():
+        away = float((found**power).mean()) - moment
+        assert abs(away) < 5 * (variance / n) ** 0.5 + 10 * rounding, power
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_normal_numbers_are_finite(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the smallest and the largest uniform number."""
+    ends = torch.tensor([[0.0, 1 - torch.finfo(dtype).eps / 2] for _ in range(2)], dtype=dtype)
+    assert ends.max() < 1
+    monkeypatch.setattr(noise, "uniform", lambda *_: ends)
+    low, high = noise.normal(torch.tensor([5, 2]), 1, (2,), dtype).tolist()
+    assert low == 0
+    assert 2 < high < 9
+
+
 def test_integers_below_are_all_as_likely() -> None:
     n, end = 90_000, 9
     found = noise.below(torch.tensor([5, 2]), 130, (n,), end)

@@ -34,7 +34,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An installed package with the guide's rule, and entry points that are wrong."""
     (tmp_path / "my_package").mkdir()
     (tmp_path / "my_package" / "__init__.py").write_text("", "utf-8")
-    (tmp_path / "my_package" / "node_perturbation.py").write_text(snippets()[0], "utf-8")
+    (tmp_path / "my_package" / "hidden_noise.py").write_text(snippets()[0], "utf-8")
     info = tmp_path / "my_package-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text(
@@ -42,10 +42,10 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     )
     (info / "entry_points.txt").write_text(
         "[forwardly.rules]\n"
-        "node-perturbation = my_package.node_perturbation:NodePerturbation\n"
+        "hidden-noise = my_package.hidden_noise:HiddenNoise\n"
         "missing = my_package.nowhere:Rule\n"
         "number = math:pi\n"
-        "pepita = my_package.node_perturbation:NodePerturbation\n"
+        "pepita = my_package.hidden_noise:HiddenNoise\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     return tmp_path
@@ -53,7 +53,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_rules_of_other_packages(package: Path) -> None:
     rules, problems = all_rules()
-    assert rules.keys() == fw.RULES.keys() | {"node-perturbation"}
+    assert rules.keys() == fw.RULES.keys() | {"hidden-noise"}
     assert list(rules) == sorted(rules)
     assert rules["pepita"] is fw.PEPITA
     assert len(problems) == 3
@@ -100,7 +100,7 @@ def test_no_other_packages() -> None:
 def test_rules_command(package: Path, command: Command) -> None:
     done = command("rules")
     assert done.returncode == 0
-    for name in (*fw.RULES, "node-perturbation"):
+    for name in (*fw.RULES, "hidden-noise"):
         assert name in done.stdout
     (line,) = (line for line in done.stdout.splitlines() if line.startswith("mem-pepita "))
     cells = r"mem-pepita +Pau et al\. +2023 +3 +no +F, from error to input +error"

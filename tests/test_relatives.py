@@ -16,7 +16,8 @@ from torch.testing import assert_close
 import forwardly as fw
 from described import ERRORS, array, describe
 from forwardly.testing import CASES, Case, build, without_dropout
-from reference import relatives
+from reference import foton as foton_reference
+from reference import perturbation, relatives
 from reference.pepita import Update, pepita
 from test_pepita import NETWORKS, dense
 
@@ -262,6 +263,71 @@ def forward_forward(make: Make, case: Case) -> None:
     assert float(credit.loss) == pytest.approx(loss, abs=1e-10)
 
 
+def normal(step: Any, which: int, sizes: list[int]) -> list[Any]:
+    """Box–Muller, of the step's uniform numbers, in parts of those sizes."""
+    u, v = step.uniform(which, (2, sum(sizes)), torch.float64).numpy()
+    return np.split(np.sqrt(-2 * np.log(1 - u)) * np.cos(2 * np.pi * v), np.cumsum(sizes)[:-1])
+
+
+def node_perturbation(make: Make, case: Case) -> None:
+    for samples in (1, 2):
+        rule = made(make, case, sigma=0.3, samples=samples)
+        x, t = batch(case)
+        step = rule.network.step(rule.noise)
+        shapes = [layer.z.shape for layer in step.activities(step.prepare(x))]
+        sizes = [shape.numel() for shape in shapes]
+        draws = [
+            [xi.reshape(shape) for xi, shape in zip(normal(step, s, sizes), shapes, strict=True)]
+            for s in range(samples)
+        ]
+        expected = perturbation.node_perturbation(
+            describe(rule, x),
+            *(array(x), t.numpy(), draws),
+            sigma=0.3,
+            error=ERRORS[case.loss],
+        )
+        assert_updates(rule, rule(x, t), expected)
+
+
+def weight_perturbation(make: Make, case: Case) -> None:
+    for samples, two_sided in ((1, False), (2, True)):
+        rule = made(make, case, sigma=0.3, samples=samples, two_sided=two_sided)
+        x, t = batch(case)
+        step = rule.network.step(rule.noise)
+        parameters = list(rule.model.named_parameters())
+        draws = []
+        for s in range(samples):
+            parts = normal(step, s, [p.numel() for _, p in parameters])
+            psi = {
+                name: part.reshape(p.shape)
+                for (name, p), part in zip(parameters, parts, strict=True)
+            }
+            names = [stage.name for stage in rule.network.stages]
+            draws.append([(psi[f"{name}.weight"], psi.get(f"{name}.bias")) for name in names])
+        expected = perturbation.weight_perturbation(
+            describe(rule, x),
+            *(array(x), t.numpy(), draws),
+            sigma=0.3,
+            error=ERRORS[case.loss],
+            two_sided=two_sided,
+        )
+        assert_updates(rule, rule(x, t), expected)
+
+
+def foton(make: Make, case: Case) -> None:
+    for rate in (None, 0.2):
+        options = {"orthogonalise": False} if rate is None else {"learning_rate": rate}
+        rule = made(make, case, **options)
+        x, t = batch(case)
+        expected = foton_reference.foton(
+            describe(rule, x),
+            *(array(x), t.numpy()),
+            error=ERRORS[case.loss],
+            learning_rate=rate,
+        )
+        assert_updates(rule, rule(x, t), expected)
+
+
 REFERENCES: dict[str, tuple[Make, Callable[[Make, Case], None]]] = {
     "adaptive-feedback-alignment": (fw.AdaptiveFeedbackAlignment, adaptive_feedback_alignment),
     "direct-feedback-alignment": (fw.DirectFeedbackAlignment, direct),
@@ -270,16 +336,19 @@ REFERENCES: dict[str, tuple[Make, Callable[[Make, Case], None]]] = {
     "error-broadcast": (fw.ErrorBroadcast, error_broadcast),
     "feedback-alignment": (fw.FeedbackAlignment, feedback_alignment),
     "forward-forward": (fw.ForwardForward, forward_forward),
+    "foton": (fw.FOTON, foton),
     "hebbian-pepita": (fw.HebbianPEPITA, hebbian_pepita),
     "kolen-pollack": (fw.KolenPollack, kolen_pollack),
     "local-errors": (fw.LocalErrors, local_errors),
     "mem-pepita": (fw.MemPEPITA, mem_pepita),
     "mono-forward": (fw.MonoForward, local_errors),
+    "node-perturbation": (fw.NodePerturbation, node_perturbation),
     "sign-pepita": (fw.SignPEPITA, sign_pepita),
     "sign-symmetry-batch": (fw.BatchSignSymmetry, batch_magnitudes),
     "sign-symmetry-fixed": (fw.FixedSignSymmetry, fixed_magnitudes),
     "sign-symmetry-uniform": (fw.UniformSignSymmetry, uniform_magnitudes),
     "time-local-pepita": (fw.TimeLocalPEPITA, time_local_pepita),
+    "weight-perturbation": (fw.WeightPerturbation, weight_perturbation),
 }
 
 
@@ -448,6 +517,9 @@ def test_forward_forward_learns_and_predicts_labels() -> None:
         (lambda m: fw.HebbianPEPITA(m, nn.MSELoss(), sign=0), "sign must be one of 1, -1; given 0"),
         (lambda m: fw.SignPEPITA(m, nn.MSELoss(), projection=torch.ones(2, 2)), r"\(4, 2\)"),
         (lambda m: fw.MonoForward(m, nn.MSELoss(), prediction="sum"), "prediction must be one of"),
+        (lambda m: fw.FOTON(m, nn.MSELoss(), learning_rate=0.0), "learning_rate must be .* above"),
+        (lambda m: fw.NodePerturbation(m, nn.MSELoss(), sigma=0.0), "sigma must be .* above 0"),
+        (lambda m: fw.WeightPerturbation(m, nn.MSELoss(), samples=200), "samples must be 1 to 128"),
         (lambda m: fw.DRTP(m, nn.L1Loss()), "no output error is known for the loss L1Loss"),
     ],
 )

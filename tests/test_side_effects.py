@@ -150,7 +150,8 @@ def test_feedback_does_not_depend_on_dropout(name: str) -> None:
     feedback = {n for n in own if drawn[n].is_floating_point()}
     for matrix in feedback:
         assert_close(drawn[matrix], others[matrix], rtol=0, atol=0)
-    if name not in ("forward-forward", "sign-symmetry-uniform", "sign-symmetry-batch"):
+    without = ("forward-forward", "foton", "sign-symmetry-uniform", "sign-symmetry-batch")
+    if name not in without and "perturbation" not in name:
         assert feedback
 
 

@@ -11,6 +11,7 @@ from forwardly.network.normalisation import Normalise
 from forwardly.rule import Credit, Paper, Rule
 from forwardly.rules import (
     DRTP,
+    FOTON,
     PEPITA,
     RULES,
     AdaptiveFeedbackAlignment,
@@ -27,10 +28,12 @@ from forwardly.rules import (
     LocalErrors,
     MemPEPITA,
     MonoForward,
+    NodePerturbation,
     ReadoutOnly,
     SignPEPITA,
     TimeLocalPEPITA,
     UniformSignSymmetry,
+    WeightPerturbation,
 )
 from forwardly.saving import load, save
 from forwardly.training import Fit, evaluate, fit, loggers
@@ -44,6 +47,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "DRTP",
+    "FOTON",
     "PEPITA",
     "RULES",
     "AdaptiveFeedbackAlignment",
@@ -67,6 +71,7 @@ __all__ = [
     "MemPEPITA",
     "MonoForward",
     "Network",
+    "NodePerturbation",
     "Normalise",
     "Paper",
     "ReadoutOnly",
@@ -75,6 +80,7 @@ __all__ = [
     "Split",
     "TimeLocalPEPITA",
     "UniformSignSymmetry",
+    "WeightPerturbation",
     "audit",
     "data",
     "evaluate",

@@ -65,6 +65,7 @@ def follow(traced: Traced) -> Flow:
     """Follow all values from the inputs to the results."""
     flow = Flow(traced)
     errors = _same_value(traced, traced.error)
+    outcomes: set[Node] = set()
     feedback = _feedback_state(traced)
     for node in traced.graph.nodes:
         if node.op == "call_function":
@@ -78,7 +79,12 @@ def follow(traced: Traced) -> Flow:
                 value = ops.weight(_shape(node), *traced.weights[node])
         else:
             continue
-        flow.values[node] = replace(value, broadcast=True) if node in errors else value
+        if value.broadcast and any(_made_of_weights(flow, one) for one in node.all_input_nodes):
+            value = replace(value, broadcast=False)  # scaled by a number that is
+        if _is_outcome(flow, node, value, outcomes):
+            outcomes.add(node)
+        told = node in errors or (node in outcomes and _is_verdict(flow, node))
+        flow.values[node] = replace(value, broadcast=True) if told else value
         flow.products += [Product(node, *crossing) for crossing in value.crossings]
         names = (feedback.get(source, ()) for source in node.all_input_nodes)
         state = frozenset[str]().union(*names)
@@ -97,6 +103,44 @@ def _apply(flow: Flow, node: Node) -> ops.Value:
     args, kwargs = cast(Any, map_arg((node.args, node.kwargs), value_of))
     call = ops.Call(ops.packet_of(node.target), tuple(args), kwargs, inputs, _shape(node))
     return ops.transfer(node.target)(call)
+
+
+def _is_outcome(flow: Flow, node: Node, value: ops.Value, outcomes: set[Node]) -> bool:
+    """Whether a signal is an output, of any pass, or is made of outputs and the global signal."""
+    if not value.signal or node is flow.traced.x:
+        return False
+    last = max(flow.traced.layers)
+    if any(c.layer == last and c.direction == "forward" for c in value.crossings):
+        return True
+    return value.broadcast or all(
+        source in outcomes if flow.values[source].signal else _is_constant(flow, source)
+        for source in node.all_input_nodes
+    )
+
+
+def _made_of_weights(flow: Flow, node: Node) -> bool:
+    """Whether a value without a signal has the model's state in it, if only its sum."""
+    if flow.values[node].signal:
+        return False
+    above = ancestors([node])
+    return any(name.startswith("model.") and of in above for name, of in flow.traced.state.items())
+
+
+def _is_constant(flow: Flow, node: Node) -> bool:
+    """Whether a value has neither weights nor feedback in it; random numbers are constants."""
+    state = {n for n in flow.traced.state.values() if n.meta["val"].is_floating_point()}
+    return state.isdisjoint(ancestors([node]))
+
+
+def _is_verdict(flow: Flow, node: Node) -> bool:
+    """Whether an outcome is one number a sample, or a batch, that depends on the global signal.
+
+    Such as the loss, a reward, or what noise did to it.
+    """
+    samples = _shape(flow.traced.x)[0]
+    return prod(_shape(node)) in (1, samples) and any(
+        flow.values[source].broadcast for source in ancestors(node.all_input_nodes)
+    )
 
 
 def _feedback_state(traced: Traced) -> dict[Node, frozenset[str]]:

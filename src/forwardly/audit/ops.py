@@ -36,6 +36,7 @@ class Index(NamedTuple):
 
 Indices = frozenset[Index]
 _NONE: Indices = frozenset()
+_NO_LAYERS: frozenset[int] = frozenset()
 
 
 class Crossing(NamedTuple):
@@ -145,8 +146,14 @@ def product(call: Call) -> Value:
     """The matrix product of the last two arguments, and what stands before them added to it."""
     rows, columns = call.args[-2:]
     summed = max(len(columns.shape) - 2, 0)
-    crossings, rows, columns = _contract((rows, len(rows.shape) - 1), (columns, summed))
     dims = [_NONE] * len(call.shape)
+    if not (rows.signal or columns.signal):
+        # Times a constant, such as unit vectors, the weight runs over its index in another basis.
+        if columns.dims and not rows.dims and len(rows.shape) > 1:
+            dims[len(rows.shape) - 2] |= columns.dims[summed]
+        if rows.dims and not columns.dims and len(columns.shape) > 1:
+            dims[-1] |= rows.dims[-1]
+    crossings, rows, columns = _contract((rows, len(rows.shape) - 1), (columns, summed))
     for dim, indices in enumerate(rows.dims[:-1]):
         dims[dim] |= indices
     for dim, indices in enumerate(columns.dims):
@@ -171,6 +178,14 @@ def convolution(call: Call) -> Value:
 def convolution_backward(call: Call) -> Value:
     """Gradients: of the image, a sum over the kernel's first dimension; of kernel and bias."""
     gradient, image, kernel = call.args[:3]
+    if kernel.dims and not gradient.signal and not image.signal:
+        # No signal but unit vectors, or weights that were multiplied before: a chain of weights.
+        indices = gradient.dims[0] if gradient.dims else kernel.dims[0]
+        dims = [indices, kernel.dims[1], *[_NONE] * (len(image.shape) - 2)]
+        chain = gradient.layers | kernel.layers if gradient.dims else _NO_LAYERS
+        made = _result(call._replace(shape=image.shape), dims, [gradient, kernel])
+        items = replace(made, chain=made.chain | chain), mixed(call), mixed(call)
+        return replace(mixed(call), items=items)
     crossings = _crossings(kernel, kernel.dims[0]) if kernel.dims else ()
     of_image = mixed(call._replace(shape=image.shape), [gradient])
     of_kernel = mixed(call._replace(shape=kernel.shape), [gradient, image])

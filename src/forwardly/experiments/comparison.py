@@ -50,11 +50,13 @@ LEARNING_RATES = {
     "error-broadcast": 0.1,
     "feedback-alignment": 0.1,
     "forward-forward": 0.03,
+    "foton": 0.03,
     "hebbian-pepita": 0.3,
     "kolen-pollack": 0.1,
     "local-errors": 0.03,
     "mem-pepita": 0.3,
     "mono-forward": 0.1,
+    "node-perturbation": 0.003,
     "pepita": 0.3,
     "readout-only": 0.3,
     "sign-pepita": 0.01,
@@ -62,6 +64,7 @@ LEARNING_RATES = {
     "sign-symmetry-fixed": 0.3,
     "sign-symmetry-uniform": 0.3,
     "time-local-pepita": 0.003,
+    "weight-perturbation": 0.001,
 }
 
 _SEARCHED = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)

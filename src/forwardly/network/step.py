@@ -13,7 +13,7 @@ from torch.nn import functional
 from forwardly import noise
 from forwardly._typing import Int
 from forwardly.checks import shape_of
-from forwardly.network import local
+from forwardly.network import local, transposed
 from forwardly.network.activations import derivative
 from forwardly.network.alterations import between_hooks, is_hooked
 from forwardly.network.kinds import (
@@ -21,6 +21,7 @@ from forwardly.network.kinds import (
     AVERAGE_POOLS,
     BATCH_NORMS,
     DROPOUTS,
+    ELEMENTWISE,
     MAX_POOLS,
     NORMS,
 )
@@ -179,6 +180,10 @@ class Step:
         """
         return noise.uniform(self._drawing(), _STREAMS_OF_DROPOUTS + which, shape, dtype)
 
+    def normal(self, which: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """Standard normal random numbers, otherwise as ``uniform``."""
+        return noise.normal(self._drawing(), _STREAMS_OF_DROPOUTS + which, shape, dtype)
+
     def below(self, which: int, shape: tuple[int, ...], end: int) -> Tensor:
         """Random integers from 0 to ``end`` − 1, otherwise as ``uniform``."""
         return noise.below(self._drawing(), _STREAMS_OF_DROPOUTS + which, shape, end)
@@ -222,6 +227,26 @@ class Step:
         change = stage.weigh(tangent)
         h_change = self._tangent_through(stage.elementwise, layer.z, change)
         return h_change, self._tangent_through(stage.reshaping, layer.h, h_change)
+
+    def transposed(self, stage: Stage, layer: Activity, signal: Tensor) -> Tensor:
+        """A signal at a_l through the transpose of what is linear in a stage, to a_{l−1}.
+
+        Of the synapse and the reshaping modules, see ``network.transposed``; the elementwise
+        modules are passed over.
+
+        Args:
+            stage: the stage.
+            layer: what a pass recorded there, for its shapes.
+            signal: (m, *a_l), for any number m of signals.
+        """
+        a, shapes = layer.h[:1], list[tuple[int, ...]]()
+        for part in stage.reshaping:
+            shapes.append(tuple(a.shape[1:]))
+            if not (part.altered or isinstance(part.module, ELEMENTWISE)):
+                a = part.module(a)
+        for part, shape in zip(reversed(stage.reshaping), reversed(shapes), strict=True):
+            signal = transposed.of_reshaping(part, signal, shape)
+        return transposed.of_synapse(stage, signal, tuple(layer.pre.shape[1:]))
 
     def dropout_mask(self, part: Part, shape: tuple[int, ...], like: Tensor) -> Tensor | None:
         """The mask of a dropout for an activity of ``shape``; None where it drops nothing.

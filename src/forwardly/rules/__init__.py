@@ -14,16 +14,19 @@ from forwardly.rules.drtp import DRTP
 from forwardly.rules.error_broadcast import ErrorBroadcast
 from forwardly.rules.feedback_alignment import FeedbackAlignment
 from forwardly.rules.forward_forward import ForwardForward
+from forwardly.rules.foton import FOTON
 from forwardly.rules.hebbian_pepita import HebbianPEPITA
 from forwardly.rules.kolen_pollack import KolenPollack
 from forwardly.rules.local_errors import LocalErrors
 from forwardly.rules.mem_pepita import MemPEPITA
 from forwardly.rules.mono_forward import MonoForward
+from forwardly.rules.node_perturbation import NodePerturbation
 from forwardly.rules.pepita import PEPITA
 from forwardly.rules.readout_only import ReadoutOnly
 from forwardly.rules.sign_pepita import SignPEPITA
 from forwardly.rules.sign_symmetry import BatchSignSymmetry, FixedSignSymmetry, UniformSignSymmetry
 from forwardly.rules.time_local_pepita import TimeLocalPEPITA
+from forwardly.rules.weight_perturbation import WeightPerturbation
 
 RULES: dict[str, type[Rule]] = {
     "adaptive-feedback-alignment": AdaptiveFeedbackAlignment,
@@ -34,11 +37,13 @@ RULES: dict[str, type[Rule]] = {
     "error-broadcast": ErrorBroadcast,
     "feedback-alignment": FeedbackAlignment,
     "forward-forward": ForwardForward,
+    "foton": FOTON,
     "hebbian-pepita": HebbianPEPITA,
     "kolen-pollack": KolenPollack,
     "local-errors": LocalErrors,
     "mem-pepita": MemPEPITA,
     "mono-forward": MonoForward,
+    "node-perturbation": NodePerturbation,
     "pepita": PEPITA,
     "readout-only": ReadoutOnly,
     "sign-pepita": SignPEPITA,
@@ -46,11 +51,13 @@ RULES: dict[str, type[Rule]] = {
     "sign-symmetry-fixed": FixedSignSymmetry,
     "sign-symmetry-uniform": UniformSignSymmetry,
     "time-local-pepita": TimeLocalPEPITA,
+    "weight-perturbation": WeightPerturbation,
 }
 """Every rule by its name on the command line, sorted."""
 
 __all__ = [
     "DRTP",
+    "FOTON",
     "PEPITA",
     "RULES",
     "AdaptiveFeedbackAlignment",
@@ -67,8 +74,10 @@ __all__ = [
     "LocalErrors",
     "MemPEPITA",
     "MonoForward",
+    "NodePerturbation",
     "ReadoutOnly",
     "SignPEPITA",
     "TimeLocalPEPITA",
     "UniformSignSymmetry",
+    "WeightPerturbation",
 ]
