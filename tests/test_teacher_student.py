@@ -7,6 +7,7 @@ import json
 import math
 import re
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from reference.blog import teacher_student
 
 BLOG = TeacherStudent()
 SHORT = replace(BLOG, epochs=20, log_every=5)
+CLEAN = "pepita:presynaptic=clean"
 
 
 def tasks(settings: TeacherStudent) -> list[Task]:
@@ -62,8 +64,10 @@ def test_defaults_are_the_posts() -> None:
     )
 
 
-@pytest.mark.parametrize("engine", ["compiled", "readable"])
-@pytest.mark.parametrize("rule", BLOG.rules)
+@pytest.mark.parametrize(
+    ("rule", "engine"),
+    [*product(BLOG.rules, ("compiled", "readable")), (CLEAN, "compiled")],
+)
 def test_equals_the_transcript_of_the_posts_loop(rule: str, engine: str) -> None:
     """From the same arrays, over 2,000 epochs, the MAE of both sets after every update."""
     task = draw(BLOG, np.random.default_rng(99))
@@ -131,6 +135,23 @@ def test_feedback_of_their_own_follows_the_seed(rule: str) -> None:
     settings = replace(SHORT, rules=(rule,), learning_rate=1e-5)
     first, again = (finished(settings).histories[rule].train[-1] for _ in range(2))
     np.testing.assert_array_equal(first, again)
+
+
+def test_options_of_a_rule() -> None:
+    """Beside the rule without, by either engine; F is the task's but where an option sets it."""
+    rules = ("pepita", "pepita:sign=1,presynaptic=modulated", CLEAN, "pepita:projection=0.5")
+    settings = replace(SHORT, rules=rules)
+    compiled, readable = (
+        finished(replace(settings, engine=engine)).histories for engine in ("compiled", "readable")
+    )
+    assert tuple(compiled) == rules
+    for name, history in compiled.items():
+        np.testing.assert_allclose(history.train, readable[name].train, rtol=1e-10)
+        assert {row[0] for row in history.rows()} == {name}
+    plain, same, clean, longer = (np.stack(history.train) for history in compiled.values())
+    np.testing.assert_array_equal(same, plain)
+    assert 1e-6 < np.abs(clean / plain - 1).max() < 0.01
+    assert np.abs(longer / plain - 1).max() > 0.05
 
 
 def test_readout_only_leaves_the_hidden_layer() -> None:
@@ -219,6 +240,14 @@ def test_a_diverging_seed_does_not_stop_the_others() -> None:
         ({"rules": ()}, "no rule given"),
         ({"rules": ("forward-forward",)}, "forward-forward learns classes, and this is a regress"),
         ({"rules": ("pepita", "pepita")}, "named twice"),
+        ({"rules": (CLEAN, "pepita", CLEAN)}, f"named twice: {CLEAN}, pepita, {CLEAN}"),
+        ({"rules": ("hebb:sign=1",)}, "unknown rule 'hebb'; the known rules are"),
+        ({"rules": ("forward-forward:threshold=1",)}, "forward-forward:threshold=1 learns classes"),
+        ({"rules": ("pepita:",)}, "given as NAME=VALUE; given ''"),
+        ({"rules": ("pepita:clean",)}, "given as NAME=VALUE; given 'clean'"),
+        ({"rules": ("pepita:sign=1,sign=1",)}, "option sign is given twice"),
+        ({"rules": ("pepita:presynaptic=old",)}, "presynaptic must be modulated or clean; given"),
+        ({"rules": ("backprop:sign=1",)}, "backprop has no option 'sign'; backprop has no options"),
         ({"epochs": 0}, "epochs must be at least 1; given 0"),
         ({"epochs": -5}, "epochs must be at least 1; given -5"),
         ({"seeds": 0}, "seeds must be"),
