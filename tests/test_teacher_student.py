@@ -154,6 +154,30 @@ def test_options_of_a_rule() -> None:
     assert np.abs(longer / plain - 1).max() > 0.05
 
 
+def test_why_seeds_diverge() -> None:
+    """At the post's rate since the readout overshoots; with a long F since W₁F amplifies itself."""
+    post = replace(BLOG, seeds=10)
+    for i, task in enumerate(tasks(post)):
+        h = np.maximum(task.x_train @ task.weights[0], 0)
+        step = post.learning_rate * np.linalg.eigvalsh(h.T @ h)[-1]
+        assert (step > 2) == (post.seed + i == 100)
+
+    post = replace(BLOG, rules=("pepita", CLEAN), seed=101, seeds=4, epochs=100)
+    long = replace(post, feedback_bound=10 * post.feedback_bound, learning_rate=1e-4)
+    for settings, low, high in ((post, 0, 0.05), (long, 0.25, 1.0)):
+        run = finished(settings)
+        modulated, clean = (
+            [
+                math.log(np.linalg.norm(run.trainings[name].weights(i)[0] @ task.F.T))
+                for i, task in enumerate(tasks(settings))
+            ]
+            for name in settings.rules
+        )
+        apart = np.subtract(modulated, clean)
+        assert (apart > low).all(), apart
+        assert (apart < high).all(), apart
+
+
 def test_readout_only_leaves_the_hidden_layer() -> None:
     run = finished(SHORT)
     hidden, readout = run.trainings["readout-only"].weights(0)
