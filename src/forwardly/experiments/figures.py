@@ -412,7 +412,7 @@ def _scale_of(scale: str) -> str:
 def _in_lines(name: str, letters: int = 18) -> str:
     """A name as a label, in lines of a few letters, where it can be broken."""
     hyphens = name.replace("-", "").isalnum()  # of a rule or a cell, and no text with a minus
-    label = as_label(re.sub(r"(?<=\w)([:,])(?=[a-z])", r"\1 ", name))  # of a rule with options
+    label = as_label(re.sub(r"([:,])(?=\w+=)", r"\1 ", name))  # before each option of a rule
     return "\n".join(wrap(label, letters, break_long_words=False, break_on_hyphens=hyphens))
 
 
