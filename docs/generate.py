@@ -73,7 +73,7 @@ def parts(document: Path) -> dict[str, str]:
             "rules": rules(),
         }
     if document == RESULTS:
-        return {"results": results()}
+        return {"results": results(), "terms": terms()}
     if document == API:
         return {"names": names()}
     if document == AMPLIFICATION:
@@ -121,6 +121,25 @@ def teacher_student() -> str:
         )
         for name, rule in many.rules.items()
     )
+    return "\n".join(table(heads, rows)) + "\n"
+
+
+def terms() -> str:
+    """The presynaptic terms in the post's experiment, at its learning rate and at a lower one."""
+    runs = [_summary(RECORDS / name) for name in ("clean", "clean-slower")]
+    if runs[0].rules.keys() != runs[1].rules.keys():
+        files.refuse(RECORDS, "must have two runs of the same rules")
+    heads = ["ten seeds; MAE on validation"]
+    for rate in ("the post's rate", "a fifth of it"):
+        heads += [f"{rate}: median", "largest", "diverged"]
+    rows: list[list[str]] = []
+    for name in runs[0].rules:
+        cells = [name]
+        for run in runs:
+            rule = run.rules[name]
+            cells += [f"{of(rule.seeds):.3f}" if rule.seeds else "–" for of in (median, max)]
+            cells.append(f"{rule.diverged} of {run.seeds}")
+        rows.append(cells)
     return "\n".join(table(heads, rows)) + "\n"
 
 

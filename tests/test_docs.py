@@ -17,7 +17,7 @@ import torch
 import forwardly as fw
 from forwardly.cli import app
 from forwardly.experiments.comparison import LEARNING_RATES, Comparison
-from forwardly.experiments.teacher_student import TeacherStudent
+from forwardly.experiments.teacher_student import PARTS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -144,19 +144,18 @@ def test_commands_and_names_in_the_documents_exist() -> None:
     assert names >= 30
 
 
-@pytest.mark.parametrize(("record", "seeds"), [("default", 1), ("ten-seeds", 10)])
-def test_records_are_of_the_experiment(record: str, seeds: int) -> None:
+@pytest.mark.parametrize("record", PARTS)
+def test_records_are_of_the_experiment(record: str) -> None:
     folder = ROOT / "records" / "teacher-student" / record
     config = json.loads((folder / "config.json").read_text("utf-8"))
-    expected = asdict(TeacherStudent(seeds=seeds, log_every=config["settings"]["log_every"]))
-    assert config["settings"] == json.loads(json.dumps(expected))
+    assert config["settings"] == json.loads(json.dumps(asdict(PARTS[record])))
     assert config["uncommitted_changes"] is False
     summary = json.loads((folder / "summary.json").read_text("utf-8"))
     assert summary["status"] == "finished"
     with (folder / "metrics.csv").open() as file:
         last = {(row["rule"], row["seed"]): row for row in csv.DictReader(file)}
     for name, rule in summary["rules"].items():
-        assert len(rule["seeds"]) + len(rule["diverged"]) == seeds
+        assert len(rule["seeds"]) + len(rule["diverged"]) == PARTS[record].seeds
         for seed, final in rule["seeds"].items():
             row = last[name, seed]
             assert row["epoch"] == "100000"

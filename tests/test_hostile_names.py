@@ -36,7 +36,7 @@ from forwardly.experiments.history import History
 from forwardly.experiments.jobs import Job, State
 from forwardly.experiments.recipe import Recipe
 from forwardly.experiments.run_folder import RunFolder
-from forwardly.experiments.teacher_student import TeacherStudent
+from forwardly.experiments.teacher_student import PARTS, TeacherStudent
 from forwardly.files.text import visible
 from forwardly.models import mlp
 from hostile import CHROMIUM, CONTROLS, NAMES, Page, drawing, ran
@@ -549,7 +549,7 @@ def test_reproducing(
     assert reproduce._run_jobs(jobs, 1, PlainConsole()) == 1
     said(capsys, *(f"cell {name}" for name in NAMES))
     for name in FILE_NAMES:
-        for part in ("default", "ten-seeds"):
+        for part in PARTS:
             (tmp_path / name / "teacher-student" / part).mkdir(parents=True)
         assert (
             call(monkeypatch, "reproduce", "teacher-student", f"--records={tmp_path / name}") == 0

@@ -410,6 +410,7 @@ DOCUMENTED: dict[str, tuple[str, ...]] = {
     "compare/digits/summary.json": ("comparison",),
     "teacher-student/default/summary.json": ("teacher_student",),
     "teacher-student/ten-seeds/config.json": ("teacher_student",),
+    "teacher-student/clean/summary.json": ("terms",),
 }
 """What ``make docs`` reads, beside the records of runs, and what it makes of it."""
 

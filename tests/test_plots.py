@@ -153,6 +153,18 @@ def test_seeds_that_diverged_are_seen() -> None:
     assert legend(figures.mae_figure([history("pepita", 2)])) == ["one seed", "median"]
 
 
+def test_options_are_broken_into_lines() -> None:
+    """Of a rule's name, in titles as at lines' ends; another text with a colon is left as it is."""
+    rule, other = "pepita:projection=0.5,presynaptic=clean", "javascript:look(1,b)"
+    figure = figures.mae_figure([history(rule, 2), history(other, 2)])
+    assert [axes.get_title().rpartition("\n")[0] for axes in figure.axes] == [
+        "pepita: projection=0.5,\npresynaptic=clean",
+        other,
+    ]
+    labels = [label.get_text() for label in end_labels(figures.mae_figure([history(rule)]))]
+    assert labels == ["pepita:\nprojection=0.5,\npresynaptic=clean"]
+
+
 def test_one_seed_that_diverged_is_named_so() -> None:
     figure = figures.mae_figure([history("pepita", diverged={7: 250}), history("backprop")])
     assert {label.get_text() for label in end_labels(figure)} == {"pepita (diverged)", "backprop"}

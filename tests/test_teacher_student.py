@@ -7,6 +7,7 @@ import json
 import math
 import re
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from reference.blog import teacher_student
 
 BLOG = TeacherStudent()
 SHORT = replace(BLOG, epochs=20, log_every=5)
+CLEAN = "pepita:presynaptic=clean"
 
 
 def tasks(settings: TeacherStudent) -> list[Task]:
@@ -62,8 +64,10 @@ def test_defaults_are_the_posts() -> None:
     )
 
 
-@pytest.mark.parametrize("engine", ["compiled", "readable"])
-@pytest.mark.parametrize("rule", BLOG.rules)
+@pytest.mark.parametrize(
+    ("rule", "engine"),
+    [*product(BLOG.rules, ("compiled", "readable")), (CLEAN, "compiled")],
+)
 def test_equals_the_transcript_of_the_posts_loop(rule: str, engine: str) -> None:
     """From the same arrays, over 2,000 epochs, the MAE of both sets after every update."""
     task = draw(BLOG, np.random.default_rng(99))
@@ -131,6 +135,45 @@ def test_feedback_of_their_own_follows_the_seed(rule: str) -> None:
     settings = replace(SHORT, rules=(rule,), learning_rate=1e-5)
     first, again = (finished(settings).histories[rule].train[-1] for _ in range(2))
     np.testing.assert_array_equal(first, again)
+
+
+@pytest.mark.unchecked  # traces a rule
+def test_options_of_a_rule() -> None:
+    """Beside the rule without, by either engine; F is the task's but where an option sets it."""
+    rules = ("pepita", "pepita:sign=1,presynaptic=modulated", CLEAN, "pepita:projection=0.5")
+    histories = finished(replace(SHORT, rules=rules)).histories
+    assert tuple(histories) == rules
+    assert {row[0] for row in histories[CLEAN].rows()} == {CLEAN}
+    plain, same, clean, longer = (np.stack(history.train) for history in histories.values())
+    readable = finished(replace(SHORT, rules=(CLEAN,), engine="readable")).histories[CLEAN]
+    np.testing.assert_allclose(readable.train, clean, rtol=1e-10)
+    np.testing.assert_array_equal(same, plain)
+    assert 1e-6 < np.abs(clean / plain - 1).max() < 0.01
+    assert np.abs(longer / plain - 1).max() > 0.05
+
+
+def test_why_seeds_diverge() -> None:
+    """At the post's rate since the readout overshoots; with a long F since W₁F amplifies itself."""
+    post = replace(BLOG, seeds=10)
+    for i, task in enumerate(tasks(post)):
+        h = np.maximum(task.x_train @ task.weights[0], 0)
+        step = post.learning_rate * np.linalg.eigvalsh(h.T @ h)[-1]
+        assert (step > 2) == (post.seed + i == 100)
+
+    post = replace(BLOG, rules=("pepita", CLEAN), seed=101, seeds=4, epochs=100)
+    long = replace(post, feedback_bound=10 * post.feedback_bound, learning_rate=1e-4)
+    for settings, low, high in ((post, 0, 0.05), (long, 0.25, 1.0)):
+        run = finished(settings)
+        modulated, clean = (
+            [
+                math.log(np.linalg.norm(run.trainings[name].weights(i)[0] @ task.F.T))
+                for i, task in enumerate(tasks(settings))
+            ]
+            for name in settings.rules
+        )
+        apart = np.subtract(modulated, clean)
+        assert (apart > low).all(), apart
+        assert (apart < high).all(), apart
 
 
 def test_readout_only_leaves_the_hidden_layer() -> None:
@@ -219,6 +262,14 @@ def test_a_diverging_seed_does_not_stop_the_others() -> None:
         ({"rules": ()}, "no rule given"),
         ({"rules": ("forward-forward",)}, "forward-forward learns classes, and this is a regress"),
         ({"rules": ("pepita", "pepita")}, "named twice"),
+        ({"rules": (CLEAN, "pepita", CLEAN)}, f"named twice: {CLEAN}, pepita, {CLEAN}"),
+        ({"rules": ("hebb:sign=1",)}, "unknown rule 'hebb'; the known rules are"),
+        ({"rules": ("forward-forward:threshold=1",)}, "forward-forward:threshold=1 learns classes"),
+        ({"rules": ("pepita:",)}, "given as NAME=VALUE; given ''"),
+        ({"rules": ("pepita:clean",)}, "given as NAME=VALUE; given 'clean'"),
+        ({"rules": ("pepita:sign=1,sign=1",)}, "option sign is given twice"),
+        ({"rules": ("pepita:presynaptic=old",)}, "presynaptic must be modulated or clean; given"),
+        ({"rules": ("backprop:sign=1",)}, "backprop has no option 'sign'; backprop has no options"),
         ({"epochs": 0}, "epochs must be at least 1; given 0"),
         ({"epochs": -5}, "epochs must be at least 1; given -5"),
         ({"seeds": 0}, "seeds must be"),

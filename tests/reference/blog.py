@@ -5,6 +5,8 @@ Samples are rows, as in the post: x (n, 16), w1 (16, 8), w2 (8, 1), F (1, 16), y
     h = relu(x w1)      y = h w2            e = y − t
     x̃ = x + e F         h̃ = relu(x̃ w1)
     w1 ← w1 − η x̃ᵀ(h − h̃)                  w2 ← w2 − η h̃ᵀ e
+
+The clean presynaptic term, which the post does not have, is x and h in the last line.
 """
 
 from __future__ import annotations
@@ -44,6 +46,9 @@ def teacher_student(
             h_err = relu(x_err @ w1)
             dw1 = x_err.T @ (h - h_err)
             dw2 = h_err.T @ e
+        elif rule == "pepita:presynaptic=clean":
+            dw1 = x_train.T @ (h - relu((x_train + e @ F) @ w1))
+            dw2 = h.T @ e
         elif rule == "backprop":
             dw1 = x_train.T @ ((e @ w2.T) * (h > 0))
             dw2 = h.T @ e

@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -24,7 +25,7 @@ from forwardly.experiments.jobs import Job, Outcome, State, jobs_of, run_all
 from forwardly.experiments.published import experiment
 from forwardly.experiments.run_folder import check_places
 from forwardly.experiments.settings import MOST_SEEDS, MOST_THREADS, at_least, require
-from forwardly.experiments.teacher_student import TeacherStudent
+from forwardly.experiments.teacher_student import PARTS
 from forwardly.fast import processors
 
 
@@ -172,9 +173,9 @@ def _absent(todo: Sequence[Job], data_root: Path | None) -> dict[str, str]:
 def _teacher_student(
     place: Path, records: Path, work: Path, epochs: int | None, console: PlainConsole
 ) -> int:
-    """The blog post's experiment: with its seed, which the figure shows, and with ten seeds."""
+    """The blog post's experiment, part by part."""
     name = "teacher-student" + (f"-trial-of-{epochs}-epochs" if epochs else "")
-    whole = TeacherStudent().epochs
+    whole = PARTS["default"].epochs
     if epochs and epochs >= whole:
         raise UsageError(
             f"a trial has fewer epochs than the experiment, which has {whole}; given {epochs}"
@@ -184,7 +185,7 @@ def _teacher_student(
             f"This is a trial of {epochs} epochs, and no record of teacher-student; it is kept in "
             f"{place / name}."
         )
-    for part, seeds in reproduce_list.TEACHER_STUDENT.items():
+    for part, settings in PARTS.items():
         kept = place / name / part
         if files.is_there(kept):
             how = "move it away to run it once more" if place != records else "--again runs it anew"
@@ -194,8 +195,7 @@ def _teacher_student(
         scratch = work / "teacher-student"
         scratch.mkdir(parents=True, exist_ok=True)
         out = Path(tempfile.mkdtemp(prefix=f"{part}-", dir=scratch))
-        settings = TeacherStudent(seeds=seeds, epochs=epochs or whole)
-        code = teacher_student(settings=settings, out=out)
+        code = teacher_student(settings=replace(settings, epochs=epochs or whole), out=out)
         if code == INTERRUPTED:
             return code
         shutil.move(out, kept)  # a seed that diverged is a result

@@ -13,9 +13,7 @@ from forwardly.experiments import estimate, records, results
 from forwardly.experiments.experiment import Experiment
 from forwardly.experiments.jobs import Job
 from forwardly.experiments.published import EXPERIMENTS
-
-TEACHER_STUDENT = {"default": 1, "ten-seeds": 10}
-"""The parts of the blog post's experiment, and how many seeds each has."""
+from forwardly.experiments.teacher_student import PARTS
 
 
 def experiments(root: Path, console: PlainConsole) -> None:
@@ -31,7 +29,7 @@ def experiments(root: Path, console: PlainConsole) -> None:
         seconds = [run.result.get("seconds") or 0 for cell in found for run in cell]
         count = f"{sum(map(bool, found))} of {len(found)} cells recorded"
         _say(experiment.name, count, seconds, experiment.title, console)
-    parts = [_teacher_student(root, part) for part in TEACHER_STUDENT]
+    parts = [_teacher_student(root, part) for part in PARTS]
     seconds = [took for took in parts if took is not None]
     count = f"{len(seconds)} of {len(parts)} parts recorded"
     title = "The blog post's experiment: a student network learns a teacher network's outputs"
@@ -107,10 +105,10 @@ def cells(
 def teacher_student(root: Path, console: PlainConsole) -> None:
     """The parts of the blog post's experiment."""
     table = Table("cell", "seeds", "recorded", "time")
-    for part, seeds in TEACHER_STUDENT.items():
+    for part, settings in PARTS.items():
         took = _teacher_student(root, part)
         hours = "unknown" if took is None else _duration(took)
-        table.add_row(part, str(seeds), "–" if took is None else "yes", hours)
+        table.add_row(part, str(settings.seeds), "–" if took is None else "yes", hours)
     console.table(table)
     console.say("Times are those of the record, on the machine that made it.")
 

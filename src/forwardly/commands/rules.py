@@ -95,7 +95,10 @@ def _describe(rule: type[Rule], console: PlainConsole) -> None:
     if not options:
         console.say("\nIt has no options.")
         return
-    console.say("\nOptions, for forwardly train as --rule-options NAME=VALUE:")
+    console.say(
+        "\nOptions, for forwardly train as --rule-options NAME=VALUE, for forwardly "
+        "teacher-student as --rules RULE:NAME=VALUE:"
+    )
     headings = ("option", "takes", "default", "what it is")
     rows = ((o.name, o.values, o.default or "–", described.get(o.name, "")) for o in options)
     _list([headings, *rows], console)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,6 +21,7 @@ from forwardly.experiments.provenance import provenance
 from forwardly.experiments.recipe import Prepared, Recipe, prepare
 from forwardly.experiments.run_folder import MODEL, RunFolder
 from forwardly.experiments.settings import at_least, require
+from forwardly.rules.options import read_options
 from forwardly.training import Fit, Row, evaluate, loggers
 from forwardly.training.local_sgd import LocalSGD
 from forwardly.training.measures import MEASURES
@@ -90,7 +91,7 @@ def train(
         recipe,
         hidden=sizes,
         dtype=precision,
-        options=_options(rule_options),
+        options=read_options(rule_options),
         preprocessing=preprocessing(centre, standardise),
     )
     measure = () if measure == ("none",) else measure
@@ -258,23 +259,6 @@ def _say_what_is_learned(prepared: Prepared, console: PlainConsole) -> None:
         f"{dataset.name}: {shape} numbers a sample → {what}; {train:,} samples to train, "
         f"{validation:,} to validate, {test:,} to test."
     )
-
-
-def _options(given: tuple[str, ...]) -> dict[str, float | int | str]:
-    """NAME=VALUE as a dictionary, numbers as numbers."""
-    options: dict[str, float | int | str] = {}
-    for option in given:
-        name, equals, text = option.partition("=")
-        if not (name and equals and text):
-            raise UsageError(f"a rule's option is given as NAME=VALUE; given {option!r}")
-        name = name.replace("-", "_")
-        if name in options:
-            raise UsageError(f"the rule's option {name} is given twice")
-        options[name] = text
-        for number in (float, int):
-            with suppress(ValueError):
-                options[name] = number(text)
-    return options
 
 
 def _short(row: Row) -> str:

@@ -9,6 +9,7 @@ Figures are made without pyplot: no global state, no display.
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import wrap
@@ -133,7 +134,7 @@ def _seeds_figure(histories: Sequence[History]) -> Figure:
     for axes, history in zip(panels, histories, strict=False):
         colour = colours[history.rule]
         _draw_seeds(axes, history, "validation", color=colour, linewidth=0.8, alpha=0.75)
-        title = f"{as_label(history.rule)}\n{_divergences(history)}"
+        title = f"{_in_lines(history.rule, 28)}\n{_divergences(history)}"
         axes.set_title(title, fontsize=10, pad=9)
     _scale_errors(panels, histories, ("validation",))
     for axes, history in zip(panels, histories, strict=False):
@@ -408,11 +409,11 @@ def _scale_of(scale: str) -> str:
     return ", log scale" if scale == "log" else ""
 
 
-def _in_lines(name: str) -> str:
+def _in_lines(name: str, letters: int = 18) -> str:
     """A name as a label, in lines of a few letters, where it can be broken."""
     hyphens = name.replace("-", "").isalnum()  # of a rule or a cell, and no text with a minus
-    label = as_label(name)
-    return "\n".join(wrap(label, 18, break_long_words=False, break_on_hyphens=hyphens))
+    label = as_label(re.sub(r"([:,])(?=\w+=)", r"\1 ", name))  # before each option of a rule
+    return "\n".join(wrap(label, letters, break_long_words=False, break_on_hyphens=hyphens))
 
 
 def _in_axes(axes: Axes, line: Line2D) -> Array:
@@ -477,7 +478,7 @@ def _draw_network(axes: Axes, drawing: Drawing, largest: float) -> None:
         axes.annotate(
             f"{size} {name}{more}", (place[0, 0], -0.56), ha="center", va="top", fontsize=9
         )
-    axes.set_title(as_label(drawing.title), fontsize=11)
+    axes.set_title(_in_lines(drawing.title, 28), fontsize=11)
     axes.set_xlim(-0.3, len(sizes) - 0.7)
     axes.set_ylim(-0.62 if max(sizes) <= _MOST_UNITS else -0.7, 0.54)
 

@@ -19,7 +19,7 @@ Deviations
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal, cast
@@ -44,7 +44,8 @@ from forwardly.experiments.settings import (
 from forwardly.fast.engine import Batch
 from forwardly.rule import Rule
 from forwardly.rules import PEPITA
-from forwardly.rules.plugins import rules_named
+from forwardly.rules.options import build
+from forwardly.rules.plugins import rules_with_options
 from forwardly.training.full_batch import FullBatchTraining
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class TeacherStudent(TaskSettings):
 
     Attributes:
         rules: Rules to compare, separated by spaces; ``forwardly rules`` lists them, those of other
-            packages too.
+            packages too. Options follow a colon: pepita:presynaptic=clean,sign=-1.
         seeds: How many seeds to run at once; the figure then shows each, and their median, and the
             table mean and standard deviation.
         epochs: Full-batch updates.
@@ -87,8 +88,8 @@ class TeacherStudent(TaskSettings):
 
     def __post_init__(self) -> None:
         """Refuse settings that make no sense."""
-        known = rules_named(self.rules)
-        unfit = [name for name, rule in known.items() if rule.teacher == "label"]
+        known = rules_with_options(self.rules)
+        unfit = [name for name, (rule, _) in known.items() if rule.teacher == "label"]
         if unfit:
             raise UsageError(
                 f"{unfit[0]} learns classes, and this is a regression: leave it out of the rules"
@@ -96,6 +97,21 @@ class TeacherStudent(TaskSettings):
         require(LAYERS, hidden=self.hidden)
         require(MOST_UNITS, hidden=self.hidden)
         check(self)
+
+
+_TERMS = (
+    *("pepita", "pepita:presynaptic=clean", "readout-only"),
+    *("pepita:projection=0.5", "pepita:projection=0.5,presynaptic=clean", "backprop"),
+)
+"""The presynaptic terms side by side, with an F as in the post and one ten times as long."""
+
+PARTS = {
+    "default": TeacherStudent(),
+    "ten-seeds": TeacherStudent(seeds=10),
+    "clean": TeacherStudent(rules=_TERMS, seeds=10, log_every=500),
+    "clean-slower": TeacherStudent(rules=_TERMS, seeds=10, log_every=500, learning_rate=1e-4),
+}
+"""What is recorded: the post's figure, its spread, and what the clean presynaptic term changes."""
 
 
 def training(
@@ -131,7 +147,10 @@ def _rule(
     learning_rate: float,
     generator: torch.Generator,
 ) -> Rule:
-    """The rule on a task's student. PEPITA's family has the task's F, others draw theirs."""
+    """The rule on a task's student.
+
+    PEPITA's family has the task's F, unless its option says otherwise; others draw theirs.
+    """
     layers: list[nn.Module] = []
     for w in task.weights:
         layers += [nn.Linear(*w.shape, bias=False, dtype=dtype), nn.ReLU()]
@@ -139,14 +158,14 @@ def _rule(
     with torch.no_grad():
         for parameter, w in zip(model.parameters(), task.weights, strict=True):
             parameter.copy_(torch.as_tensor(w.T))
-    kind, options = rules_named([name])[name], dict[str, object](generator=generator)
-    if kind.projection_scale is not None:
+    kind, options = rules_with_options([name])[name]
+    if kind.projection_scale is not None and "projection" not in options:
         # Some draw it smaller than PEPITA does, such as that of signs, which do not shrink.
         scale = kind.projection_scale / cast(float, PEPITA.projection_scale)
         options["projection"] = scale * torch.as_tensor(task.F.T)
-    if kind.needs_learning_rate:
-        options["learning_rate"] = learning_rate
-    return cast(Callable[..., Rule], kind)(model, nn.MSELoss(), **options)
+    return build(
+        kind, model, nn.MSELoss(), options, learning_rate=learning_rate, generator=generator
+    )
 
 
 class Run:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, NamedTuple, Union, cast, get_args, get_origin
@@ -87,6 +88,27 @@ def options_in_short(name: str, rule: type[Rule]) -> str:
     """A sentence for errors: the options with what they take and their defaults."""
     options = "; ".join(map(str, options_of(rule)))
     return f"the options of {name} are {options}" if options else f"{name} has no options"
+
+
+def read_options(given: Iterable[str]) -> dict[str, float | int | str]:
+    """Options as one writes them, each NAME=VALUE: by name, numbers as numbers.
+
+    Raises:
+        UsageError: if one is written otherwise, or given twice.
+    """
+    options: dict[str, float | int | str] = {}
+    for option in given:
+        name, equals, text = option.partition("=")
+        if not (name and equals and text):
+            raise UsageError(f"a rule's option is given as NAME=VALUE; given {option!r}")
+        name = name.replace("-", "_")
+        if name in options:
+            raise UsageError(f"the rule's option {name} is given twice")
+        options[name] = text
+        for number in (float, int):
+            with suppress(ValueError):
+                options[name] = number(text)
+    return options
 
 
 def take_options(name: str, rule: type[Rule], given: Mapping[str, object]) -> dict[str, Any]:

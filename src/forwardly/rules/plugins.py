@@ -14,6 +14,7 @@ from typing import Any
 from forwardly.errors import UsageError, check_rules
 from forwardly.rule import Paper, Rule
 from forwardly.rules import RULES
+from forwardly.rules.options import read_options, take_options
 
 GROUP = "forwardly.rules"
 
@@ -56,6 +57,27 @@ def rules_named(names: Collection[str]) -> dict[str, type[Rule]]:
             raise UsageError(why[0])
     check_rules(names, known)
     return {name: known[name] for name in names}
+
+
+def rules_with_options(given: Collection[str]) -> dict[str, tuple[type[Rule], dict[str, Any]]]:
+    """Rules as ``pepita`` or, with options, as ``pepita:presynaptic=clean,sign=-1``.
+
+    Returns:
+        By what was given, the rule and its options as it takes them.
+
+    Raises:
+        UsageError: as ``rules_named``, ``read_options`` and ``take_options`` do.
+    """
+    split = {text: text.partition(":") for text in given}
+    known = rules_named(dict.fromkeys(name for name, *_ in split.values()))
+    check_rules(given, given)  # each once
+    found: dict[str, tuple[type[Rule], dict[str, Any]]] = {}
+    for text, (name, colon, options) in split.items():
+        rule, taken = known[name], dict[str, Any]()
+        if colon:
+            taken = take_options(name, rule, read_options(options.split(",")))
+        found[text] = rule, taken
+    return found
 
 
 def _get(rule: type[Rule], name: str) -> object:
