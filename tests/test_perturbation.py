@@ -120,7 +120,7 @@ def test_more_draws_are_less_noise() -> None:
             ),
         ),
     ],
-    ids=str,
+    ids=["squared", "cross-entropy", "logits"],
 )
 def test_the_rise_is_that_of_the_loss(
     loss: nn.Module, value: Callable[[Tensor, Tensor], Tensor]
