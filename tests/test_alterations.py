@@ -475,6 +475,10 @@ def test_settings_of_another_optimizer_are_refused() -> None:
         local.step(X, Y)
 
 
+CHAINED = ("backprop", "error-broadcast", "feedback-alignment", "kolen-pollack")
+"""Rules whose readout learns from the error times the derivative of what follows it."""
+
+
 @pytest.mark.parametrize("name", fw.RULES)
 def test_an_output_that_is_activated_is_told_of(name: str) -> None:
     """Rules that learn their readout from e itself cannot be compared with backprop there."""
@@ -482,8 +486,7 @@ def test_an_output_that_is_activated_is_told_of(name: str) -> None:
     loss = nn.CrossEntropyLoss() if name == "forward-forward" else nn.MSELoss()
     target = torch.rand(32, 3, dtype=torch.float64)
     perturbed = "perturbation" in name
-    chained = name in ("backprop", "feedback-alignment", "kolen-pollack") or "symmetry" in name
-    chained = chained or perturbed
+    chained = perturbed or "symmetry" in name or name in CHAINED
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         rule = fw.RULES[name](model, loss)
