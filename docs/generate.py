@@ -11,6 +11,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import accuracy  # beside this file
+
 import forwardly as fw
 from forwardly import files
 from forwardly.benchmarks import scaling
@@ -68,6 +70,7 @@ def parts(document: Path) -> dict[str, str]:
         return {
             "teacher-student": teacher_student(),
             "audit": audit(),
+            "accuracy": accuracies(),
             "table-1": table_1(),
             "bench": bench(),
             "rules": rules(),
@@ -285,9 +288,9 @@ def results() -> str:
 def _rates(tried: dict[str, float]) -> list[str]:
     """What learning rates were chosen by."""
     found: dict[str, dict[float, float]] = {}
-    for cell, accuracy in tried.items():
+    for cell, reached in tried.items():
         rule, _, rate = cell.removeprefix("rates/").rpartition("-")
-        found.setdefault(rule, {})[float(rate)] = accuracy
+        found.setdefault(rule, {})[float(rate)] = reached
     rates = sorted({rate for of_rule in found.values() for rate in of_rule})
     if not rates:
         return []
@@ -342,6 +345,12 @@ def rules() -> str:
             )
         )
     return "\n".join(table(("rule", "class", "paper", "autograd"), rows)) + "\n"
+
+
+def accuracies() -> str:
+    """The picture that opens the results, told in words too."""
+    made = accuracy.points(records.read_all(ALL_RECORDS))
+    return f"![{markdown(accuracy.in_words(made))}](docs/accuracy.svg)\n"
 
 
 def amplification() -> str:
@@ -413,6 +422,7 @@ def _summary(folder: Path) -> teacher_student_results.Summary:
 
 if __name__ == "__main__":
     try:
+        accuracy.save(accuracy.points(records.read_all(ALL_RECORDS)))
         for document in (README, COMPARISON, RESULTS, BENCHMARK, API, AMPLIFICATION):
             document.write_text(generated(document), "utf-8", newline="\n")
     except UsageError as mistake:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
 import re
 from dataclasses import asdict
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import accuracy
+import generate
 import pytest
 import torch
 
 import forwardly as fw
 from forwardly.cli import app
+from forwardly.experiments import records
 from forwardly.experiments.comparison import LEARNING_RATES, Comparison
 from forwardly.experiments.teacher_student import PARTS
 
@@ -23,22 +24,12 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
 
 
-def _generator() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.parametrize(
     "document", ["README", "COMPARISON", "RESULTS", "BENCHMARK", "API", "AMPLIFICATION"]
 )
 def test_figures_are_as_generated(document: str) -> None:
-    generator = _generator()
-    path = getattr(generator, document)
-    assert generator.generated(path) == path.read_text("utf-8"), "run `make docs`"
+    path = getattr(generate, document)
+    assert generate.generated(path) == path.read_text("utf-8"), "run `make docs`"
 
 
 @pytest.mark.parametrize(("record", "hidden"), [("digits", 128), ("digits-16", 16)])
@@ -52,7 +43,10 @@ def test_comparisons_are_of_the_experiment(record: str, hidden: int) -> None:
     assert settings == {name: expected[name] for name in settings}
     assert summary["status"] == "finished"
     assert summary["uncommitted_changes"] is False
-    assert summary["learning_rates"] == LEARNING_RATES
+    if hidden == 128:
+        assert summary["learning_rates"] == LEARNING_RATES
+    else:
+        assert {*summary["learning_rates_from"].values()} == {"searched"}
     assert summary["rules"].keys() == fw.RULES.keys()
     for row in summary["rules"].values():
         assert len(row["accuracies"]) == 5
@@ -191,3 +185,16 @@ def test_versions_agree() -> None:
     assert f"version: {fw.__version__}\n" in (ROOT / "CITATION.cff").read_text("utf-8")
     assert f'version = "{fw.__version__}"' in (ROOT / "pyproject.toml").read_text("utf-8")
     assert f"## {fw.__version__}" in (ROOT / "CHANGELOG.md").read_text("utf-8")
+
+
+def test_the_figure_of_accuracies_has_what_is_recorded() -> None:
+    """Reproduced and published of the paper's rules, and of the unbound row with most seeds."""
+    made = {(p.rule, p.kind): p for p in accuracy.points(records.read_all(ROOT / "records"))}
+    assert made["pepita", "published"][2:] == (52.57, 0.36, 10)
+    assert made["pepita", "reproduced"].accuracy == pytest.approx(52.25, abs=0.005)
+    assert made["backprop", "reproduced"].seeds == 3
+    assert made["pepita", "unbound, flips"].accuracy > 58
+    assert {rule for rule, _ in made} >= {"backprop", "readout-only", "pepita", "drtp"}
+    drawn = {line.get_label() for line in accuracy.draw([*made.values()]).axes[0].containers}
+    assert drawn == {kind for _, kind in made}
+    assert (ROOT / "docs" / "accuracy.svg").exists()

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import generate
 import numpy as np
 import pytest
 import torch
@@ -40,7 +41,6 @@ from forwardly.experiments.teacher_student import PARTS, TeacherStudent
 from forwardly.files.text import visible
 from forwardly.models import mlp
 from hostile import CHROMIUM, CONTROLS, NAMES, Page, drawing, ran
-from test_docs import _generator as generator
 
 pytestmark = [
     pytest.mark.skipif(os.name != "posix", reason="folders cannot have such names"),
@@ -309,7 +309,7 @@ def test_tables(tmp_path: Path) -> None:
 
 def test_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cell a name, which shows as it is; Markdown has nothing to say in it."""
-    made = generator()
+    made = generate
     table = "\n".join(made.table(("rule", *NAMES), [(name, *NAMES) for name in NAMES]))
     html = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(table)
     tags = set(re.findall(r"<(\w+)", html))

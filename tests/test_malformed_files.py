@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import generate
 import numpy as np
 import pytest
 
@@ -25,7 +26,6 @@ from forwardly.experiments import published, records, report, results, train_run
 from forwardly.experiments.experiment import Experiment
 from forwardly.experiments.jobs import jobs_of, run
 from forwardly.experiments.statistics import sd_text
-from test_docs import _generator as generator
 from test_report import Page, fill, toy, train_run  # noqa: F401
 from test_reproduction import jobs, never, nothing
 
@@ -419,7 +419,7 @@ DOCUMENTED: dict[str, tuple[str, ...]] = {
 def test_records_that_the_documents_are_made_of(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = generator()
+    made = generate
     for folder in ("audit", "bench", "compare", "teacher-student"):
         shutil.copytree(COMMITTED / folder, tmp_path / folder)
     monkeypatch.setattr(made, "ALL_RECORDS", tmp_path)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+import self_amplification as page
 import torch
 from torch import nn
 
@@ -16,21 +14,7 @@ import forwardly as fw
 from forwardly import models
 from real_data import real_data
 
-ROOT = Path(__file__).parent.parent
 D, HIDDEN, K, BATCH, STEPS = 200, 256, 10, 64, 300
-
-
-def _page() -> ModuleType:
-    place = ROOT / "docs" / "self_amplification.py"
-    spec = importlib.util.spec_from_file_location("self_amplification", place)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-PAGE = _page()
 
 
 def trained(scale: float, momentum: float = 0.9, **options: Any) -> tuple[float, float]:
@@ -49,7 +33,7 @@ def trained(scale: float, momentum: float = 0.9, **options: Any) -> tuple[float,
 
     rate = 0.01 * (1 - momentum) / 0.1
     batches = (batch() for _ in range(STEPS))
-    return PAGE.growth(batches, rule, learning_rate=rate, momentum=momentum)[-1]
+    return page.growth(batches, rule, learning_rate=rate, momentum=momentum)[-1]
 
 
 @pytest.mark.parametrize("scale", [0.1, 0.2, 0.4])
@@ -69,18 +53,18 @@ def test_the_clean_term_does_not(scale: float) -> None:
 
 def test_on_cifar10() -> None:
     dataset = fw.data.load("cifar10", real_data("cifar10"), centre=True)
-    predicted, measured = PAGE.on_cifar10(dataset, "modulated", 0.4, 0, 60)[-1]
+    predicted, measured = page.on_cifar10(dataset, "modulated", 0.4, 0, 60)[-1]
     assert predicted > 1.05
     assert measured - 1 == pytest.approx(predicted - 1, rel=0.2)
-    _, clean = PAGE.on_cifar10(dataset, "clean", 0.4, 0, 60)[-1]
+    _, clean = page.on_cifar10(dataset, "clean", 0.4, 0, 60)[-1]
     assert abs(clean - 1) < 0.05 * (predicted - 1)
 
 
 def test_the_record_is_of_these_settings_and_says_so() -> None:
-    record = json.loads(PAGE.RECORD.read_text("utf-8"))
-    assert record["settings"]["learning_rate"] == PAGE.RATE
+    record = json.loads(page.RECORD.read_text("utf-8"))
+    assert record["settings"]["learning_rate"] == page.RATE
     assert record["uncommitted_changes"] is False
-    assert len(record["curves"]) == 2 * len(PAGE.SCALES)
+    assert len(record["curves"]) == 2 * len(page.SCALES)
     for curve in record["curves"]:
         predicted, measured = curve["predicted"][-1], curve["measured"][-1]
         if curve["term"] == "clean":

@@ -76,7 +76,7 @@ def applied(condition: str | None, dataset: Dataset, seed: int) -> Dataset:
 def _amounts(condition: str | None) -> dict[str, float]:
     """By word, in the order in which they are applied."""
     given: dict[str, float] = {}
-    for part in () if condition is None else condition.split("+"):
+    for part in () if condition is None else str(condition).split("+"):  # a record may lie
         name, _, text = part.partition(":")
         amount = _positive(text)
         if name not in _KINDS or amount is None:
