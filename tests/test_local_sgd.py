@@ -149,9 +149,10 @@ def test_fast_pepita_gives_the_same_credit() -> None:
             torch.testing.assert_close(credit.updates, expected.updates, rtol=1e-12, atol=1e-13)
 
 
+@pytest.mark.parametrize("term", ["modulated", "clean"])
 @pytest.mark.parametrize("make", [dense, convolutional, sequences])
-def test_fast_mem_pepita_gives_the_same_credit(make: Any) -> None:
-    rule, shape = build("mem-pepita", make)
+def test_fast_mem_pepita_gives_the_same_credit(make: Any, term: str) -> None:
+    rule, shape = build("mem-pepita", make, presynaptic=term)
     x, target = torch.rand(6, *shape, dtype=torch.float64), torch.randint(4, (6,))
     expected = rule(x, target)
     with torch.no_grad():

@@ -763,10 +763,16 @@ MUTANTS: dict[str, list[Mutant]] = {
     "mem-pepita": [
         ("hidden sign flipped", "rules/mem_pepita.py", "first.h - second.h", "second.h - first.h"),
         (
-            "clean presynaptic activity",
+            "presynaptic option turned round",
             "rules/mem_pepita.py",
-            "step.update(stage, post, second.pre)",
-            "step.update(stage, post, first.pre)",
+            'self.presynaptic == "modulated"',
+            'self.presynaptic == "clean"',
+        ),
+        (
+            "presynaptic option ignored",
+            "rules/mem_pepita.py",
+            'second.pre if self.presynaptic == "modulated" else first.pre',
+            "second.pre",
         ),
         (
             "error not added",

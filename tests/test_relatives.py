@@ -110,14 +110,14 @@ def adaptive_feedback_alignment(make: Make, case: Case) -> None:
 
 
 def mem_pepita(make: Make, case: Case) -> None:
-    for sign in (1, -1):
-        rule = made(make, case, projection=LARGE, sign=sign)
+    for options in ({}, {"sign": -1}, {"presynaptic": "clean"}):
+        rule = made(make, case, projection=LARGE, **options)
         x, t = batch(case)
         expected = pepita(
             describe(rule, x),
             *(array(x), t.numpy(), array(rule.F)),
             error=ERRORS[case.loss],
-            sign=sign,
+            **options,
         )
         assert_updates(rule, rule(x, t), expected.updates)
 
@@ -380,9 +380,12 @@ def test_feedback_alignment_through_the_weights_is_backprop(case: Case) -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_mem_pepita_is_pepita_to_the_bit(case: Case) -> None:
-    pepita, mem = build(fw.PEPITA, case), build(fw.MemPEPITA, case)
     x, target = case.batch()
-    assert_close(mem(x, target), pepita(x, target), rtol=0, atol=0)
+    for term in ("modulated", "clean"):
+        pepita, mem = (
+            build(partial(kind, presynaptic=term), case) for kind in (fw.PEPITA, fw.MemPEPITA)
+        )
+        assert_close(mem(x, target), pepita(x, target), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

@@ -13,7 +13,7 @@ Shapes
     As for PEPITA: x (n, …) with d numbers a sample; e (n, k); F (d, k).
 
 Deviations
-    None known. Dropout masks are drawn again in each pass, from the same seed.
+    ``presynaptic`` as for PEPITA. Dropout masks are drawn again in each pass, from the same seed.
 """
 
 from __future__ import annotations
@@ -38,10 +38,11 @@ class MemPEPITA(Rule):
 
     Args:
         projection: how F is drawn, or F itself, of shape (d, k).
+        presynaptic: whether updates take a_{l−1} of the modulated or of the clean pass.
         sign: +1 for x + F e, −1 for x − F e.
 
-    Otherwise takes, and raises, what ``PEPITA`` does, but for its options ``output_error`` and
-    ``presynaptic``, which are PEPITA's defaults.
+    Otherwise takes, and raises, what ``PEPITA`` does, but for its option ``output_error``, which is
+    PEPITA's default.
     """
 
     paper = paper("pau2023mempepita")
@@ -61,12 +62,14 @@ class MemPEPITA(Rule):
         loss: nn.Module,
         *,
         projection: feedback.Initialiser | Tensor = feedback.uniform(projection_scale),
+        presynaptic: Literal["modulated", "clean"] = "modulated",
         sign: Literal[1, -1] = 1,
         input_shape: tuple[int, ...] | None = None,
         error: Callable[[Tensor, Tensor], Tensor] | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(model, loss, input_shape=input_shape, error=error, generator=generator)
+        self.presynaptic = one_of("presynaptic", presynaptic, ("modulated", "clean"))
         self.sign = one_of("sign", sign, (1, -1))
         register_projection(self, projection, generator)
 
@@ -85,6 +88,7 @@ class MemPEPITA(Rule):
         for stage, first, second in zip(self.network.stages, clean, modulated, strict=True):
             is_last = stage is self.network.stages[-1]
             post = e.reshape(first.z.shape) if is_last else first.h - second.h
-            updates |= step.update(stage, post, second.pre)
-            del first, second, post
+            pre = second.pre if self.presynaptic == "modulated" else first.pre
+            updates |= step.update(stage, post, pre)
+            del first, second, post, pre
         return Credit(updates, output, self.loss_value(output, target), e)

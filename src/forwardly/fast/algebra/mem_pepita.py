@@ -26,13 +26,14 @@ def assign(rule: MemPEPITA, x: Tensor, target: Tensor, step: Step) -> Credit:
     del layer
     e = rule.error(output, target)
 
+    take_clean = rule.presynaptic == "clean"
     clean, modulated = a_0, perturbed(a_0, e, rule.F, rule.sign)
     updates: dict[str, Tensor] = {}
     for stage in hidden:
+        pre = clean if take_clean else modulated
         _, _, h, clean = step.through(stage, clean, keep_z=False)
-        _, _, h_err, after = step.through(stage, modulated, keep_z=False)
-        updates |= step.update(stage, h - h_err, modulated)
-        modulated = after
-        del h, h_err, after
-    updates |= step.update(last, e.reshape(z_shape), modulated)
+        _, _, h_err, modulated = step.through(stage, modulated, keep_z=False)
+        updates |= step.update(stage, h - h_err, pre)
+        del h, h_err, pre
+    updates |= step.update(last, e.reshape(z_shape), clean if take_clean else modulated)
     return Credit(updates, output, rule.loss_value(output, target), e)
