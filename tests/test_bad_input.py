@@ -120,7 +120,7 @@ def test_feedback_is_for_inputs_of_one_size(name: str) -> None:
     model = nn.Sequential(*layers)
     rule = fw.RULES[name](model, nn.CrossEntropyLoss(), input_shape=(1, 6, 6))
     local, x = fw.LocalSGD(rule, 0.1), torch.rand(5, 1, 6, 6)
-    has_matrix = rule.state_dict().keys() & {"F", "B_1"}
+    has_matrix = rule.state_dict().keys() & {"F", "B_1", "R_1"}
     for wrong in (torch.rand(5, 1, 7, 7), torch.rand(5, 1, 3, 3)):  # 3 · 3 divides F's 6 · 6
         for step in (rule, rule.accumulate, local.step):
             if has_matrix:

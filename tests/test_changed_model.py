@@ -230,6 +230,7 @@ def test_half_precision_is_warned_of_where_passes_are_compared() -> None:
     compared = {name for name, kind in fw.RULES.items() if kind.compares_passes}
     assert compared == {
         *("pepita", "mem-pepita", "sign-pepita", "hebbian-pepita", "time-local-pepita"),
+        *("foton", "node-perturbation", "weight-perturbation"),
     }
 
 

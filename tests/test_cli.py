@@ -138,7 +138,7 @@ def test_mistakes_show_no_traceback(tmp_path: Path) -> None:
 def test_help_shows_the_defaults(command: Command) -> None:
     done = command("teacher-student", "--help")
     assert done.returncode == 0
-    for default in ("100000", "99", "0.0005", "float64", "pepita readout-only backprop]", "TIME"):
+    for default in ("100000", "99", "0.0005", "float64", "backprop]", "TIME"):
         assert default in done.stdout
     for nothing in ("()", "None", "False", '""'):
         assert f"[default: {nothing}]" not in command("train", "--help").stdout

@@ -38,7 +38,7 @@ class Learned(fw.Rule):
         *_, readout = (stage.synapse.weight for stage in self.network.stages)
         numbers = given.get("generator")
         drawn = torch.randn(readout.shape, generator=numbers, dtype=readout.dtype)
-        self.B = nn.Parameter(0.3 * drawn)
+        self.register_own("B", 0.3 * drawn, learned=True)
 
     def assign(self, x: Tensor, target: Tensor, step: Step) -> fw.Credit:
         first, last = self.network.stages

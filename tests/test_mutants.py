@@ -86,10 +86,10 @@ PEPITA: list[Mutant] = [
     (
         "sum for mean",
         "network/stage.py",
-        "post = post / n",
-        "post = post / 1",
+        "post / n, pre",
+        "post, pre",
     ),
-    ("sum for mean in a convolution", "network/stage.py", "sum_ / n", "sum_ / 1"),
+    ("sum for mean in a convolution", "network/stage.py", "pre) / n", "pre) / 1"),
     (
         "bias summed over the batch",
         "network/stage.py",

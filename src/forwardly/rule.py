@@ -110,7 +110,7 @@ class Rule(nn.Module, ABC):
 
     A subclass implements ``assign`` and sets the class attributes that have no default; see
     ``rules/``. What it learns beside the model, such as feedback that adapts, is a parameter of its
-    own, ``self.B = nn.Parameter(…)``, whose update is named ``rule.B``; then optimizers are made of
+    own, ``register_own("B", …, learned=True)``, whose update is named ``rule.B``; then optimizers are made of
     ``rule.parameters()``, the model's and these.
 
     The model may change between steps: parameters may be frozen, thawed or replaced, modules
@@ -293,6 +293,18 @@ class Rule(nn.Module, ABC):
         """Set the buffers of those names."""
         for name, value in buffers.items():
             self.get_buffer(name).copy_(value)
+
+    def register_own(self, name: str, value: Tensor, *, learned: bool) -> None:
+        """Give the rule a parameter that it learns, or a buffer that steps move.
+
+        Both are written to, so they are ordinary tensors, be the rule built in inference mode.
+        """
+        with torch.inference_mode(False):
+            value = value.clone()
+            if learned:
+                self.register_parameter(name, nn.Parameter(value))
+            else:
+                self.register_buffer(name, value)
 
     @property
     def learned(self) -> dict[str, nn.Parameter]:

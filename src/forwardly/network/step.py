@@ -239,7 +239,8 @@ class Step:
             layer: what a pass recorded there, for its shapes.
             signal: (m, *a_l), for any number m of signals.
         """
-        a, shapes = layer.h[:1], list[tuple[int, ...]]()
+        a = layer.h[:1]
+        shapes: list[tuple[int, ...]] = []
         for part in stage.reshaping:
             shapes.append(tuple(a.shape[1:]))
             if not (part.altered or isinstance(part.module, ELEMENTWISE)):

@@ -80,13 +80,13 @@ class DirectKolenPollack(Rule):
     ) -> None:
         super().__init__(model, loss, input_shape=input_shape, error=error, generator=generator)
         for name, B in matrices(self, backward, generator).items():
-            self.register_parameter(name, nn.Parameter(B))
+            self.register_own(name, B, learned=True)
 
     def assign(self, x: Tensor, target: Tensor, step: Step) -> Credit:
         """One forward pass, the error to all layers, and what B learns of both."""
         credit, hidden = send_error_to_all(self, x, target, step)
         learned = {
-            f"rule.B_{l}": layer.h.flatten(1).T @ (credit.error / len(x))
+            f"rule.B_{l}": layer.h.flatten(1).T @ (credit.error / credit.error.shape[0])
             for l, layer in enumerate(hidden, start=1)
         }
         return credit._replace(updates=credit.updates | learned)

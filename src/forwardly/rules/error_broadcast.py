@@ -96,7 +96,7 @@ class ErrorBroadcast(Rule):
         k = last.a[0].numel()
         for l, layer in enumerate(hidden, start=1):
             R, *_ = feedback.drawn(backward, (layer.h[0].numel(), k), generator, layer.h)
-            self.register_buffer(f"R_{l}", R)
+            self.register_own(f"R_{l}", R, learned=False)
 
     def assign(self, x: Tensor, target: Tensor, step: Step) -> Credit:
         """One forward pass, the correlations moved by it, and the error through them."""

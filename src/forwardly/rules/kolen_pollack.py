@@ -84,7 +84,7 @@ class KolenPollack(Rule):
         super().__init__(model, loss, input_shape=input_shape, error=error, generator=generator)
         for l, stage in enumerate(self.network.stages[1:], start=2):
             B = feedback.like_weight(backward, stage, generator)
-            self.register_parameter(f"B_{l}", nn.Parameter(B))
+            self.register_own(f"B_{l}", B, learned=True)
 
     @property
     def B(self) -> dict[str, Tensor]:

@@ -86,8 +86,7 @@ class MonoForward(Rule):
         self.output_predicts = prediction == "readout"
         drawn, self._shape = drawn_heads(self, heads, generator)
         for name, M in drawn.items():
-            with torch.inference_mode(False):  # it is written to in every step
-                self.register_parameter(name, nn.Parameter(M.clone()))
+            self.register_own(name, M, learned=True)
 
     def assign(self, x: Tensor, target: Tensor, step: Step) -> Credit:
         """One forward pass; a hidden layer's update needs no more of it than that layer."""

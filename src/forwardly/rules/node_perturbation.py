@@ -41,7 +41,7 @@ def rise(y: Tensor, e: Tensor, noisy: Tensor, e_noisy: Tensor) -> Tensor:
 
     The integral of the error from one output to the other, by the trapezoidal rule.
     """
-    return ((e + e_noisy) * (noisy - y).flatten(1)).sum(1) / 2
+    return ((e + e_noisy) * (noisy - y).reshape(e.shape)).sum(1) / 2
 
 
 def check_noise(sigma: float, samples: int) -> None:
