@@ -30,6 +30,7 @@ class Learned(fw.Rule):
     uses_autograd = False
     forward_passes = 1
     feedback_path = "B, learned"
+    B: nn.Parameter
     teacher = "error"
     trains = "synapses"
 

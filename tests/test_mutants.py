@@ -320,19 +320,19 @@ MUTANTS: dict[str, list[Mutant]] = {
         (
             "feedback that stays",
             "rules/direct_kolen_pollack.py",
-            "(credit.error / len(x))",
+            "(credit.error / credit.error.shape[0])",
             "(0 * credit.error)",
         ),
         (
             "feedback that turns away",
             "rules/direct_kolen_pollack.py",
-            "(credit.error / len(x))",
-            "(-credit.error / len(x))",
+            "(credit.error / credit.error.shape[0])",
+            "(-credit.error / credit.error.shape[0])",
         ),
         (
             "mean of the feedback's update forgotten",
             "rules/direct_kolen_pollack.py",
-            "(credit.error / len(x))",
+            "(credit.error / credit.error.shape[0])",
             "credit.error",
         ),
         (

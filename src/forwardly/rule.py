@@ -110,8 +110,8 @@ class Rule(nn.Module, ABC):
 
     A subclass implements ``assign`` and sets the class attributes that have no default; see
     ``rules/``. What it learns beside the model, such as feedback that adapts, is a parameter of its
-    own, ``register_own("B", …, learned=True)``, whose update is named ``rule.B``; then optimizers are made of
-    ``rule.parameters()``, the model's and these.
+    own, ``register_own("B", …, learned=True)``, whose update is named ``rule.B``; then optimizers
+    are made of ``rule.parameters()``, the model's and these.
 
     The model may change between steps: parameters may be frozen, thawed or replaced, modules
     replaced by others of the same sizes. The next step sees it; what a rule cannot follow, such as
