@@ -85,8 +85,7 @@ class DirectKolenPollack(Rule):
     def assign(self, x: Tensor, target: Tensor, step: Step) -> Credit:
         """One forward pass, the error to all layers, and what B learns of both."""
         credit, hidden = send_error_to_all(self, x, target, step)
-        learned = {
-            f"rule.B_{l}": layer.h.flatten(1).T @ (credit.error / credit.error.shape[0])
-            for l, layer in enumerate(hidden, start=1)
-        }
-        return credit._replace(updates=credit.updates | learned)
+        for l, layer in enumerate(hidden, start=1):
+            learned = layer.h.flatten(1).T @ (credit.error / credit.error.shape[0])
+            credit.updates[f"rule.B_{l}"] = learned
+        return credit
