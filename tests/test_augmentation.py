@@ -111,6 +111,11 @@ def test_anew_in_each_batch_and_epoch() -> None:
     assert torch.equal(kind(x, 0, 2, 1), made[2])
 
 
+def test_any_seed_that_a_generator_takes() -> None:
+    kind, x = Augmentation(shift=3), images()
+    assert torch.equal(kind(x, 2**64 - 1, 1, 1), kind(x, -1, 1, 1))
+
+
 def test_nothing_is_nothing() -> None:
     vectors = torch.ones(3, 5)
     assert Augmentation()(vectors, 0, 1, 1) is vectors

@@ -68,7 +68,8 @@ class Augmentation:
         if not self:
             return x
         self.check(tuple(x.shape[1:]))
-        draws = torch.tensor([seed, (epoch - 1 << 24) + batch], device=x.device)
+        signed = (seed + 2**63) % 2**64 - 2**63  # torch's generators take up to 2⁶⁴ − 1 too
+        draws = torch.tensor([signed, ((epoch - 1) << 24) + batch], device=x.device)
         if self.crop < 1:
             x = _cropped(x, self.crop, draws)
         if self.shift:
