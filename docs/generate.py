@@ -286,20 +286,27 @@ def results() -> str:
 
 
 def _rates(tried: dict[str, float]) -> list[str]:
-    """What learning rates were chosen by."""
-    found: dict[str, dict[float, float]] = {}
+    """What learning rates were chosen by, a table for each column of trials."""
+    by_column: dict[str, dict[str, dict[float, float]]] = {}
     for cell, reached in tried.items():
-        rule, _, rate = cell.removeprefix("rates/").rpartition("-")
-        found.setdefault(rule, {})[float(rate)] = reached
-    rates = sorted({rate for of_rule in found.values() for rate in of_rule})
-    if not rates:
-        return []
-    rows = [
-        (rule, *(f"{100 * of_rule[rate]:.1f}" if rate in of_rule else "–" for rate in rates))
-        for rule, of_rule in sorted(found.items())
-    ]
-    said = "Accuracy on validation images by learning rate, by which rates were chosen (%):"
-    return [said, "", *table(("rule", *(f"{rate:g}" for rate in rates)), rows), ""]
+        column, _, trial = cell.partition("/")
+        rule, _, rate = trial.rpartition("-")
+        by_column.setdefault(column, {}).setdefault(rule, {})[float(rate)] = reached
+    lines: list[str] = []
+    for column, found in by_column.items():
+        rates = sorted({rate for of_rule in found.values() for rate in of_rule})
+        rows = [
+            (rule, *(f"{100 * of_rule[rate]:.1f}" if rate in of_rule else "–" for rate in rates))
+            for rule, of_rule in sorted(found.items())
+        ]
+        lines += [
+            f"`{column}`: accuracy on validation images by learning rate, by which rates were "
+            "chosen (%):",
+            "",
+            *table(("rule", *(f"{rate:g}" for rate in rates)), rows),
+            "",
+        ]
+    return lines
 
 
 def _column(column: Column) -> list[str]:

@@ -14,6 +14,7 @@ from forwardly.experiments.published import (
     srinivasan2023_depth,
     srinivasan2023_table,
     unbound_cifar10,
+    unbound_depth,
     unbound_mnist,
 )
 
@@ -27,6 +28,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         bfloat16,
         unbound_cifar10,
         unbound_mnist,
+        unbound_depth,
     )
 }
 
