@@ -1,0 +1,132 @@
+"""Draw what depth does to each rule, and measure why: how well each layer's updates are aligned.
+
+    python docs/depth.py
+
+writes records/depth/alignment.json, in some minutes. The figure docs/depth.svg is drawn from that
+and from the records of ``forwardly reproduce unbound_depth``, by ``python docs/generate.py``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from forwardly import files
+from forwardly.experiments import figures
+from forwardly.experiments.provenance import provenance
+from forwardly.experiments.published import unbound_depth
+from forwardly.experiments.records import Record
+from forwardly.experiments.recipe import prepare
+from forwardly.experiments.report import columns
+from forwardly.training.measures import MEASURES
+
+ROOT = Path(__file__).parent.parent
+RECORD = ROOT / "records" / "depth" / "alignment.json"
+FIGURE = ROOT / "docs" / "depth.svg"
+
+COLUMNS = tuple(unbound_depth.RATES)
+EPOCHS, SEED = 5, 101
+_ALIGNED = ("pepita", "mem-pepita", "direct-feedback-alignment", "readout-only")
+
+
+def alignment(column: str, rule: str, epochs: int = EPOCHS) -> list[list[float]]:
+    """The cosine of each layer's update with backprop's, after each epoch, five hidden layers."""
+    rate = unbound_depth.CHOSEN[column][rule][1]
+    recipe = unbound_depth.recipe(column, rule, unbound_depth.LAYERS[-1], rate)
+    made = prepare(replace(recipe, epochs=epochs, milestones=()), SEED)
+    fitted = made.fit(measures=[MEASURES["alignment"]])
+    return [
+        [round(value, 4) for name, value in row.items() if name.startswith("alignment/")]
+        for row in fitted.rows
+    ]
+
+
+def measure() -> dict[str, Any]:
+    """The record: by column and rule, epochs of cosines, one a layer, from the first on."""
+    return {
+        "layers": unbound_depth.LAYERS[-1],
+        "seed": SEED,
+        "alignment": {
+            column: {
+                rule: alignment(column, rule)
+                for rule in _ALIGNED
+                if rule in unbound_depth.CHOSEN[column]
+            }
+            for column in COLUMNS
+        },
+        **provenance(),
+    }
+
+
+def accuracies(found: Sequence[Record]) -> dict[str, dict[str, dict[int, list[float]]]]:
+    """Test accuracies in percent by column, rule and number of layers, one a seed."""
+    made: dict[str, dict[str, dict[int, list[float]]]] = {}
+    for column in columns(unbound_depth.EXPERIMENT, found):
+        for line in column.recorded:
+            rule, _, layers = line.name.rpartition("-")
+            of_rule = made.setdefault(column.name, {}).setdefault(rule, {})
+            of_rule[int(layers)] = list(line.accuracies.values())
+    return made
+
+
+def draw(
+    made: dict[str, dict[str, dict[int, list[float]]]],
+    aligned: dict[str, dict[str, list[list[float]]]],
+) -> Figure:
+    """Above, accuracy over layers; below, the alignment of each layer; a column of panels each."""
+    figure = Figure(figsize=(8.4, 6.4), layout="constrained")
+    panels = figure.subplots(2, len(COLUMNS), sharey="row")
+    colours = figures.colours_of(list(unbound_depth.RULES))
+    for column, (above, below) in zip(COLUMNS, panels.T, strict=True):
+        _accuracies(above, made.get(column, {}), colours)
+        above.set_title("without normalisation" if column == "plain" else "normalised activities")
+        for rule, epochs in aligned.get(column, {}).items():
+            last = epochs[-1]
+            below.plot(range(1, len(last) + 1), last, "o-", color=colours[rule], markersize=4)
+        below.axhline(0, color="grey", linewidth=0.6)
+        below.set_xlabel("Layer, from the input; the last is the output")
+    panels[0][0].set_ylabel("Test accuracy (%)")
+    panels[1][0].set_ylabel("Cosine with backprop's update")
+    handles, labels = panels[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False)
+    return figure
+
+
+def _accuracies(
+    axes: Axes, made: dict[str, dict[int, list[float]]], colours: dict[str, str]
+) -> None:
+    for rule in unbound_depth.RULES:
+        of_rule = made.get(rule, {})
+        layers = sorted(of_rule)
+        axes.errorbar(
+            layers,
+            [mean(of_rule[n]) for n in layers],
+            yerr=[stdev(of_rule[n]) if len(of_rule[n]) > 1 else 0.0 for n in layers],
+            fmt="o-",
+            color=colours[rule],
+            markersize=4,
+            label=rule,
+        )
+    axes.set_xticks(unbound_depth.LAYERS)
+    axes.set_xlabel("Hidden layers of 256")
+    axes.grid(axis="y", linewidth=0.4)
+
+
+def save(found: Sequence[Record]) -> None:
+    """Write the figure."""
+    record = json.loads(RECORD.read_text("utf-8"))
+    figures.save(draw(accuracies(found), record["alignment"]), FIGURE)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    RECORD.parent.mkdir(parents=True, exist_ok=True)
+    files.write(RECORD, json.dumps(measure(), indent=1) + "\n")
