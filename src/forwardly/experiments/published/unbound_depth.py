@@ -29,7 +29,16 @@ RULES: dict[str, dict[str, float | int | str]] = {
     "readout-only": {},
 }
 RATES = {"plain": (0.001, 0.0025, 0.005, 0.01, 0.02), "normalised": (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)}
-CHOSEN: dict[str, dict[str, tuple[float, float]]] = {"plain": {}, "normalised": {}}
+CHOSEN: dict[str, dict[str, tuple[float, float]]] = {
+    "plain": {},
+    "normalised": {
+        "pepita": (0.3, 1.0),
+        "mem-pepita": (0.3, 1.0),
+        "direct-feedback-alignment": (3.0, 1.0),
+        "backprop": (1.0, 0.03),
+        "readout-only": (0.3, 1.0),
+    },
+}
 """The learning rates of each rule with one hidden layer and with five."""
 
 LAYERS = (1, 2, 3, 4, 5)
