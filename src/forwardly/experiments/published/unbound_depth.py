@@ -30,7 +30,13 @@ RULES: dict[str, dict[str, float | int | str]] = {
 }
 RATES = {"plain": (0.001, 0.0025, 0.005, 0.01, 0.02, 0.04), "normalised": (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)}
 CHOSEN: dict[str, dict[str, tuple[float, float]]] = {
-    "plain": {},
+    "plain": {
+        "pepita": (0.04, 0.001),  # with five layers all rates diverge
+        "mem-pepita": (0.04, 0.001),
+        "direct-feedback-alignment": (0.01, 0.0025),
+        "backprop": (0.02, 0.005),
+        "readout-only": (0.04, 0.02),
+    },
     "normalised": {
         "pepita": (0.3, 1.0),
         "mem-pepita": (0.3, 1.0),
