@@ -9,6 +9,7 @@ and from the records of ``forwardly reproduce unbound_depth``, by ``python docs/
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,13 +19,15 @@ from typing import Any
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from torch import nn
 
-from forwardly import files
+import forwardly as fw
+from forwardly import files, models
 from forwardly.experiments import figures
 from forwardly.experiments.provenance import provenance
 from forwardly.experiments.published import unbound_depth
+from forwardly.experiments.recipe import load_data, prepare
 from forwardly.experiments.records import Record
-from forwardly.experiments.recipe import prepare
 from forwardly.experiments.report import columns
 from forwardly.training.measures import MEASURES
 
@@ -34,13 +37,17 @@ FIGURE = ROOT / "docs" / "depth.svg"
 
 COLUMNS = tuple(unbound_depth.RATES)
 EPOCHS, SEED = 5, 101
+STEPS, EVERY = 750, 50
+SLOPES = (-1.0, 0.0, 0.25, 0.5)  # of activations
+EXPLODES, EXPLODED = 0.005, 50.0  # a learning rate, and a loss
+LAYERS = unbound_depth.LAYERS
 _ALIGNED = ("pepita", "mem-pepita", "direct-feedback-alignment", "readout-only")
 
 
 def alignment(column: str, rule: str, epochs: int = EPOCHS) -> list[list[float]]:
     """The cosine of each layer's update with backprop's, after each epoch, five hidden layers."""
     rate = unbound_depth.CHOSEN[column][rule][1]
-    recipe = unbound_depth.recipe(column, rule, unbound_depth.LAYERS[-1], rate)
+    recipe = unbound_depth.recipe(column, rule, LAYERS[-1], rate)
     made = prepare(replace(recipe, epochs=epochs, milestones=()), SEED)
     fitted = made.fit(measures=[MEASURES["alignment"]])
     return [
@@ -49,10 +56,55 @@ def alignment(column: str, rule: str, epochs: int = EPOCHS) -> list[list[float]]
     ]
 
 
+def first_steps(slope: float, steps: int = STEPS) -> list[dict[str, Any]]:
+    """PEPITA's first steps with five hidden layers, until the loss explodes, over ``EXPLODED``.
+
+    Args:
+        slope: of the activation below 0: 0 is a rectifier, −1 the absolute value.
+        steps: at most.
+
+    Returns:
+        Every ``EVERY`` steps: the step, the loss of its batch, and each layer's cosine with
+        backprop's update on validation images.
+    """
+    recipe = unbound_depth.recipe("plain", "pepita", LAYERS[-1], EXPLODES)
+    dataset = load_data(recipe, SEED)
+    numbers = torch.Generator().manual_seed(SEED)
+    model = models.mlp(math.prod(dataset.sample_shape), recipe.hidden, 10, generator=numbers)
+    for i, module in enumerate(model):
+        if isinstance(module, nn.ReLU):
+            model[i] = nn.LeakyReLU(slope)
+    scale = float(recipe.options["projection"])
+    rule = fw.PEPITA(
+        model,
+        nn.CrossEntropyLoss(),
+        presynaptic="clean",
+        projection=fw.feedback.uniform(scale),
+        generator=numbers,
+    )
+    optimizer = fw.LocalSGD(rule, lr=recipe.learning_rate, momentum=recipe.momentum)
+    x, target = dataset.validation.batch(torch.arange(512), torch.float32)
+    found: list[dict[str, Any]] = []
+    order = torch.randperm(len(dataset.train), generator=numbers)
+    for step, chosen in enumerate(order.split(recipe.batch)[:steps]):
+        batch, wanted = dataset.train.batch(chosen, torch.float32)
+        loss = float(optimizer.step(batch, wanted).loss)
+        exploded = not loss < EXPLODED
+        if step % EVERY == 0 or step == steps - 1 or exploded:
+            cosines = fw.metrics.update_alignment(rule, x, target).values()
+            rounded = [round(cosine, 4) for cosine in cosines]
+            found.append({"step": step, "loss": round(loss, 4), "cosines": rounded})
+        if exploded:
+            break
+    return found
+
+
 def measure() -> dict[str, Any]:
-    """The record: by column and rule, epochs of cosines, one a layer, from the first on."""
+    """The record: by column and rule, epochs of cosines, one a layer, from the first on; and
+    PEPITA's first steps by the activation's slope below 0.
+    """
     return {
-        "layers": unbound_depth.LAYERS[-1],
+        "layers": LAYERS[-1],
         "seed": SEED,
         "alignment": {
             column: {
@@ -61,6 +113,11 @@ def measure() -> dict[str, Any]:
                 if rule in unbound_depth.CHOSEN[column]
             }
             for column in COLUMNS
+        },
+        "first_steps": {
+            "learning_rate": EXPLODES,
+            "steps": STEPS,
+            "slopes": {f"{slope:g}": first_steps(slope) for slope in SLOPES},
         },
         **provenance(),
     }
@@ -115,7 +172,7 @@ def _accuracies(
             markersize=4,
             label=rule,
         )
-    axes.set_xticks(unbound_depth.LAYERS)
+    axes.set_xticks(LAYERS)
     axes.set_xlabel("Hidden layers of 256")
     axes.grid(axis="y", linewidth=0.4)
 
