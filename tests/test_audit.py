@@ -120,7 +120,7 @@ LOCKED: dict[str, tuple[tuple[int, ...], tuple[int, ...], int, int]] = {
     "hebbian-pepita": ((1, 2, 3), (), L + 1, 2),
     "time-local-pepita": ((1, 2, 3), (), L + 1, 2),
     "adaptive-feedback-alignment": ((1, 2, 3), (), L + 1, 2),
-    "forward-forward": ((), (), 1, 2),
+    "forward-forward": ((), (), 1, 3),
     "local-errors": ((), (), 3, 1),
     "mono-forward": ((), (), 3, 1),
     "readout-only": ((), (), 1, 1),
@@ -713,7 +713,7 @@ def test_macs_of_dense_networks_are_the_papers() -> None:
         "backprop": 2 * forward + backward,
         "pepita": 3 * forward + projection,
         "mem-pepita": 4 * forward + projection,
-        "forward-forward": 4 * forward,
+        "forward-forward": 5 * forward - 3 * N * DENSE[-1] * K,  # one pass reads out
         "direct-feedback-alignment": 2 * forward + direct,
         "direct-kolen-pollack": 2 * forward + 2 * direct,
         "drtp": 2 * forward + direct,
