@@ -118,9 +118,10 @@ class ForwardForward(Rule):
         e = self.error(last.a, target)
         loss = self.loss_value(last.a, target)
         updates: dict[str, Tensor] = {}
+        *hidden, readout = self.network.stages
         positive = self._hidden(x, target, step)
         negative = self._hidden(x, self._wrong(last.a, target, step), step)
-        for stage, good, bad in zip(self.network.stages, positive, negative, strict=False):
+        for stage, good, bad in zip(hidden, positive, negative, strict=True):
             g_good, g_bad = self._goodness(good), self._goodness(bad)
             loss = loss + (functional.softplus(-g_good) + functional.softplus(g_bad)).mean()
             towards = _post(step, stage, good, -torch.sigmoid(-g_good))
@@ -128,7 +129,6 @@ class ForwardForward(Rule):
             away_from = stage.synapse_update(against, bad.pre)
             for name, update in stage.synapse_update(towards, good.pre).items():
                 updates[name] = update + away_from[name]
-        readout = self.network.stages[-1]
         updates |= readout.synapse_update(e.reshape(last.z.shape), last.pre)
         return Credit(updates, last.a, loss, e)
 
@@ -161,7 +161,7 @@ class ForwardForward(Rule):
     def _hidden(self, x: Tensor, labels: Tensor, step: Step) -> list[Activity]:
         """What a pass records of the hidden layers; nothing is computed beyond."""
         activities = self._pass(x, labels, step)
-        return [layer for _, layer in zip(self.network.stages[:-1], activities, strict=False)]
+        return [next(activities) for _ in self.network.stages[:-1]]
 
     def _pass(self, x: Tensor, labels: Tensor | None, step: Step) -> Iterator[Activity]:
         a_0 = step.prepare(self._with_label(x, labels))
