@@ -219,6 +219,14 @@ def test_options_of_pepita(sign: int, presynaptic: str, output_error: str) -> No
     )
 
 
+def test_likely_negatives_lock_forward_forward() -> None:
+    """They are drawn by the output, which is not there before the neutral pass has ended."""
+    a = audited(fw.ForwardForward, negatives="likely").answers
+    assert [times.update for times in a.locking.layers.values()] == [5, 6, 7, 4]
+    assert (a.locking.update_locked, a.locking.next_sample) == ((1, 2, 3), L + 1)
+    assert (a.transport.answer, a.locality.answer) == ("none", "local")
+
+
 def test_one_hidden_layer_makes_fa_dfa() -> None:
     torch.manual_seed(0)
     for kind in (fw.FeedbackAlignment, fw.DirectFeedbackAlignment):

@@ -522,8 +522,8 @@ MUTANTS: dict[str, list[Mutant]] = {
         (
             "no normalisation of the input",
             "rules/forward_forward.py",
-            "_normalised(a_0)",
-            "a_0",
+            "a_0 = _normalised(self._input(x, labels, step))",
+            "a_0 = self._input(x, labels, step)",
         ),
         (
             "threshold with the wrong sign",
@@ -534,7 +534,7 @@ MUTANTS: dict[str, list[Mutant]] = {
         (
             "one threshold for all widths",
             "rules/forward_forward.py",
-            "self.threshold * layer.h[0].numel()",
+            "self.threshold * units",
             "self.threshold",
         ),
         (
@@ -574,22 +574,28 @@ MUTANTS: dict[str, list[Mutant]] = {
             "x.new_ones(k)",
         ),
         (
-            "readout learns from the positive pass",
+            "readout sees a label",
             "rules/forward_forward.py",
-            "*_, last = self._pass(x, None, step)\n        e",
-            "*_, last = self._pass(x, target, step)\n        e",
+            "hidden = self._hidden(x, None, step)",
+            "hidden = self._hidden(x, x[:, 0].long() * 0, step)",
         ),
         (
             "factor of the square forgotten",
             "rules/forward_forward.py",
-            "2 * slope * layer.h",
-            "slope * layer.h",
+            "slope * (2 / units)",
+            "slope * (1 / units)",
         ),
         (
             "no derivative",
             "rules/forward_forward.py",
-            "step.through_elementwise(stage, layer.z, 2 * slope * layer.h)",
-            "2 * slope * layer.h",
+            "step.through_elementwise(stage, layer.z, slope * (2 / units) * layer.h)",
+            "slope * (2 / units) * layer.h",
+        ),
+        (
+            "readout sees more than length one",
+            "rules/forward_forward.py",
+            "_normalised(a) / math.sqrt(a[0].numel())",
+            "_normalised(a)",
         ),
     ],
     "sign-pepita": [

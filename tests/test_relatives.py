@@ -437,10 +437,10 @@ def test_forward_forward_is_the_derivative_of_its_own_loss() -> None:
             for part in stage.elementwise:
                 h = part.module(h)
             g = (h.square() - 1).sum(1)
-            total = total + abs(sign) * nn.functional.softplus(sign * g).mean()
+            total = total + abs(sign) * nn.functional.softplus(sign * g).mean() / h.shape[1]
             a = h
         if labels is None:
-            a = a / a.square().mean(1, keepdim=True).sqrt()
+            a = a / a.norm(dim=1, keepdim=True)
             total = total + rule.loss(last.synapse(a.detach()), target)
     total.backward()
     assert_close(credit.loss, total.detach())

@@ -332,12 +332,16 @@ def shown(x: Array, p: Array, scale: float) -> Array:
 def goodness_pass(
     layers: Sequence[Layer], x: Array, i: int
 ) -> tuple[list[Array], list[Array], list[Array], Array]:
-    """Inputs, z and h of each layer, and the output; each synapse sees root mean square one."""
+    """Inputs, z and h of each layer, and the output.
+
+    Synapses see root mean square one, the last one length one.
+    """
     preparation, found = stages(layers)
     a = through(preparation, x, i)
     pre, zs, hs = [], [], []
     for stage in found:
-        pre.append(a / (np.sqrt((a**2).sum() / a.size) + 1e-8))
+        length = 1 if stage is found[-1] else np.sqrt(a.size)
+        pre.append(a * length / (np.sqrt((a**2).sum()) + 1e-8 * np.sqrt(a.size)))
         zs.append(stage.synapse.forward(pre[-1], i))
         hs.append(through(stage.elementwise, zs[-1], i))
         a = through(stage.rest, hs[-1], i)
@@ -388,8 +392,8 @@ def forward_forward(
             db: Array | None = None
             for (pre, zs, hs, _), sign in ((good, -1), (bad, 1)):
                 g = sum(value**2 - threshold for value in hs[l].ravel())
-                total += np.log(1 + np.exp(sign * g)) / len(x)
-                dL_dg = sign / (1 + np.exp(-sign * g))
+                total += np.log(1 + np.exp(sign * g)) / hs[l].size / len(x)
+                dL_dg = sign / (1 + np.exp(-sign * g)) / hs[l].size
                 delta = dL_dg * 2 * hs[l] * slope(stage, zs[l], i)
                 more, more_b = stage.synapse.update(delta, pre[l])
                 dW = dW + more

@@ -49,7 +49,7 @@ LEARNING_RATES = {
     "drtp": 0.003,
     "error-broadcast": 0.1,
     "feedback-alignment": 0.1,
-    "forward-forward": 0.003,
+    "forward-forward": 0.3,
     "foton": 0.03,
     "hebbian-pepita": 0.3,
     "kolen-pollack": 0.1,

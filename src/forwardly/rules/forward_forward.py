@@ -5,12 +5,13 @@ section 3.3.
 
     label p          a₀ = x with s‖x‖ p in place of its first k numbers; ‖x‖ of those that stay
     three passes     ⁺ with the true label, ⁻ with a wrong one, and neutral: p = 1/k, k times
-    each synapse     a_{l−1} ← a_{l−1} / √(mean of a_{l−1}²)      so that goodness is not passed on
+    hidden synapses  a_{l−1} ← a_{l−1} / √(mean of a_{l−1}²)      so that goodness is not passed on
+    readout          a_{L−1} ← a_{L−1} / ‖a_{L−1}‖
 
     goodness, l < L  g = ‖h_l‖² − θ n_l                  n_l numbers of one sample's h_l
-    loss of layer l  log(1 + exp(−g⁺)) + log(1 + exp(g⁻))
-    hidden           δ⁺ = −sigmoid(−g⁺) · 2h⁺ ⊙ σ′(z⁺)
-                     δ⁻ = sigmoid(g⁻) · 2h⁻ ⊙ σ′(z⁻)
+    loss of layer l  (log(1 + exp(−g⁺)) + log(1 + exp(g⁻))) / n_l
+    hidden           δ⁺ = −sigmoid(−g⁺) · 2h⁺/n_l ⊙ σ′(z⁺)
+                     δ⁻ = sigmoid(g⁻) · 2h⁻/n_l ⊙ σ′(z⁻)
                      ΔW_l = δ⁺ (a_{l−1}⁺)ᵀ + δ⁻ (a_{l−1}⁻)ᵀ
     output           ΔW_L = e a_{L−1}ᵀ                   of the neutral pass
 
@@ -23,15 +24,16 @@ Shapes
     x (n, …) with more than k numbers a sample; target (n,) class indices; p, y, e (n, k); g (n,).
 
 Deviations
-    The paper's label is a number of its own; here it is as long as s times the sample, whatever
-    the scale of inputs. The readout sees the last hidden layer, where the author's code has all but
-    the first; goodness is summed over all hidden layers, where the paper leaves out the first,
-    which in a network of one would leave none. There is no peer normalisation.
+    Losses are divided by n_l, so that one learning rate serves layers of all widths, and the
+    readout. The paper's label is 1; here it is s times as long as the sample, whatever the scale of
+    inputs. The readout sees the last hidden layer, where the author's code has all but the first;
+    goodness is summed over all hidden layers, where the paper leaves out the first, which in a
+    network of one would leave none. There is no peer normalisation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
 from typing import Literal, final
 
 import torch
@@ -48,6 +50,10 @@ from forwardly.rules.papers import paper
 def _normalised(a: Tensor) -> Tensor:
     dims = list(range(1, a.dim()))
     return a / (a.square().mean(dims, keepdim=True).sqrt() + 1e-8)
+
+
+def _of_length_one(a: Tensor) -> Tensor:
+    return _normalised(a) / math.sqrt(a[0].numel())
 
 
 @final
@@ -114,7 +120,7 @@ class ForwardForward(Rule):
             raise ValueError(
                 f"ForwardForward needs class indices, (n,); given is {shape_of(target)}"
             )
-        *_, last = self._pass(x, None, step)
+        last = self._read_out(x, step)
         e = self.error(last.a, target)
         loss = self.loss_value(last.a, target)
         updates: dict[str, Tensor] = {}
@@ -122,8 +128,10 @@ class ForwardForward(Rule):
         positive = self._hidden(x, target, step)
         negative = self._hidden(x, self._wrong(last.a, target, step), step)
         for stage, good, bad in zip(hidden, positive, negative, strict=True):
-            g_good, g_bad = self._goodness(good), self._goodness(bad)
-            loss = loss + (functional.softplus(-g_good) + functional.softplus(g_bad)).mean()
+            units = good.h[0].numel()
+            g_good, g_bad = (_square(layer) - self.threshold * units for layer in (good, bad))
+            own = functional.softplus(-g_good) + functional.softplus(g_bad)
+            loss = loss + own.mean() / units
             towards = _post(step, stage, good, -torch.sigmoid(-g_good))
             against = _post(step, stage, bad, torch.sigmoid(g_bad))
             away_from = stage.synapse_update(against, bad.pre)
@@ -140,8 +148,7 @@ class ForwardForward(Rule):
         """
         step = self.network.step(self.noise)
         if len(self.network.stages) == 1:
-            *_, last = self._pass(x, None, step)
-            return last.a
+            return self._read_out(x, step).a
         scores: list[Tensor] = []
         for label in range(self.classes):
             labels = torch.full((x.shape[0],), label, device=x.device)
@@ -158,14 +165,20 @@ class ForwardForward(Rule):
         noisy = y - (-torch.log1p(-step.uniform(0, (n, k), y.dtype))).log()
         return noisy.masked_fill(self._shows(target), -torch.inf).argmax(1)
 
-    def _hidden(self, x: Tensor, labels: Tensor, step: Step) -> list[Activity]:
+    def _read_out(self, x: Tensor, step: Step) -> Activity:
+        """What the neutral pass records of the last stage."""
+        hidden = self._hidden(x, None, step)
+        a = hidden[-1].a if hidden else self._input(x, None, step)
+        return step.through(self.network.stages[-1], _of_length_one(a))
+
+    def _hidden(self, x: Tensor, labels: Tensor | None, step: Step) -> list[Activity]:
         """What a pass records of the hidden layers; nothing is computed beyond."""
-        activities = self._pass(x, labels, step)
+        a_0 = _normalised(self._input(x, labels, step))
+        activities = step.activities(a_0, between=_normalised)
         return [next(activities) for _ in self.network.stages[:-1]]
 
-    def _pass(self, x: Tensor, labels: Tensor | None, step: Step) -> Iterator[Activity]:
-        a_0 = step.prepare(self._with_label(x, labels))
-        return step.activities(_normalised(a_0), between=_normalised)
+    def _input(self, x: Tensor, labels: Tensor | None, step: Step) -> Tensor:
+        return step.prepare(self._with_label(x, labels))
 
     def _with_label(self, x: Tensor, labels: Tensor | None) -> Tensor:
         """x that shows labels, or (None) the neutral one."""
@@ -184,9 +197,6 @@ class ForwardForward(Rule):
         """Which number of a label is that of the class, (n, k)."""
         return labels.unsqueeze(1) == torch.arange(self.classes, device=labels.device)
 
-    def _goodness(self, layer: Activity) -> Float[Tensor, "n"]:
-        return _square(layer) - self.threshold * layer.h[0].numel()
-
 
 def _square(layer: Activity) -> Float[Tensor, "n"]:
     return layer.h.square().flatten(1).sum(1)
@@ -195,4 +205,5 @@ def _square(layer: Activity) -> Float[Tensor, "n"]:
 def _post(step: Step, stage: Stage, layer: Activity, slope: Tensor) -> Tensor:
     """δ: the derivative of the layer's loss with respect to z, from that to its goodness."""
     slope = slope.reshape(-1, *(1 for _ in layer.h.shape[1:]))
-    return step.through_elementwise(stage, layer.z, 2 * slope * layer.h)
+    units = layer.h[0].numel()
+    return step.through_elementwise(stage, layer.z, slope * (2 / units) * layer.h)

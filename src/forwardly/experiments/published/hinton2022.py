@@ -45,7 +45,7 @@ EXPERIMENT = Experiment(
     url="https://arxiv.org/abs/2212.13345",
     cells={
         "fc-mnist/forward-forward": Cell(
-            _recipe("forward-forward", 0.001, {"negatives": "likely"}),
+            _recipe("forward-forward", 0.5, {"negatives": "likely"}),
             _PUBLISHED,
             note="2 × 500 units",
         ),
