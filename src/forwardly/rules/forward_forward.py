@@ -34,6 +34,7 @@ Deviations
 from __future__ import annotations
 
 import math
+from itertools import islice
 from typing import Literal, final
 
 import torch
@@ -175,7 +176,7 @@ class ForwardForward(Rule):
         """What a pass records of the hidden layers; nothing is computed beyond."""
         a_0 = _normalised(self._input(x, labels, step))
         activities = step.activities(a_0, between=_normalised)
-        return [next(activities) for _ in self.network.stages[:-1]]
+        return list(islice(activities, len(self.network.stages) - 1))
 
     def _input(self, x: Tensor, labels: Tensor | None, step: Step) -> Tensor:
         return step.prepare(self._with_label(x, labels))
