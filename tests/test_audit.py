@@ -120,7 +120,7 @@ LOCKED: dict[str, tuple[tuple[int, ...], tuple[int, ...], int, int]] = {
     "hebbian-pepita": ((1, 2, 3), (), L + 1, 2),
     "time-local-pepita": ((1, 2, 3), (), L + 1, 2),
     "adaptive-feedback-alignment": ((1, 2, 3), (), L + 1, 2),
-    "forward-forward": ((), (), 1, 2),
+    "forward-forward": ((), (), 1, 3),
     "local-errors": ((), (), 3, 1),
     "mono-forward": ((), (), 3, 1),
     "readout-only": ((), (), 1, 1),
@@ -217,6 +217,14 @@ def test_options_of_pepita(sign: int, presynaptic: str, output_error: str) -> No
         "local",
         "modulated",
     )
+
+
+def test_likely_negatives_lock_forward_forward() -> None:
+    """They are drawn by the output, which is not there before the neutral pass has ended."""
+    a = audited(fw.ForwardForward, negatives="likely").answers
+    assert [times.update for times in a.locking.layers.values()] == [5, 6, 7, 4]
+    assert (a.locking.update_locked, a.locking.next_sample) == ((1, 2, 3), L + 1)
+    assert (a.transport.answer, a.locality.answer) == ("none", "local")
 
 
 def test_one_hidden_layer_makes_fa_dfa() -> None:
@@ -713,7 +721,7 @@ def test_macs_of_dense_networks_are_the_papers() -> None:
         "backprop": 2 * forward + backward,
         "pepita": 3 * forward + projection,
         "mem-pepita": 4 * forward + projection,
-        "forward-forward": 4 * forward,
+        "forward-forward": 5 * forward - 3 * N * DENSE[-1] * K,  # one pass reads out
         "direct-feedback-alignment": 2 * forward + direct,
         "direct-kolen-pollack": 2 * forward + 2 * direct,
         "drtp": 2 * forward + direct,

@@ -101,7 +101,7 @@ def test_figures_of_training_are_what_evaluation_says(name: str) -> None:
 
 
 def test_forward_forwards_training_accuracy_is_of_its_predictions() -> None:
-    prepared = prepare(recipe("forward-forward", Comparison(epochs=3), 0.03), 0)
+    prepared = prepare(recipe("forward-forward", Comparison(epochs=3), 0.3), 0)
     rows = fw.fit(prepared.rule, prepared.dataset, prepared.optimizer, epochs=3, batch=32).rows
     measured = fw.evaluate(prepared.rule, prepared.dataset.train)
     assert rows[-1]["accuracy"] == measured["accuracy"] > 0.6

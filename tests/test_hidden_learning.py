@@ -29,7 +29,7 @@ ON_DIGITS = {
     "drtp": ("tanh", 0.05, 10, 10),
     "error-broadcast": ("relu", 0.1, 5, 6),
     "feedback-alignment": ("relu", 0.1, 5, 6),
-    "forward-forward": ("relu", 0.3, 10, 8),
+    "forward-forward": ("relu", 0.1, 5, 6),
     "foton": ("relu", 0.03, 5, 6),
     "hebbian-pepita": ("relu", 0.3, 5, 6),
     "kolen-pollack": ("relu", 0.1, 5, 6),

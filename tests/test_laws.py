@@ -18,6 +18,7 @@ FACTORIES: dict[str, Factory] = {
     **fw.RULES,
     "adaptive-feedback-alignment": partial(fw.AdaptiveFeedbackAlignment, projection=LARGE),
     "error-broadcast": partial(fw.ErrorBroadcast, forgetting=0.6),  # so that the batch shows
+    "forward-forward": partial(fw.ForwardForward, negatives="likely"),  # by the neutral pass
     "hebbian-pepita": partial(fw.HebbianPEPITA, projection=LARGE),
     "mem-pepita": partial(fw.MemPEPITA, projection=LARGE),
     "pepita": partial(fw.PEPITA, projection=LARGE),

@@ -504,8 +504,8 @@ MUTANTS: dict[str, list[Mutant]] = {
         (
             "negative pass raises goodness too",
             "rules/forward_forward.py",
-            "torch.sigmoid(g_bad - theta)",
-            "-torch.sigmoid(g_bad - theta)",
+            "torch.sigmoid(g_bad)",
+            "-torch.sigmoid(g_bad)",
         ),
         (
             "positive pass forgotten",
@@ -520,12 +520,65 @@ MUTANTS: dict[str, list[Mutant]] = {
             "between=None",
         ),
         (
+            "no normalisation of the input",
+            "rules/forward_forward.py",
+            "a_0 = _normalised(self._input(x, labels, step))",
+            "a_0 = self._input(x, labels, step)",
+        ),
+        (
             "threshold with the wrong sign",
             "rules/forward_forward.py",
-            "-torch.sigmoid(theta - g_good)",
-            "-torch.sigmoid(g_good - theta)",
+            "-torch.sigmoid(-g_good)",
+            "-torch.sigmoid(g_good)",
         ),
-        ("right labels as wrong ones", "rules/forward_forward.py", "(target + away) % k", "target"),
+        (
+            "one threshold for all widths",
+            "rules/forward_forward.py",
+            "self.threshold * units",
+            "self.threshold",
+        ),
+        (
+            "right labels as wrong ones",
+            "rules/forward_forward.py",
+            "(target + 1 + step.below(0, (n,), k - 1)) % k",
+            "target",
+        ),
+        (
+            "right labels among the likely ones",
+            "rules/forward_forward.py",
+            "noisy.masked_fill(self._shows(target), -torch.inf).argmax(1)",
+            "noisy.argmax(1)",
+        ),
+        (
+            "the likeliest label always",
+            "rules/forward_forward.py",
+            "y - (-torch.log1p(-step.uniform(0, (n, k), y.dtype))).log()",
+            "y",
+        ),
+        (
+            "the unlikely labels",
+            "rules/forward_forward.py",
+            "noisy = y - (",
+            "noisy = -y - (",
+        ),
+        (
+            "label as long as it is, whatever the sample",
+            "rules/forward_forward.py",
+            "self.label_scale * rest.square().sum(1, keepdim=True).sqrt()",
+            "self.label_scale * torch.ones_like(rest[:, :1])",
+        ),
+        (
+            "neutral label of the length of all",
+            "rules/forward_forward.py",
+            "x.new_full((k,), 1 / k)",
+            "x.new_ones(k)",
+        ),
+        (
+            "readout sees a label",
+            "rules/forward_forward.py",
+            "hidden = self._hidden(x, None, step)",
+            "hidden = self._hidden(x, x[:, 0].long() * 0, step)",
+        ),
         (
             "factor of the square forgotten",
             "rules/forward_forward.py",
@@ -537,6 +590,12 @@ MUTANTS: dict[str, list[Mutant]] = {
             "rules/forward_forward.py",
             "step.through_elementwise(stage, layer.z, slope * (2 / units) * layer.h)",
             "slope * (2 / units) * layer.h",
+        ),
+        (
+            "readout sees more than length one",
+            "rules/forward_forward.py",
+            "_normalised(a) / math.sqrt(a[0].numel())",
+            "_normalised(a)",
         ),
     ],
     "sign-pepita": [

@@ -117,6 +117,20 @@ def test_shared_cells_are_the_same() -> None:
     assert shared == 6
 
 
+def test_forward_forward_and_its_controls_are_treated_alike() -> None:
+    """But for what is a rule's own: its options and its learning rate."""
+    cells = EXPERIMENTS["hinton2022"].cells
+    alike = [
+        {**cell.recipe.as_data(), "rule": None, "options": None, "learning_rate": None}
+        for cell in cells.values()
+    ]
+    assert {cell.recipe.rule for cell in cells.values()} >= {"backprop", "readout-only"}
+    assert alike == [alike[0]] * 3
+    published = cells["fc-mnist/forward-forward"].published
+    assert published is not None
+    assert published.mean == 100 - 1.36
+
+
 def test_table_1_is_the_papers() -> None:
     """Published means, row by row, typed a second time from the paper."""
     published = {

@@ -247,20 +247,25 @@ def local_errors(make: Make, case: Case) -> None:
 
 
 def forward_forward(make: Make, case: Case) -> None:
-    if case.loss is not nn.CrossEntropyLoss or math.prod(case.input_shape) < case.outputs:
+    if case.loss is not nn.CrossEntropyLoss or math.prod(case.input_shape) <= case.outputs:
         return
-    rule = made(make, case, threshold=0.4, label_scale=0.7)
-    x, t = batch(case)
-    k = case.outputs
-    step = rule.network.step(rule.noise)
-    wrong = (t.numpy() + 1 + step.below(0, (len(x),), k - 1).numpy()) % k
-    assert (wrong != t.numpy()).all()
-    expected, loss = relatives.forward_forward(
-        describe(rule, x), array(x), t.numpy(), wrong, k, threshold=0.4, scale=0.7
-    )
-    credit = rule(x, t)
-    assert_updates(rule, credit, expected)
-    assert float(credit.loss) == pytest.approx(loss, abs=1e-10)
+    for negatives in ("uniform", "likely"):
+        rule = made(make, case, threshold=0.4, label_scale=0.7, negatives=negatives)
+        x, t = batch(case)
+        k = case.outputs
+        step = rule.network.step(rule.noise)
+        expected, loss, wrong = relatives.forward_forward(
+            describe(rule, x),
+            *(array(x), t.numpy(), k),
+            uniform=step.uniform(0, (len(x), k), torch.float64).numpy(),
+            away=1 + step.below(0, (len(x),), k - 1).numpy() if negatives == "uniform" else None,
+            threshold=0.4,
+            scale=0.7,
+        )
+        assert (wrong != t.numpy()).all()
+        credit = rule(x, t)
+        assert_updates(rule, credit, expected)
+        assert float(credit.loss) == pytest.approx(loss, abs=1e-10)
 
 
 def normal(step: Any, which: int, sizes: list[int]) -> list[Any]:
@@ -417,22 +422,46 @@ def test_forward_forward_is_the_derivative_of_its_own_loss() -> None:
     case = next(case for case in CASES if case.name == "dense")
     rule = build(fw.ForwardForward, case)
     x, target = case.batch()
-    updates = rule(x, target).updates
+    credit = rule(x, target)
     step = rule.network.step(rule.noise)
     away = 1 + step.below(0, (len(x),), 2)
+    *hidden, last = rule.network.stages
     total = torch.zeros((), dtype=torch.float64)
-    for labels, sign in ((target, -1), ((target + away) % 3, 1)):
-        a = torch.cat([nn.functional.one_hot(labels, 3).double(), x[:, 3:]], dim=1)
-        for stage in rule.network.stages:
+    for labels, sign in ((target, -1), ((target + away) % 3, 1), (None, 0)):
+        p = torch.full((6, 3), 1 / 3) if labels is None else nn.functional.one_hot(labels, 3)
+        label = 0.5 * x[:, 3:].norm(dim=1, keepdim=True) * p.double()
+        a = torch.cat([label, x[:, 3:]], dim=1)
+        for stage in hidden:
+            a = a / a.square().mean(1, keepdim=True).sqrt()
             h = stage.synapse(a.detach())
             for part in stage.elementwise:
                 h = part.module(h)
-            g = h.square().mean(1)
-            total = total + nn.functional.softplus(sign * (g - rule.threshold)).mean()
-            a = h / h.square().mean(1, keepdim=True).sqrt()
+            g = (h.square() - 1).sum(1)
+            total = total + abs(sign) * nn.functional.softplus(sign * g).mean() / h.shape[1]
+            a = h
+        if labels is None:
+            a = a / a.norm(dim=1, keepdim=True)
+            total = total + rule.loss(last.synapse(a.detach()), target)
     total.backward()
+    assert_close(credit.loss, total.detach())
     for name, parameter in rule.model.named_parameters():
-        assert_close(updates[name], parameter.grad)
+        assert_close(credit.updates[name], parameter.grad)
+
+
+def test_likely_negatives_are_the_networks_own_guesses() -> None:
+    """Each wrong label as often as its probability, the true one's left out."""
+    torch.manual_seed(0)
+    model = nn.Sequential(*dense(8, 6, 4)).double()
+    rule = fw.ForwardForward(model, nn.CrossEntropyLoss(), negatives="likely")
+    x = torch.randn(1, 8, dtype=torch.float64).expand(4000, 8)
+    target = torch.full((4000,), 2)
+    y = rule(x, target).output
+    drawn = rule._wrong(y, target, rule.begin_step())
+    p = y[0].exp() * torch.tensor([1, 1, 0, 1])
+    shares = torch.bincount(drawn, minlength=4) / 4000
+    assert_close(shares.double(), p / p.sum(), rtol=0, atol=0.03)
+    assert (p / p.sum() - 1 / 3).abs().max() > 0.1  # far from uniform
+    assert shares[2] == 0
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if "norm" not in case.name], ids=str)
@@ -516,6 +545,10 @@ def test_forward_forward_learns_and_predicts_labels() -> None:
     ("build", "message"),
     [
         (lambda m: fw.ForwardForward(m, nn.MSELoss()), "its loss must be nn.CrossEntropyLoss"),
+        (
+            lambda m: fw.ForwardForward(m, nn.CrossEntropyLoss(), negatives="hard"),
+            "negatives must be one of 'uniform', 'likely'; given 'hard'",
+        ),
         (lambda m: fw.TimeLocalPEPITA(m, nn.MSELoss(), learning_rate=-1.0), "at least 0; given -1"),
         (lambda m: fw.HebbianPEPITA(m, nn.MSELoss(), sign=0), "sign must be one of 1, -1; given 0"),
         (lambda m: fw.SignPEPITA(m, nn.MSELoss(), projection=torch.ones(2, 2)), r"\(4, 2\)"),
@@ -533,9 +566,9 @@ def test_mistakes(build: Callable[[nn.Module], fw.Rule], message: str) -> None:
 
 
 def test_forward_forward_needs_room_for_the_label() -> None:
-    model = nn.Sequential(*dense(2, 4, 3))
-    with pytest.raises(ValueError, match=r"first 3 numbers of a sample; given .* of 2"):
-        fw.ForwardForward(model, nn.CrossEntropyLoss())(torch.ones(5, 2), torch.zeros(5).long())
+    model = nn.Sequential(*dense(3, 4, 3))
+    with pytest.raises(ValueError, match=r"first 3 numbers of a sample, .* given .* of 3"):
+        fw.ForwardForward(model, nn.CrossEntropyLoss())(torch.ones(5, 3), torch.zeros(5).long())
 
 
 def test_forward_forward_needs_classes() -> None:

@@ -266,6 +266,8 @@ def test_options_are_chosen_with_the_learning_rate(monkeypatch: pytest.MonkeyPat
         near = options.get("label_scale") == 2 and rate == 0.1
         return 0.5 + 0.1 * near, 0.5 - 0.1 * near
 
+    three = ({"threshold": 1.0}, {"threshold": 1.0, "label_scale": 2.0}, {})
+    monkeypatch.setattr(comparison, "OPTIONS", {"forward-forward": three})
     monkeypatch.setattr(comparison, "train", train)
     run = Run(Comparison(rules=("forward-forward",), seeds=1, hidden=(16,)), ACCURACY)
     assert len([*run.advance()]) == len(tried)

@@ -508,7 +508,7 @@ class Rule(nn.Module, ABC):
         self._is_news = False
         name, messages = type(self).__name__, list[str]()
         after = [part for part in self.network.stages[-1].elementwise if not _is_identity(part)]
-        if after and self.output_update == "error" and self.teacher != "label":
+        if after and self.output_update == "error":
             messages.append(
                 f"the model ends in {after[0].module}: the output layer of {name} learns from the "
                 "error itself, that of backprop from the error times its derivative, so the two "

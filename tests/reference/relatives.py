@@ -12,7 +12,7 @@ DRTP             δ_l = −(B_l t) ⊙ σ′(z_l)                         (Frenk
 EBD              R ← λR + (1 − λ)/B · Σ h εᵀ,  ϑ = (R ε) ⊙ f′(u)      (Erdogan et al. 2025)
 local errors     δ_l = (M_lᵀ e_l) ⊙ σ′(z_l), e_l of M_l a_l       (Mostafa et al. 2018)
 Mono-Forward     the same, and ΔM_l = e_l a_lᵀ                    (Gong et al. 2025)
-Forward-Forward  ∂/∂W_l of log(1 + exp(θ − g⁺)) + log(1 + exp(g⁻ − θ))        (Hinton 2022)
+Forward-Forward  ∂/∂W_l of log(1 + exp(−g⁺)) + log(1 + exp(g⁻)), g = ‖h_l‖² − θn_l (Hinton 2022)
 """
 
 from __future__ import annotations
@@ -319,60 +319,85 @@ def _before(rest: Sequence[Layer], a: Array, signal: Array, i: int) -> Array:
     return signal
 
 
-def overlaid(x: Array, label: int, k: int, scale: float) -> Array:
-    """x with its first k numbers replaced by the label's."""
+def shown(x: Array, p: Array, scale: float) -> Array:
+    """x with its first numbers replaced by the label p, scaled by the length of the others."""
     flat = x.ravel().copy()
-    flat[:k] = 0
-    flat[label] = scale
+    k = len(p)
+    length = np.sqrt(sum(value**2 for value in flat[k:]))
+    for j in range(k):
+        flat[j] = scale * length * p[j]
     return flat.reshape(x.shape)
 
 
 def goodness_pass(
     layers: Sequence[Layer], x: Array, i: int
-) -> tuple[list[Array], list[Array], list[Array], list[float]]:
-    """Inputs, z, h and goodness of each layer; activity at root mean square one in between."""
+) -> tuple[list[Array], list[Array], list[Array], Array]:
+    """Inputs, z and h of each layer, and the output.
+
+    Synapses see root mean square one, the last one length one.
+    """
     preparation, found = stages(layers)
     a = through(preparation, x, i)
-    pre, zs, hs, goods = [], [], [], []
+    pre, zs, hs = [], [], []
     for stage in found:
-        pre.append(a)
-        zs.append(stage.synapse.forward(a, i))
+        length = 1 if stage is found[-1] else np.sqrt(a.size)
+        pre.append(a * length / (np.sqrt((a**2).sum()) + 1e-8 * np.sqrt(a.size)))
+        zs.append(stage.synapse.forward(pre[-1], i))
         hs.append(through(stage.elementwise, zs[-1], i))
-        goods.append(float((hs[-1] ** 2).sum() / hs[-1].size))
         a = through(stage.rest, hs[-1], i)
-        a = a / (np.sqrt((a**2).sum() / a.size) + 1e-8)
-    return pre, zs, hs, goods
+    return pre, zs, hs, a
+
+
+def likely_label(y: Array, t: int, u: Array) -> int:
+    """A label other than t, by the exponential race: j wins with probability ∝ exp(y_j)."""
+    best, when = -1, np.inf
+    for j in range(len(y)):
+        arrives = -np.log(1 - u[j]) / np.exp(y[j])
+        if j != t and arrives < when:
+            best, when = j, arrives
+    return best
 
 
 def forward_forward(
     layers: Sequence[Layer],
     x: Array,
     t: Any,
-    wrong: Any,
     k: int,
     *,
+    uniform: Array,
+    away: Any,
     threshold: float,
     scale: float,
-) -> tuple[list[Update], float]:
-    """Updates, and the sum over layers of the mean loss."""
+) -> tuple[list[Update], float, Any]:
+    """Updates, the sum of the layers' mean losses, and the wrong labels.
+
+    Wrong labels are t + away, or where that is None drawn by the numbers ``uniform``.
+    """
     _, found = stages(layers)
+    one_hot = np.eye(k)
     per_sample: list[list[Update]] = []
-    total = 0.0
+    total, wrong = 0.0, []
     for i in range(len(x)):
-        good = goodness_pass(layers, overlaid(x[i], t[i], k, scale), i)
-        bad = goodness_pass(layers, overlaid(x[i], wrong[i], k, scale), i)
+        pre, _, hs, y = goodness_pass(layers, shown(x[i], np.full(k, 1 / k), scale), i)
+        e = np.exp(y) / np.exp(y).sum()
+        total -= np.log(e[t[i]]) / len(x)
+        e[t[i]] -= 1
+        readout = found[-1].synapse.update(e.reshape(hs[-1].shape), pre[-1])
+        wrong.append(likely_label(y, t[i], uniform[i]) if away is None else (t[i] + away[i]) % k)
+        good = goodness_pass(layers, shown(x[i], one_hot[t[i]], scale), i)
+        bad = goodness_pass(layers, shown(x[i], one_hot[wrong[i]], scale), i)
         updates: list[Update] = []
-        for l, stage in enumerate(found):
+        for l, stage in enumerate(found[:-1]):
             dW: Array = np.zeros_like(stage.synapse.W)
             db: Array | None = None
-            for (pre, zs, hs, goods), sign in ((good, -1), (bad, 1)):
-                margin = sign * (goods[l] - threshold)
-                total += np.log(1 + np.exp(margin)) / len(x)
-                dL_dg = sign / (1 + np.exp(-margin))
-                delta = dL_dg * 2 * hs[l] / hs[l].size * slope(stage, zs[l], i)
+            for (pre, zs, hs, _), sign in ((good, -1), (bad, 1)):
+                g = sum(value**2 - threshold for value in hs[l].ravel())
+                total += np.log(1 + np.exp(sign * g)) / hs[l].size / len(x)
+                dL_dg = sign / (1 + np.exp(-sign * g)) / hs[l].size
+                delta = dL_dg * 2 * hs[l] * slope(stage, zs[l], i)
                 more, more_b = stage.synapse.update(delta, pre[l])
                 dW = dW + more
                 db = more_b if db is None else db + more_b
             updates.append((dW, db))
-        per_sample.append(updates)
-    return mean_of(found, per_sample), total
+        per_sample.append([*updates, readout])
+    return mean_of(found, per_sample), total, np.array(wrong)

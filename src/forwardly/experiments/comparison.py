@@ -49,7 +49,7 @@ LEARNING_RATES = {
     "drtp": 0.003,
     "error-broadcast": 0.1,
     "feedback-alignment": 0.1,
-    "forward-forward": 0.03,
+    "forward-forward": 0.3,
     "foton": 0.03,
     "hebbian-pepita": 0.3,
     "kolen-pollack": 0.1,
@@ -90,7 +90,7 @@ Options = Mapping[str, float | int | str]
 """Of a rule, as a recipe has them."""
 
 OPTIONS: Mapping[str, Sequence[Options]] = {
-    "forward-forward": ({"threshold": 1.0}, {"threshold": 1.0, "label_scale": 2.0}, {}),
+    "forward-forward": ({"negatives": "likely"}, {}),
 }
 """What is tried of a rule's options beside its defaults; first what is best for ``KNOWN_FOR``."""
 

@@ -1,37 +1,48 @@
 """Forward-Forward: layers learn to be active for true labels and inactive for wrong labels.
 
-Hinton, "The Forward-Forward Algorithm: Some Preliminary Investigations", 2022, arXiv 2212.13345.
+Hinton, "The Forward-Forward Algorithm: Some Preliminary Investigations", 2022, arXiv 2212.13345,
+section 3.3.
 
-    positive pass    a₀ = x with its label in place of its first k numbers       h_l⁺
-    negative pass    a₀ = x with a wrong label there                             h_l⁻
-    between layers   a_l ← a_l / √(mean of a_l²)         so that goodness is not passed on
-    goodness         g = ‖h_l‖² / n_l                    n_l numbers of one sample's h_l
-    loss of layer l  log(1 + exp(θ − g⁺)) + log(1 + exp(g⁻ − θ))
-    update           δ⁺ = −sigmoid(θ − g⁺) · 2h⁺/n_l ⊙ σ′(z⁺)
-                     δ⁻ = sigmoid(g⁻ − θ) · 2h⁻/n_l ⊙ σ′(z⁻)
+    label p          a₀ = x with s‖x‖ p in place of its first k numbers; ‖x‖ of those that stay
+    three passes     ⁺ with the true label, ⁻ with a wrong one, and neutral: p = 1/k, k times
+    hidden synapses  a_{l−1} ← a_{l−1} / √(mean of a_{l−1}²)      so that goodness is not passed on
+    readout          a_{L−1} ← a_{L−1} / ‖a_{L−1}‖
+
+    goodness, l < L  g = ‖h_l‖² − θ n_l                  n_l numbers of one sample's h_l
+    loss of layer l  (log(1 + exp(−g⁺)) + log(1 + exp(g⁻))) / n_l
+    hidden           δ⁺ = −sigmoid(−g⁺) · 2h⁺/n_l ⊙ σ′(z⁺)
+                     δ⁻ = sigmoid(g⁻) · 2h⁻/n_l ⊙ σ′(z⁻)
                      ΔW_l = δ⁺ (a_{l−1}⁺)ᵀ + δ⁻ (a_{l−1}⁻)ᵀ
-    prediction       the label with the largest sum of goodness over layers
+    output           ΔW_L = e a_{L−1}ᵀ                   of the neutral pass
+
+    wrong label      "uniform": any other label, all as likely
+                     "likely": label j with the probability that the neutral pass gives it,
+                     softmax(y) without the true label; the network's own errors, mostly
+    prediction       the label whose pass has the largest sum of ‖h_l‖² over l < L
 
 Shapes
-    x (n, …) with at least k numbers a sample; target (n,) class indices; g (n,).
+    x (n, …) with more than k numbers a sample; target (n,) class indices; p, y, e (n, k); g (n,).
 
 Deviations
-    Goodness is the mean, not the sum, of squares: the paper's with the logistic function's slope
-    divided by n_l, so that one threshold θ serves layers of all widths. Every synapse is such a
-    layer, the last one too. The prediction sums all layers; the paper leaves out the first, which
-    in a network of two would leave one.
+    Losses are divided by n_l, so that one learning rate serves layers of all widths, and the
+    readout. The paper's label is 1; here it is s times as long as the sample, whatever the scale of
+    inputs. The readout sees the last hidden layer, where the author's code has all but the first;
+    goodness is summed over all hidden layers, where the paper leaves out the first, which in a
+    network of one would leave none. There is no peer normalisation.
 """
 
 from __future__ import annotations
 
-from typing import final
+import math
+from itertools import islice
+from typing import Literal, final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from forwardly._typing import Float, Shaped
-from forwardly.checks import shape_of
+from forwardly.checks import one_of, shape_of
 from forwardly.network import Activity, Stage, Step
 from forwardly.rule import Credit, Rule
 from forwardly.rules.papers import paper
@@ -42,33 +53,35 @@ def _normalised(a: Tensor) -> Tensor:
     return a / (a.square().mean(dims, keepdim=True).sqrt() + 1e-8)
 
 
-def _goodness(layer: Activity) -> Float[Tensor, "n"]:
-    return layer.h.square().flatten(1).mean(1)
+def _of_length_one(a: Tensor) -> Tensor:
+    return _normalised(a) / math.sqrt(a[0].numel())
 
 
 @final
 class ForwardForward(Rule):
-    """Two forward passes, with true and with wrong labels (Hinton 2022).
+    """Forward passes with true, wrong and neutral labels (Hinton 2022).
 
     Args:
         model: see ``Rule``; its last layer has as many units as there are classes. Only synapses
             may have parameters that require a gradient.
-        loss: ``nn.CrossEntropyLoss()``, which says that targets are classes; it is not minimised.
-        threshold: θ, the goodness that separates true from wrong.
-        label_scale: the number that a label shows where its class is; the others are 0.
+        loss: ``nn.CrossEntropyLoss()``, which the readout makes smaller.
+        threshold: θ, the goodness of a unit that separates true from wrong.
+        label_scale: s, the length of a label as a share of the rest of the sample's.
+        negatives: how wrong labels are drawn; "likely" is better and makes hidden layers wait for
+            the neutral pass.
         input_shape: shape of x without the batch; needed only if the first synapse is a
             convolution.
         generator: where the seed of wrong labels and dropout is drawn from.
 
-    ``Credit.output`` and ``error`` are of the positive pass, ``loss`` is the sum over layers of
-    their own. Evaluate with ``predict``: calling the model shows it no label.
+    ``Credit.output`` and ``error`` are of the neutral pass, ``loss`` is the sum of all layers' own
+    and the readout's. Evaluate with ``predict``: calling the model shows it no label.
 
-    Raises what ``Rule`` does, and ValueError for another loss, or inputs of fewer than k numbers.
+    Raises what ``Rule`` does, and ValueError for another loss, or inputs of k numbers or fewer.
     """
 
     paper = paper("hinton2022forward")
     uses_autograd = False
-    forward_passes = 2
+    forward_passes = 3
     feedback_path = ""
     teacher = "label"
     trains = "synapses"
@@ -80,8 +93,9 @@ class ForwardForward(Rule):
         model: nn.Module,
         loss: nn.Module,
         *,
-        threshold: float = 2.0,
-        label_scale: float = 1.0,
+        threshold: float = 1.0,
+        label_scale: float = 0.5,
+        negatives: Literal["uniform", "likely"] = "uniform",
         input_shape: tuple[int, ...] | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
@@ -93,6 +107,7 @@ class ForwardForward(Rule):
             )
         self.threshold = threshold
         self.label_scale = label_scale
+        self.negatives = one_of("negatives", negatives, ("uniform", "likely"))
         self.classes = self.network.sizes(input_shape)[-1]
         if self.classes < 2:
             raise ValueError(
@@ -101,62 +116,95 @@ class ForwardForward(Rule):
             )
 
     def assign(self, x: Tensor, target: Tensor, step: Step) -> Credit:
-        """The two passes and the updates of the module docstring."""
+        """The three passes and the updates of the module docstring."""
         if target.dim() != 1:
             raise ValueError(
                 f"ForwardForward needs class indices, (n,); given is {shape_of(target)}"
             )
-        n, k = x.shape[0], self.classes
-        # A label other than the true one, all of them equally likely.
-        away = 1 + step.below(0, (n,), k - 1)
-        positive = list(self._pass(x, target, step))
-        negative = list(self._pass(x, (target + away) % k, step))
-        e = self.error(positive[-1].a, target)
-
-        theta = self.threshold
-        loss = e.new_zeros(())
+        last = self._read_out(x, step)
+        e = self.error(last.a, target)
+        loss = self.loss_value(last.a, target)
         updates: dict[str, Tensor] = {}
-        for stage, good, bad in zip(self.network.stages, positive, negative, strict=True):
-            g_good, g_bad = _goodness(good), _goodness(bad)
-            loss = (
-                loss
-                + (functional.softplus(theta - g_good) + functional.softplus(g_bad - theta)).mean()
-            )
-            towards = self._post(step, stage, good, -torch.sigmoid(theta - g_good))
-            against = self._post(step, stage, bad, torch.sigmoid(g_bad - theta))
+        *hidden, readout = self.network.stages
+        positive = self._hidden(x, target, step)
+        negative = self._hidden(x, self._wrong(last.a, target, step), step)
+        for stage, good, bad in zip(hidden, positive, negative, strict=True):
+            units = good.h[0].numel()
+            g_good, g_bad = (_square(layer) - self.threshold * units for layer in (good, bad))
+            own = functional.softplus(-g_good) + functional.softplus(g_bad)
+            loss = loss + own.mean() / units
+            towards = _post(step, stage, good, -torch.sigmoid(-g_good))
+            against = _post(step, stage, bad, torch.sigmoid(g_bad))
             away_from = stage.synapse_update(against, bad.pre)
             for name, update in stage.synapse_update(towards, good.pre).items():
                 updates[name] = update + away_from[name]
-        return Credit(updates, positive[-1].a, loss, e)
+        updates |= readout.synapse_update(e.reshape(last.z.shape), last.pre)
+        return Credit(updates, last.a, loss, e)
 
     @torch.no_grad()
     def predict(self, x: Shaped[Tensor, "n ..."]) -> Float[Tensor, "n k"]:
-        """The goodness of each label, summed over layers, (n, k). After ``rule.eval()``."""
+        """The goodness of each label, summed over hidden layers, (n, k). After ``rule.eval()``.
+
+        Without hidden layers it is the readout's output.
+        """
         step = self.network.step(self.noise)
+        if len(self.network.stages) == 1:
+            return self._read_out(x, step).a
         scores: list[Tensor] = []
         for label in range(self.classes):
             labels = torch.full((x.shape[0],), label, device=x.device)
-            first, *others = (_goodness(layer) for layer in self._pass(x, labels, step))
+            first, *others = (_square(layer) for layer in self._hidden(x, labels, step))
             scores.append(sum(others, first))
         return torch.stack(scores, dim=1)
 
-    def _pass(self, x: Tensor, labels: Tensor, step: Step) -> list[Activity]:
-        a_0 = step.prepare(self._with_label(x, labels))
-        return list(step.activities(a_0, between=_normalised))
+    def _wrong(self, y: Tensor, target: Tensor, step: Step) -> Tensor:
+        """Labels other than the true ones, (n,)."""
+        n, k = y.shape
+        if self.negatives == "uniform":
+            return (target + 1 + step.below(0, (n,), k - 1)) % k
+        # The largest of logits + Gumbel noise is label j with the probability softmax(y)_j.
+        noisy = y - (-torch.log1p(-step.uniform(0, (n, k), y.dtype))).log()
+        return noisy.masked_fill(self._shows(target), -torch.inf).argmax(1)
 
-    def _with_label(self, x: Tensor, labels: Tensor) -> Tensor:
-        flat = x.flatten(1)
-        if flat.shape[1] < self.classes:
+    def _read_out(self, x: Tensor, step: Step) -> Activity:
+        """What the neutral pass records of the last stage."""
+        hidden = self._hidden(x, None, step)
+        a = hidden[-1].a if hidden else self._input(x, None, step)
+        return step.through(self.network.stages[-1], _of_length_one(a))
+
+    def _hidden(self, x: Tensor, labels: Tensor | None, step: Step) -> list[Activity]:
+        """What a pass records of the hidden layers; nothing is computed beyond."""
+        a_0 = _normalised(self._input(x, labels, step))
+        activities = step.activities(a_0, between=_normalised)
+        return list(islice(activities, len(self.network.stages) - 1))
+
+    def _input(self, x: Tensor, labels: Tensor | None, step: Step) -> Tensor:
+        return step.prepare(self._with_label(x, labels))
+
+    def _with_label(self, x: Tensor, labels: Tensor | None) -> Tensor:
+        """x that shows labels, or (None) the neutral one."""
+        flat, k = x.flatten(1), self.classes
+        if flat.shape[1] <= k:
             raise ValueError(
-                f"a label takes the first {self.classes} numbers of a sample; given are samples "
-                f"of {flat.shape[1]}, in x of shape {shape_of(x)}"
+                f"a label takes the first {k} numbers of a sample, and more must stay; given are "
+                f"samples of {flat.shape[1]}, in x of shape {shape_of(x)}"
             )
-        classes = torch.arange(self.classes, device=x.device)
-        label = ((labels.unsqueeze(1) == classes).to(x.dtype) * self.label_scale).to(x.dtype)
-        return torch.cat([label, flat[:, self.classes :]], dim=1).reshape(x.shape)
+        rest = flat[:, k:]
+        p = x.new_full((k,), 1 / k) if labels is None else self._shows(labels).to(x.dtype)
+        length = self.label_scale * rest.square().sum(1, keepdim=True).sqrt()
+        return torch.cat([length * p, rest], dim=1).reshape(x.shape)
 
-    def _post(self, step: Step, stage: Stage, layer: Activity, slope: Tensor) -> Tensor:
-        """δ: the derivative of the layer's loss with respect to z, from that to its goodness."""
-        units = layer.h[0].numel()
-        slope = slope.reshape(-1, *(1 for _ in layer.h.shape[1:]))
-        return step.through_elementwise(stage, layer.z, slope * (2 / units) * layer.h)
+    def _shows(self, labels: Tensor) -> Tensor:
+        """Which number of a label is that of the class, (n, k)."""
+        return labels.unsqueeze(1) == torch.arange(self.classes, device=labels.device)
+
+
+def _square(layer: Activity) -> Float[Tensor, "n"]:
+    return layer.h.square().flatten(1).sum(1)
+
+
+def _post(step: Step, stage: Stage, layer: Activity, slope: Tensor) -> Tensor:
+    """δ: the derivative of the layer's loss with respect to z, from that to its goodness."""
+    slope = slope.reshape(-1, *(1 for _ in layer.h.shape[1:]))
+    units = layer.h[0].numel()
+    return step.through_elementwise(stage, layer.z, slope * (2 / units) * layer.h)
