@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import gc
+import math
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from subprocess import CompletedProcess
+from types import FunctionType
 from typing import Any
 
 import jaxtyping
@@ -22,14 +24,37 @@ os.environ["OMP_NUM_THREADS"] = "1"
 _jaxtyped = jaxtyping.jaxtyped
 
 
+class _Now:
+    """Which test it is, and how many calls of each function are checked in it."""
+
+    test = 0
+    checked = 0.0
+
+
 def _once(function: Any, *, typechecker: Any) -> Any:
     """What the import hook wraps a function in; none that lies within another.
 
     It would be wrapped anew in each call of that one, which is nine tenths of a small step's time.
+    Of the others the first calls in each test are checked: to check all takes as long as the rest.
     """
     if "<locals>" in getattr(function, "__qualname__", ""):
         return function
-    return _jaxtyped(function, typechecker=typechecker)
+    checked = _jaxtyped(function, typechecker=typechecker)
+    if not isinstance(function, FunctionType):
+        return checked
+    test = calls = 0
+
+    @wraps(function)
+    def call(*args: Any, **options: Any) -> Any:
+        nonlocal test, calls
+        if test != _Now.test:
+            test, calls = _Now.test, 0
+        if calls >= _Now.checked:
+            return function(*args, **options)
+        calls += 1
+        return checked(*args, **options)
+
+    return call
 
 
 jaxtyping.jaxtyped = partial(partial, _once)
@@ -50,12 +75,16 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(autouse=True)
 def _annotations(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Under pytest every call is checked against its annotations (see addopts in pyproject.toml).
+    """Under pytest calls are checked against their annotations (see addopts in pyproject.toml).
 
-    Tests marked ``unchecked`` run as users do; say, to see the library's own word on wrong types.
+    In tests marked ``checked`` all of them; those marked ``unchecked`` run as users do; say, to see
+    the library's own word on wrong types.
     """
-    unchecked = request.node.get_closest_marker("unchecked") is not None
-    jaxtyping.config.update("jaxtyping_disable", unchecked)
+    marks = {mark.name for mark in request.node.iter_markers()}
+    unchecked = "unchecked" in marks
+    jaxtyping.config.update("jaxtyping_disable", unchecked)  # of data classes
+    _Now.test += 1
+    _Now.checked = 0 if unchecked else math.inf if "checked" in marks else 10
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from forwardly.commands import bench, reproduce, teacher_student
 from forwardly.data import npz
 from forwardly.experiments import comparison, published, report
 from forwardly.experiments.experiment import Cell, Experiment
+from forwardly.experiments.jobs import Job, run
 from forwardly.experiments.recipe import Recipe
 from forwardly.experiments.teacher_student import PARTS, Run, TeacherStudent
 from forwardly.rules import RULES
@@ -116,7 +118,13 @@ def toy() -> Experiment:
 
 
 def test_reproduce_and_report(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An experiment of ours, two cells of an epoch; and the page of its records."""
+    """An experiment of ours, two cells of an epoch, without processes; the page of its records."""
+
+    def in_turn(todo: Sequence[Job], _: int) -> Iterator[tuple[int, str]]:
+        for number, job in enumerate(todo):
+            yield number, run(job, lambda *_: None, lambda: False)
+
+    monkeypatch.setattr(reproduce, "run_all", in_turn)
     monkeypatch.setitem(published.EXPERIMENTS, "toy2026", toy())
     monkeypatch.setattr(report, "EXPERIMENTS", {"toy2026": toy()})
     assert call("reproduce", "toy2026") == 0

@@ -10,36 +10,41 @@ from functools import cache
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
+from torch.func import stack_module_state, vmap
 
 import forwardly as fw
 from forwardly.data.teacher_student import draw
-from forwardly.experiments.comparison import Comparison, train
+from forwardly.experiments.comparison import Comparison, recipe
+from forwardly.experiments.recipe import prepare_on
 from forwardly.experiments.statistics import difference
 from forwardly.experiments.teacher_student import Run, TeacherStudent
+from forwardly.fast.sgd import Descent
+from forwardly.training import evaluate
+from forwardly.training.functional import State, load, step_of
 
-# Activation and learning rate, found on validation images; epochs and seeds, which are enough: of
-# eight seeds any six (of twelve any ten, for DRTP) pass, and the gain without the two points that
-# are asked for is 2.5 standard errors at the least.
+# Activation and learning rate, found on validation images; epochs and seeds, which are enough: with
+# six seeds instead of eight p is 0.011 at the most, and the gain 0.03 at the least.
 ON_DIGITS = {
-    "adaptive-feedback-alignment": ("relu", 0.3, 5, 6),
-    "backprop": ("relu", 0.1, 5, 6),
-    "direct-feedback-alignment": ("relu", 0.1, 5, 6),
-    "direct-kolen-pollack": ("relu", 0.1, 5, 6),
+    "adaptive-feedback-alignment": ("relu", 0.3, 5, 8),
+    "backprop": ("relu", 0.1, 5, 8),
+    "direct-feedback-alignment": ("relu", 0.1, 5, 8),
+    "direct-kolen-pollack": ("relu", 0.1, 5, 8),
     "drtp": ("tanh", 0.05, 10, 10),
-    "error-broadcast": ("relu", 0.1, 5, 6),
-    "feedback-alignment": ("relu", 0.1, 5, 6),
-    "forward-forward": ("relu", 0.1, 5, 6),
-    "foton": ("relu", 0.03, 5, 6),
-    "hebbian-pepita": ("relu", 0.3, 5, 6),
-    "kolen-pollack": ("relu", 0.1, 5, 6),
-    "local-errors": ("relu", 0.1, 5, 6),
-    "mem-pepita": ("relu", 0.3, 5, 6),
-    "mono-forward": ("relu", 0.1, 5, 6),
-    "pepita": ("relu", 0.3, 5, 6),
-    "sign-symmetry-batch": ("relu", 0.1, 5, 6),
-    "sign-symmetry-fixed": ("relu", 0.1, 5, 6),
-    "sign-symmetry-uniform": ("relu", 0.1, 5, 6),
+    "error-broadcast": ("relu", 0.1, 5, 8),
+    "feedback-alignment": ("relu", 0.1, 5, 8),
+    "forward-forward": ("relu", 0.1, 5, 8),
+    "foton": ("relu", 0.03, 5, 8),
+    "hebbian-pepita": ("relu", 0.3, 5, 8),
+    "kolen-pollack": ("relu", 0.1, 5, 8),
+    "local-errors": ("relu", 0.1, 5, 8),
+    "mem-pepita": ("relu", 0.3, 5, 8),
+    "mono-forward": ("relu", 0.1, 5, 8),
+    "pepita": ("relu", 0.3, 5, 8),
+    "sign-symmetry-batch": ("relu", 0.1, 5, 8),
+    "sign-symmetry-fixed": ("relu", 0.1, 5, 8),
+    "sign-symmetry-uniform": ("relu", 0.1, 5, 8),
 }
 
 # Learning rate on summed updates, bound of F, epochs; 250 samples. Signs of errors do not shrink,
@@ -62,8 +67,35 @@ def test_every_claim_is_tested() -> None:
 
 @cache
 def accuracies(rule: str, activation: str, rate: float, epochs: int, seeds: int) -> list[float]:
+    """On the test part, after minibatch descent with momentum. All seeds are trained at once."""
     settings = Comparison(hidden=(16,), activation=activation, epochs=epochs)
-    return [train(rule, settings, seed, rate)[1] for seed in range(seeds)]
+    made = recipe(rule, settings, rate)
+    prepared = [prepare_on(digits(made.validation, seed), made, seed) for seed in range(seeds)]
+    parts = [each.dataset.train for each in prepared]
+    xs, targets = (torch.stack([getattr(part, of) for part in parts]) for of in ("x", "target"))
+    parameters, buffers = stack_module_state([each.rule for each in prepared])
+    weights = {name: weight.detach() for name, weight in parameters.items()}
+    state = State({**weights, **buffers}, {})
+    descent = Descent(momentum=made.momentum, weight_decay=0.0, lr=rate, nesterov=False)
+    one = step_of(prepared[0].rule, dict.fromkeys(parameters, descent))
+    step = vmap(lambda state, x, target: one(state, x, target)[0])
+    order = torch.Generator().manual_seed(0)
+    number = torch.arange(seeds)[:, None]
+    with torch.no_grad():
+        for _ in range(epochs):
+            shuffled = torch.rand(targets.shape, generator=order).argsort(1)
+            for batch in shuffled.split(made.batch, dim=1):
+                state = step(state, xs[number, batch], targets[number, batch])
+    found: list[float] = []
+    for i, each in enumerate(prepared):
+        load(each.rule, State({name: value[i] for name, value in state.values.items()}, {}))
+        found.append(evaluate(each.rule, each.dataset.test)["accuracy"])
+    return found
+
+
+@cache
+def digits(validation: int | None, seed: int) -> fw.Dataset:
+    return fw.data.load("digits", validation=validation, seed=seed)
 
 
 @pytest.mark.unchecked  # thousands of steps

@@ -73,6 +73,7 @@ def test_laws(rule: str) -> None:
     assert len(checked) == (len(LAWS) - len(exempt)) * cases
 
 
+@pytest.mark.checked
 @pytest.mark.parametrize("rule", [name for name, r in fw.RULES.items() if not r.uses_autograd])
 def test_no_autograd(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither a graph nor the engine: under inference mode, and with the engine's door shut."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import multiprocessing
 import os
 import re
 import signal
@@ -36,6 +37,19 @@ from test_cli import Command
 pytestmark = pytest.mark.unchecked  # whole commands
 
 EPOCHS = 5
+
+
+@pytest.fixture(autouse=True)
+def _quick_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes are copies of one that has imported torch, which takes them seconds each.
+
+    Those of programs, below, begin as they do for users.
+    """
+    if "forkserver" in multiprocessing.get_all_start_methods():
+        imported = ["torch._dynamo", "sklearn.datasets", "forwardly.experiments.jobs"]
+        multiprocessing.set_forkserver_preload(imported)
+        context = multiprocessing.get_context("forkserver")
+        monkeypatch.setattr(experiment_jobs, "get_context", lambda _: context)
 
 
 def recipe(rule: str, data: str = "digits", **changes: Any) -> Recipe:

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.unchecked  # whole commands
 SMALL = ["train", "--data", "digits", "--hidden", "16", "--threads", "1", "--seed", "4"]
 # Without digits, which scikit-learn brings: its import takes as long as the training.
 NUMBERS = ["train", "--data", "teacher-student", "--hidden", "8", "--learning-rate", "0.001"]
-LONG = [*NUMBERS, "--epochs", "120", "--dropout", "0.2", "--milestones", "10", "30"]
+LONG = [*NUMBERS, "--epochs", "60", "--dropout", "0.2", "--milestones", "10", "30"]
 LONG += ["--measure", "none"]
 
 

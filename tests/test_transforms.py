@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -30,21 +31,38 @@ DROPOUT = next(case for case in CASES if case.name == "dropout")
 @pytest.mark.unchecked  # a symbolic size is no int
 @pytest.mark.parametrize("name", FORWARD_ONLY)
 def test_export(name: str) -> None:
+    """For batches of any size, as a graph of torch's own operations that has no other parts."""
     rule, (x, target) = build(FACTORIES[name], WHOLE), WHOLE.batch()
-    program = torch.export.export(rule, (x, target))
-    assert_close(program.module()(x, target), rule(x, target))
-    # As a graph of plain tensor operations, with the feedback matrix as an input.
-    plain = program.run_decompositions({})
+    batch = torch.export.Dim("batch")
+    program = torch.export.export(rule, (x, target), dynamic_shapes=({0: batch}, {0: batch}))
+    call = program.module()
+    for n in (6, 11):
+        x, target = WHOLE.batch(n=n)
+        assert_close(call(x, target), rule(x, target))
+    called = [
+        node.target
+        for graph in program.graph_module.modules()
+        for node in cast(torch.fx.GraphModule, graph).graph.nodes
+        if node.op == "call_function"
+    ]
+    (whole,) = (target for target in called if "wrap" in str(target))
+    assert whole is torch.ops.higher_order.wrap_with_set_grad_enabled  # no_grad, around all of it
+    operations = [target for target in called if isinstance(target, torch._ops.OpOverload)]
+    assert operations
+    assert {operation.namespace for operation in operations} == {"aten"}
+    # The feedback matrix is an input.
+    assert ("F" in program.graph_signature.buffers) == (rule.projection_scale is not None)
+
+
+@pytest.mark.unchecked
+def test_an_exported_rule_can_be_decomposed() -> None:
+    """To a graph without any parts, as compilers for devices ask for."""
+    rule, (x, target) = build(FACTORIES["pepita"], WHOLE), WHOLE.batch()
+    plain = torch.export.export(rule, (x, target)).run_decompositions({})
     operations = [node.target for node in plain.graph.nodes if node.op == "call_function"]
     assert operations
     assert not [target for target in operations if "wrap" in str(target)]
-    assert ("F" in plain.graph_signature.buffers) == (rule.projection_scale is not None)
-    # For batches of any size.
-    batch = torch.export.Dim("batch")
-    program = torch.export.export(rule, (x, target), dynamic_shapes=({0: batch}, {0: batch}))
-    for n in (6, 11):
-        x, target = WHOLE.batch(n=n)
-        assert_close(program.module()(x, target), rule(x, target))
+    assert_close(plain.module()(x, target), rule(x, target))
 
 
 LOADED = """

@@ -45,8 +45,9 @@ class Case:
 
     def model(self, seed: int = 0) -> nn.Sequential:
         """The network, its weights drawn from ``seed``."""
-        with torch.random.fork_rng():  # pyright: ignore[reportUnknownMemberType]
-            torch.manual_seed(seed)  # pyright: ignore[reportUnknownMemberType]
+        with torch.random.fork_rng(devices=()):  # pyright: ignore[reportUnknownMemberType]
+            # torch.manual_seed would take traces of the stack for every kind of device.
+            torch.default_generator.manual_seed(seed)
             model = nn.Sequential(*self.layers()).double()
             for norm in model.modules():
                 if isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d):

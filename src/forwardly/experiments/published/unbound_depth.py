@@ -28,7 +28,10 @@ RULES: dict[str, dict[str, float | int | str]] = {
     "backprop": {},
     "readout-only": {},
 }
-RATES = {"plain": (0.001, 0.0025, 0.005, 0.01, 0.02, 0.04), "normalised": (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)}
+RATES = {
+    "plain": (0.001, 0.0025, 0.005, 0.01, 0.02, 0.04),
+    "normalised": (0.03, 0.1, 0.3, 1.0, 3.0, 10.0),
+}
 CHOSEN: dict[str, dict[str, tuple[float, float]]] = {
     "plain": {
         "pepita": (0.04, 0.001),  # with five layers all rates diverge
