@@ -6,7 +6,6 @@ PYTHON ?= python3
 PYTHON_LOWEST ?= python3.11
 PYTHON_NEWEST ?= python3.14
 VENV ?= .venv
-VENV_EXAMPLES ?= $(VENV)-examples
 PIP_ARGS ?=
 BIN := $(VENV)/bin
 PIP_INSTALL := -m pip install --disable-pip-version-check --quiet $(PIP_ARGS)
@@ -73,9 +72,9 @@ test-newest:
 	  $(VENV)-newest/bin/python $(PYTEST) -W ignore::DeprecationWarning $(call files,$(VERSIONED)); }
 
 # What examples/ are about, in an environment of its own, with versions that have been looked at.
-test-examples: $(VENV_EXAMPLES)/installed-examples
-	NUMBA_CACHE_DIR=$(abspath $(VENV_EXAMPLES))/numba \
-	  $(VENV_EXAMPLES)/bin/python $(PYTEST) $(call files,$(addprefix tests/test_,examples loggers optimizers own_data))
+test-examples: $(VENV)-examples/installed-examples
+	NUMBA_CACHE_DIR=$(abspath $(VENV)-examples)/numba \
+	  $(VENV)-examples/bin/python $(PYTEST) $(call files,$(addprefix tests/test_,examples loggers optimizers own_data))
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check
@@ -103,7 +102,7 @@ dist: $(VENV)/installed-dev
 	cd $(VENV)-dist && env -u PYTHONPATH bin/forwardly teacher-student
 
 clean:
-	rm -rf $(VENV) $(VENV)-lowest $(VENV)-newest $(VENV_EXAMPLES) $(VENV)-dist dist
+	rm -rf $(VENV) $(VENV)-lowest $(VENV)-newest $(VENV)-examples $(VENV)-dist dist
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -131,8 +130,8 @@ $(VENV)-newest/installed: pyproject.toml
 	$(VENV)-newest/bin/python $(PIP_INSTALL) --no-compile --editable '.[dev]'
 	@touch $@
 
-$(VENV_EXAMPLES)/installed-examples: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV_EXAMPLES)
-	$(VENV_EXAMPLES)/bin/python $(PIP_INSTALL) --constraint constraints.txt \
+$(VENV)-examples/installed-examples: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)-examples
+	$(VENV)-examples/bin/python $(PIP_INSTALL) --constraint constraints.txt \
 	  --editable '.[dev,examples]'
 	@touch $@

@@ -65,8 +65,8 @@ def test_continuous_integration_runs_every_variant() -> None:
     variants = set(re.findall(r"^(test(?:-[a-z]+)*):", makefile, re.MULTILINE))
     assert len(variants) == 8
     assert not [one for one in variants if not re.search(rf"\bmake .*\b{one}(?![\w-])", run)]
-    assert "\ntodo=(dist)\n" in run
-    assert "\nmake test\n" in run
+    assert "\ntodo=(dist " in run
+    assert run.endswith("\nmake test\n")  # whose summary is the last line
     listed = re.findall(r"addprefix tests/test_,((?:[\w,\s\\])+)\)", makefile)
     names = {name for one in listed for name in one.replace("\\", " ").split()}
     assert len(names) > 25
