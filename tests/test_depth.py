@@ -1,0 +1,58 @@
+"""The page on depth: what its record says, and how it is measured and drawn."""
+
+from __future__ import annotations
+
+import json
+
+import depth
+import pytest
+
+from forwardly.experiments import records
+from real_data import real_data
+
+
+def test_the_record_is_of_these_settings_and_says_what_the_page_says() -> None:
+    record = json.loads(depth.RECORD.read_text("utf-8"))
+    assert record["uncommitted_changes"] is False
+    assert record["layers"] == depth.LAYERS[-1]
+    for epochs in record["alignment"]["normalised"].values():
+        assert len(epochs) == depth.EPOCHS
+        assert {len(cosines) for cosines in epochs} == {depth.LAYERS[-1] + 1}
+        assert all(cosines[-1] == pytest.approx(1, abs=1e-3) for cosines in epochs)
+    pepita = record["alignment"]["normalised"]["pepita"]
+    assert all(cosine > 0.1 for cosine in pepita[-1])
+    frozen = record["alignment"]["normalised"]["readout-only"]
+    assert frozen[-1][:-1] == [0.0] * depth.LAYERS[-1]
+
+    slopes = {float(s): steps for s, steps in record["first_steps"]["slopes"].items()}
+    assert tuple(slopes) == depth.SLOPES
+    exploded = [
+        steps[-1]["step"] for steps in slopes.values() if not steps[-1]["loss"] < depth.EXPLODED
+    ]
+    assert len(exploded) == 3
+    assert exploded == sorted(exploded), "the larger the mean, the sooner"
+    assert slopes[0.5][-1]["step"] == depth.STEPS - 1
+    assert min(slopes[0.5][-1]["cosines"]) > 0
+
+
+def test_first_steps_are_measured() -> None:
+    real_data("cifar10")
+    found = depth.first_steps(0.5, steps=52)
+    assert [row["step"] for row in found] == [0, 50, 51]
+    for row in found:
+        assert len(row["cosines"]) == depth.LAYERS[-1] + 1
+        assert row["cosines"][-1] == pytest.approx(1, abs=1e-3)  # the readout's is exact
+        assert all(abs(cosine) < 0.4 for cosine in row["cosines"][:-1])
+
+
+def test_the_figure_shows_what_is_recorded() -> None:
+    found = depth.accuracies(records.read_all(depth.ROOT / "records"))
+    record = json.loads(depth.RECORD.read_text("utf-8"))
+    figure = depth.draw(found, record["alignment"])
+    above, below = figure.axes[:2], figure.axes[2:]
+    for column, upper, lower in zip(depth.COLUMNS, above, below, strict=True):
+        rules = [rule for rule, reached in found[column].items() if any(reached.values())]
+        drawn = {container.get_label() for container in upper.containers}
+        assert drawn == set(rules)
+        assert len(lower.get_lines()) == 1 + len(record["alignment"][column])
+    assert depth.FIGURE.exists()
