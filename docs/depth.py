@@ -41,7 +41,7 @@ STEPS, EVERY = 750, 50
 SLOPES = (-1.0, 0.0, 0.25, 0.5)  # of activations
 EXPLODES, EXPLODED = 0.005, 50.0  # a learning rate, and a loss
 LAYERS = unbound_depth.LAYERS
-_ALIGNED = ("pepita", "mem-pepita", "direct-feedback-alignment", "readout-only")
+_ALIGNED = ("pepita", "mem-pepita", "direct-feedback-alignment")
 
 
 def alignment(column: str, rule: str, epochs: int = EPOCHS) -> list[list[float]]:
@@ -124,7 +124,9 @@ def measure() -> dict[str, Any]:
 
 
 def accuracies(found: Sequence[Record]) -> dict[str, dict[str, dict[int, list[float]]]]:
-    """Test accuracies in percent by column, rule and number of layers, one a seed."""
+    """Test accuracies in percent by column, rule and number of layers, one a seed; none of seeds
+    that diverged.
+    """
     made: dict[str, dict[str, dict[int, list[float]]]] = {}
     for column in columns(unbound_depth.EXPERIMENT, found):
         for line in column.recorded:
@@ -147,6 +149,8 @@ def draw(
         above.set_title("without normalisation" if column == "plain" else "normalised activities")
         for rule, epochs in aligned.get(column, {}).items():
             last = epochs[-1]
+            if len(last) <= LAYERS[-1] or rule not in made.get(column, {}):
+                continue
             below.plot(range(1, len(last) + 1), last, "o-", color=colours[rule], markersize=4)
         below.axhline(0, color="grey", linewidth=0.6)
         below.set_xlabel("Layer, from the input; the last is the output")
@@ -161,12 +165,14 @@ def _accuracies(
     axes: Axes, made: dict[str, dict[int, list[float]]], colours: dict[str, str]
 ) -> None:
     for rule in unbound_depth.RULES:
-        of_rule = made.get(rule, {})
-        layers = sorted(of_rule)
+        of_rule = {layers: reached for layers, reached in made.get(rule, {}).items() if reached}
+        if not of_rule:
+            continue
+        reached = [of_rule.get(layers, []) for layers in LAYERS]
         axes.errorbar(
-            layers,
-            [mean(of_rule[n]) for n in layers],
-            yerr=[stdev(of_rule[n]) if len(of_rule[n]) > 1 else 0.0 for n in layers],
+            LAYERS,
+            [mean(seeds) if seeds else math.nan for seeds in reached],
+            yerr=[stdev(seeds) if len(seeds) > 1 else 0.0 for seeds in reached],
             fmt="o-",
             color=colours[rule],
             markersize=4,

@@ -11,7 +11,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import accuracy  # beside this file
+import accuracy  # beside this file, as is depth
+import depth
 
 import forwardly as fw
 from forwardly import files
@@ -22,7 +23,7 @@ from forwardly.experiments import results as teacher_student_results
 from forwardly.experiments.comparison_table import Row
 from forwardly.experiments.published import EXPERIMENTS
 from forwardly.experiments.report import Column, Line, columns, trials
-from forwardly.experiments.statistics import Difference, sd_text
+from forwardly.experiments.statistics import Difference, mean_text, sd_text
 from forwardly.files.fields import Fields
 from forwardly.files.text import visible
 
@@ -33,6 +34,8 @@ RESULTS = ROOT / "docs" / "results.md"
 BENCHMARK = ROOT / "docs" / "benchmark.md"
 API = ROOT / "docs" / "api.md"
 AMPLIFICATION = ROOT / "docs" / "self-amplification.md"
+DEPTH = ROOT / "docs" / "depth.md"
+DOCUMENTS = (README, COMPARISON, RESULTS, BENCHMARK, API, AMPLIFICATION, DEPTH)
 ALL_RECORDS = ROOT / "records"
 RECORDS = ROOT / "records" / "teacher-student"
 DIGITS = ROOT / "records" / "compare"
@@ -81,6 +84,8 @@ def parts(document: Path) -> dict[str, str]:
         return {"names": names()}
     if document == AMPLIFICATION:
         return {"growth": amplification()}
+    if document == DEPTH:
+        return {"depth": depths(), "alignment": alignments(), "first-steps": first_steps()}
     if document == BENCHMARK:
         return {"costs": costs(), "growth": growth()}
     return {name: comparison(name) for name in ("digits", "digits-16")}
@@ -372,6 +377,57 @@ def amplification() -> str:
     return "\n".join(table(("presynaptic term", "F", "formula", "measured"), rows)) + "\n"
 
 
+def depths() -> str:
+    """Test accuracies by rule and number of hidden layers, without and with normalisation."""
+    rows: list[tuple[str, ...]] = []
+    for column, of_rules in depth.accuracies(records.read_all(ALL_RECORDS)).items():
+        for rule, of_rule in of_rules.items():
+            reached = (
+                (mean_text(of_rule[n]) if of_rule[n] else "diverged") if n in of_rule else "–"
+                for n in depth.LAYERS
+            )
+            rows.append((column, rule, *reached))
+    return "\n".join(table(("activities", "rule", *map(str, depth.LAYERS)), rows)) + "\n"
+
+
+def alignments() -> str:
+    """Cosines of each layer's update with backprop's; ``depth.py`` makes the record."""
+    record = Fields.read(depth.RECORD).fields("alignment")
+    rows: list[tuple[str, ...]] = []
+    for column in record:
+        of_rules = record.fields(column)
+        for rule in of_rules:
+            epochs = of_rules.list(rule)
+            last = epochs.list(str(len(list(epochs)) - 1))
+            cosines = [f"{last.number(layer):+.2f}" for layer in last] or ["diverged"]
+            if len(cosines) == depth.LAYERS[-1] + 1 or rule == "pepita":
+                rows.append((column, rule, *cosines, *[""] * (depth.LAYERS[-1] + 1 - len(cosines))))
+    heads = "activities", "rule", *(str(n + 1) for n in range(depth.LAYERS[-1])), "output"
+    return "\n".join(table(heads, rows)) + "\n"
+
+
+def first_steps() -> str:
+    """When PEPITA's loss explodes, by the slope of activations below 0."""
+    record = Fields.read(depth.RECORD).fields("first_steps")
+    slopes = record.fields("slopes")
+    rows: list[tuple[str, ...]] = []
+    for slope in slopes:
+        found = slopes.list(slope)
+        last = found.fields(str(len(list(found)) - 1))
+        exploded = not last.number("loss") < depth.EXPLODED
+        cosines = last.list("cosines")
+        hidden = [cosines.number(layer) for layer in cosines][:-1]
+        rows.append(
+            (
+                slope,
+                f"at step {last.whole('step')}" if exploded else "no",
+                f"{min(hidden):+.2f} to {max(hidden):+.2f}",
+            )
+        )
+    heads = "slope below 0", "loss explodes", "hidden layers' cosines at the last step"
+    return "\n".join(table(heads, rows)) + "\n"
+
+
 def _percent(grown: float) -> str:
     return f"{100 * (grown - 1):+.1f} %"
 
@@ -430,7 +486,8 @@ def _summary(folder: Path) -> teacher_student_results.Summary:
 if __name__ == "__main__":
     try:
         accuracy.save(accuracy.points(records.read_all(ALL_RECORDS)))
-        for document in (README, COMPARISON, RESULTS, BENCHMARK, API, AMPLIFICATION):
+        depth.save(records.read_all(ALL_RECORDS))
+        for document in DOCUMENTS:
             document.write_text(generated(document), "utf-8", newline="\n")
     except UsageError as mistake:
         sys.exit(f"error: {mistake}")

@@ -15,14 +15,14 @@ def test_the_record_is_of_these_settings_and_says_what_the_page_says() -> None:
     record = json.loads(depth.RECORD.read_text("utf-8"))
     assert record["uncommitted_changes"] is False
     assert record["layers"] == depth.LAYERS[-1]
-    for epochs in record["alignment"]["normalised"].values():
-        assert len(epochs) == depth.EPOCHS
-        assert {len(cosines) for cosines in epochs} == {depth.LAYERS[-1] + 1}
-        assert all(cosines[-1] == pytest.approx(1, abs=1e-3) for cosines in epochs)
-    pepita = record["alignment"]["normalised"]["pepita"]
-    assert all(cosine > 0.1 for cosine in pepita[-1])
-    frozen = record["alignment"]["normalised"]["readout-only"]
-    assert frozen[-1][:-1] == [0.0] * depth.LAYERS[-1]
+    aligned = record["alignment"]["normalised"]
+    for rule in ("pepita", "direct-feedback-alignment"):
+        assert len(aligned[rule]) == depth.EPOCHS
+        assert {len(cosines) for cosines in aligned[rule]} == {depth.LAYERS[-1] + 1}
+        assert all(cosines[-1] == pytest.approx(1, abs=1e-3) for cosines in aligned[rule])
+    pepita, direct = (aligned[rule][-1] for rule in ("pepita", "direct-feedback-alignment"))
+    assert all(0.1 < one < other for one, other in zip(pepita[:-1], direct[:-1], strict=True))
+    assert record["alignment"]["plain"]["pepita"][-1] == [], "it diverges"
 
     slopes = {float(s): steps for s, steps in record["first_steps"]["slopes"].items()}
     assert tuple(slopes) == depth.SLOPES
@@ -54,5 +54,10 @@ def test_the_figure_shows_what_is_recorded() -> None:
         rules = [rule for rule, reached in found[column].items() if any(reached.values())]
         drawn = {container.get_label() for container in upper.containers}
         assert drawn == set(rules)
-        assert len(lower.get_lines()) == 1 + len(record["alignment"][column])
+        full = [
+            rule
+            for rule, epochs in record["alignment"][column].items()
+            if len(epochs[-1]) > depth.LAYERS[-1] and rule in found[column]
+        ]
+        assert len(lower.get_lines()) == 1 + len(full) > 1
     assert depth.FIGURE.exists()
