@@ -192,7 +192,7 @@ class ForwardForward(Rule):
         rest = flat[:, k:]
         p = x.new_full((k,), 1 / k) if labels is None else self._shows(labels).to(x.dtype)
         length = self.label_scale * rest.square().sum(1, keepdim=True).sqrt()
-        return torch.cat([length * p, rest], dim=1).reshape(x.shape)
+        return torch.cat([(length * p).to(x.dtype), rest], dim=1).reshape(x.shape)
 
     def _shows(self, labels: Tensor) -> Tensor:
         """Which number of a label is that of the class, (n, k)."""
