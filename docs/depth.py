@@ -46,7 +46,7 @@ _ALIGNED = ("pepita", "mem-pepita", "direct-feedback-alignment")
 
 def alignment(column: str, rule: str, epochs: int = EPOCHS) -> list[list[float]]:
     """The cosine of each layer's update with backprop's, after each epoch, five hidden layers."""
-    rate = unbound_depth.CHOSEN[column][rule][1]
+    rate = unbound_depth.rate_of(column, rule, LAYERS[-1])
     recipe = unbound_depth.recipe(column, rule, LAYERS[-1], rate)
     made = prepare(replace(recipe, epochs=epochs, milestones=()), SEED)
     fitted = made.fit(measures=[MEASURES["alignment"]])
@@ -107,12 +107,7 @@ def measure() -> dict[str, Any]:
         "layers": LAYERS[-1],
         "seed": SEED,
         "alignment": {
-            column: {
-                rule: alignment(column, rule)
-                for rule in _ALIGNED
-                if rule in unbound_depth.CHOSEN[column]
-            }
-            for column in COLUMNS
+            column: {rule: alignment(column, rule) for rule in _ALIGNED} for column in COLUMNS
         },
         "first_steps": {
             "learning_rate": EXPLODES,
@@ -123,11 +118,13 @@ def measure() -> dict[str, Any]:
     }
 
 
-def accuracies(found: Sequence[Record]) -> dict[str, dict[str, dict[int, list[float]]]]:
-    """Test accuracies in percent by column, rule and number of layers, one a seed; none of seeds
-    that diverged.
-    """
-    made: dict[str, dict[str, dict[int, list[float]]]] = {}
+Accuracies = dict[str, dict[int, list[float]]]
+"""By rule and number of hidden layers: test accuracies in percent, one a seed."""
+
+
+def accuracies(found: Sequence[Record]) -> dict[str, Accuracies]:
+    """Those of each column, without seeds that diverged."""
+    made: dict[str, Accuracies] = {}
     for column in columns(unbound_depth.EXPERIMENT, found):
         for line in column.recorded:
             rule, _, layers = line.name.rpartition("-")
@@ -137,7 +134,7 @@ def accuracies(found: Sequence[Record]) -> dict[str, dict[str, dict[int, list[fl
 
 
 def draw(
-    made: dict[str, dict[str, dict[int, list[float]]]],
+    made: dict[str, Accuracies],
     aligned: dict[str, dict[str, list[list[float]]]],
 ) -> Figure:
     """Above, accuracy over layers; below, the alignment of each layer; a column of panels each."""
@@ -161,13 +158,8 @@ def draw(
     return figure
 
 
-def _accuracies(
-    axes: Axes, made: dict[str, dict[int, list[float]]], colours: dict[str, str]
-) -> None:
-    for rule in unbound_depth.RULES:
-        of_rule = {layers: reached for layers, reached in made.get(rule, {}).items() if reached}
-        if not of_rule:
-            continue
+def _accuracies(axes: Axes, made: Accuracies, colours: dict[str, str]) -> None:
+    for rule, of_rule in made.items():
         reached = [of_rule.get(layers, []) for layers in LAYERS]
         axes.errorbar(
             LAYERS,

@@ -399,9 +399,12 @@ def alignments() -> str:
         for rule in of_rules:
             epochs = of_rules.list(rule)
             last = epochs.list(str(len(list(epochs)) - 1))
-            cosines = [f"{last.number(layer):+.2f}" for layer in last] or ["diverged"]
-            if len(cosines) == depth.LAYERS[-1] + 1 or rule == "pepita":
-                rows.append((column, rule, *cosines, *[""] * (depth.LAYERS[-1] + 1 - len(cosines))))
+            cosines = [f"{last.number(layer):+.2f}" for layer in last]
+            layers = depth.LAYERS[-1] + 1
+            if not cosines:
+                rows.append((column, rule, "diverged", *[""] * (layers - 1)))
+            elif len(cosines) == layers:  # as a frozen layer has none
+                rows.append((column, rule, *cosines))
     heads = "activities", "rule", *(str(n + 1) for n in range(depth.LAYERS[-1])), "output"
     return "\n".join(table(heads, rows)) + "\n"
 

@@ -477,6 +477,12 @@ def test_a_process_that_was_killed_is_told(tmp_path: Path, monkeypatch: pytest.M
         list(run_all(jobs(tmp_path), 1))
 
 
+def test_help_names_every_experiment() -> None:
+    said = str(reproduce.reproduce.__doc__)
+    for name in (*published.EXPERIMENTS, "teacher_student"):
+        assert re.search(rf"\b{name}\b", said), name
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

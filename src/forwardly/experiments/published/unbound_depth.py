@@ -35,24 +35,26 @@ RATES = {
 CHOSEN: dict[str, dict[str, tuple[float, float]]] = {
     "plain": {
         "pepita": (0.04, 0.001),  # with five layers all rates diverge
-        "mem-pepita": (0.04, 0.001),
         "direct-feedback-alignment": (0.01, 0.0025),
         "backprop": (0.02, 0.005),
         "readout-only": (0.04, 0.02),
     },
     "normalised": {
         "pepita": (0.3, 1.0),
-        "mem-pepita": (0.3, 1.0),
         "direct-feedback-alignment": (3.0, 1.0),
         "backprop": (1.0, 0.03),
         "readout-only": (0.3, 1.0),
     },
 }
-"""The learning rates of each rule with one hidden layer and with five."""
+"""The learning rates of each rule with one hidden layer and with five; MemPEPITA has PEPITA's."""
 
 LAYERS = (1, 2, 3, 4, 5)
-_TRIED = [rule for rule in RULES if rule != "mem-pepita"]  # it has PEPITA's updates, and rates
 _DEEP = 3  # layers from which on the rate is that of five
+
+
+def rate_of(column: str, rule: str, layers: int) -> float:
+    """A rule's learning rate with so many hidden layers."""
+    return CHOSEN[column][rule.removeprefix("mem-")][layers >= _DEEP]
 
 
 def recipe(column: str, rule: str, layers: int, rate: float) -> Recipe:
@@ -72,11 +74,11 @@ def recipe(column: str, rule: str, layers: int, rate: float) -> Recipe:
 
 def _cells(column: str) -> dict[str, Cell]:
     cells: dict[str, Cell] = {}
-    for rule, (shallow, deep) in CHOSEN[column].items():
+    for rule in RULES:
         for layers in LAYERS:
-            rate = deep if layers >= _DEEP else shallow
+            rate = rate_of(column, rule, layers)
             cells[f"{column}/{rule}-{layers}"] = Cell(recipe(column, rule, layers, rate))
-    for rule in _TRIED:
+    for rule in CHOSEN[column]:
         for layers in (LAYERS[0], LAYERS[-1]):
             for rate in RATES[column]:
                 trial = replace(recipe(column, rule, layers, rate), epochs=4, milestones=(3,))
