@@ -584,3 +584,15 @@ def test_rules_that_differentiate_cannot_be_exported(rule: str) -> None:
     made = fw.RULES[rule](nn.Sequential(*dense(4, 3, 2)), nn.MSELoss())
     with pytest.raises(NotImplementedError, match="not even one through a single layer"):
         torch.export.export(made, (torch.ones(5, 4), torch.ones(5, 2)))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"label_scale": 0.0}, {"label_scale": -1.0}, {"label_scale": math.nan}]
+    + [{"threshold": math.nan}, {"threshold": math.inf}],
+    ids=str,
+)
+def test_forward_forwards_label_must_show(options: dict[str, float]) -> None:
+    model = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3))
+    with pytest.raises(ValueError, match="label_scale must be a length above 0"):
+        fw.ForwardForward(model, nn.CrossEntropyLoss(), **options)

@@ -76,7 +76,8 @@ class ForwardForward(Rule):
     ``Credit.output`` and ``error`` are of the neutral pass, ``loss`` is the sum of all layers' own
     and the readout's. Evaluate with ``predict``: calling the model shows it no label.
 
-    Raises what ``Rule`` does, and ValueError for another loss, or inputs of k numbers or fewer.
+    Raises what ``Rule`` does, and ValueError for another loss, a label_scale that is not above 0, a
+    threshold that is not finite, or inputs of k numbers or fewer.
     """
 
     paper = paper("hinton2022forward")
@@ -104,6 +105,11 @@ class ForwardForward(Rule):
             raise ValueError(
                 "ForwardForward learns classes, so its loss must be nn.CrossEntropyLoss(); "
                 f"given {loss}"
+            )
+        if not (0 < label_scale < math.inf and math.isfinite(threshold)):
+            raise ValueError(
+                "label_scale must be a length above 0, or no label shows, and threshold finite; "
+                f"given {label_scale} and {threshold}"
             )
         self.threshold = threshold
         self.label_scale = label_scale
