@@ -588,8 +588,13 @@ def test_rules_that_differentiate_cannot_be_exported(rule: str) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"label_scale": 0.0}, {"label_scale": -1.0}, {"label_scale": math.nan}]
-    + [{"threshold": math.nan}, {"threshold": math.inf}],
+    [
+        {"label_scale": 0.0},
+        {"label_scale": -1.0},
+        {"label_scale": math.nan},
+        {"threshold": math.nan},
+        {"threshold": math.inf},
+    ],
     ids=str,
 )
 def test_forward_forwards_label_must_show(options: dict[str, float]) -> None:
