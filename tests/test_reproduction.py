@@ -25,6 +25,7 @@ import pytest
 import torch
 
 from forwardly.commands import reproduce
+from forwardly.commands.console import PlainConsole
 from forwardly.errors import UsageError
 from forwardly.experiments import estimate, published, records, report
 from forwardly.experiments import jobs as experiment_jobs
@@ -326,6 +327,41 @@ def test_again_beside_the_records(here: Command, tmp_path: Path) -> None:
     assert found(tmp_path / "runs/reproduce/again") == BOTH
     done = here("--again")
     assert "All of it was run already, and is in runs/reproduce/again/toy2026" in done.stdout
+
+
+def test_trials_have_one_seed_of_their_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A setting is chosen by a seed that no result is of, however many seeds are asked for."""
+    cells = {
+        "small/pepita": Cell(recipe("pepita")),
+        "rates/pepita-0.1": Cell(recipe("pepita", epochs=1, milestones=()), trial=True),
+    }
+    made = Experiment("toy2026", "A toy", "https://example.org", cells)
+    todo = jobs_of(
+        made,
+        list(cells),
+        2,
+        first_seed=1,
+        record_root=tmp_path / "records",
+        work=tmp_path / "work",
+        data_root=None,
+        threads=1,
+    )
+    assert [(job.cell, job.seed, job.trial) for job in todo] == [
+        ("rates/pepita-0.1", 100, True),
+        ("small/pepita", 1, False),
+        ("small/pepita", 2, False),
+    ]
+    assert run(todo[0], lambda *_: None, lambda: False) == "finished"
+    monkeypatch.setenv("COLUMNS", "100")
+    reproduce._say_how_it_ended(  # pyright: ignore[reportPrivateUsage]
+        todo[0], "finished", PlainConsole(), None
+    )
+    accuracy = records.read(todo[0].record).rows[-1]["validation_accuracy"]
+    assert capsys.readouterr().out == (
+        f"rates/pepita-0.1 seed 100: validation accuracy {100 * accuracy:.2f} %\n"
+    ), "of a trial nobody looks at the test images"
 
 
 def test_a_trial_is_no_record(here: Command, tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def reproduce(
     cells
         Which of its cells, with * and ? as wildcards, e.g. "fc-mnist/*" (default: all).
     seeds
-        How many seeds a cell.
+        How many seeds a cell; trials, by which settings are chosen, have one seed of their own.
     seed
         The first of them.
     jobs
@@ -253,16 +253,20 @@ def _say_how_it_ended(
 ) -> None:
     message = {"taken": "another process runs it", "stopped": "stopped"}.get(outcome)
     if message is None:
-        message = _result(job.record)
+        message = _result(job, job.record)
         if before is not None:
             place = records_of.folder(before, job.experiment, job.cell, job.seed)
-            message += (
-                f" ({f'recorded: {_result(place)}' if files.is_there(place) else 'not recorded'})"
-            )
+            there = files.is_there(place)
+            message += f" ({f'recorded: {_result(job, place)}' if there else 'not recorded'})"
     console.say(f"{job.name}: {message}")
 
 
-def _result(place: Path) -> str:
-    """What a record says of how its run ended."""
-    accuracy = records_of.read(place).result["test_accuracy"]
-    return "diverged" if accuracy is None else f"test accuracy {100 * accuracy:.2f} %"
+def _result(job: Job, place: Path) -> str:
+    """What a record of the job says of how it ended."""
+    record = records_of.read(place)
+    accuracy = record.result["test_accuracy"]
+    if accuracy is None:
+        return "diverged"
+    if job.trial:
+        return f"validation accuracy {100 * record.rows[-1]['validation_accuracy']:.2f} %"
+    return f"test accuracy {100 * accuracy:.2f} %"

@@ -9,6 +9,9 @@ from fnmatch import fnmatchcase
 from forwardly.errors import UsageError
 from forwardly.experiments.recipe import Recipe
 
+TRIAL_SEED = 100
+"""The one seed of trials; no result is of it."""
+
 
 @dataclass(frozen=True)
 class Published:
@@ -36,8 +39,8 @@ class Cell:
         published: what it is compared with, if anything.
         note: what a reader should know of its settings.
         shared: (experiment, cell) whose runs it is, where another experiment has the same one.
-        trial: whether it is run to choose a setting by: only its validation accuracy counts, and it
-            stands in no table of results.
+        trial: whether it is run to choose a setting by: with ``TRIAL_SEED`` only, its validation
+            accuracy alone counts, and it stands in no table of results.
     """
 
     recipe: Recipe

@@ -25,7 +25,7 @@ import torch
 from forwardly import files
 from forwardly.errors import UsageError
 from forwardly.experiments import records
-from forwardly.experiments.experiment import Experiment
+from forwardly.experiments.experiment import TRIAL_SEED, Experiment
 from forwardly.experiments.provenance import provenance
 from forwardly.experiments.recipe import Recipe, prepare
 from forwardly.experiments.records import Record
@@ -39,7 +39,10 @@ _SIGNALS = signal.SIGINT, signal.SIGTERM
 
 @dataclass(frozen=True)
 class Job:
-    """One run: a recipe with a seed, and where its record and its checkpoint belong."""
+    """One run: a recipe with a seed, and where its record and its checkpoint belong.
+
+    A trial is run to choose a setting by, so its accuracy on test images is not shown.
+    """
 
     experiment: str
     cell: str
@@ -49,6 +52,7 @@ class Job:
     work: Path
     data_root: Path | None
     threads: int
+    trial: bool = False
 
     @property
     def name(self) -> str:
@@ -97,11 +101,16 @@ def jobs_of(
 ) -> list[Job]:
     """The runs of these cells that have no record yet; all cells' first seed, then the second, ….
 
+    Trials come first, as they are what settings are chosen by; they have a seed of their own.
+
     With ``recorded`` those that have one too.
 
     Raises:
         UsageError: if a record is damaged, or of another recipe.
     """
+    results = [cell for cell in cells if not experiment.cells[cell].trial]
+    runs = [(TRIAL_SEED, cell) for cell in cells if experiment.cells[cell].trial]
+    runs += [(first_seed + further, cell) for further in range(seeds) for cell in results]
     jobs = [
         Job(
             *experiment.place(cell),
@@ -111,9 +120,9 @@ def jobs_of(
             work,
             data_root,
             threads,
+            experiment.cells[cell].trial,
         )
-        for seed in range(first_seed, first_seed + seeds)
-        for cell in cells
+        for seed, cell in runs
     ]
     for job in jobs:
         if job.recorded:

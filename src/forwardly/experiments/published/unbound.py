@@ -6,14 +6,14 @@ docs/self-amplification.md explains; without and with images that are changed at
 
 Settings. Batches of 64, momentum 0.9, learning rate divided by ten after epochs 60 and 90 of 100,
 dropout 0.3 for all, and 0 and 0.5 in rows of their own. Every rule has a learning rate of its own,
-the smallest of five within a standard error of the best on the validation images of a seed that no
-result is of, after 15 epochs without changed images (cells "rates/…", of which nobody looks at the
-test images).
+the smallest of several within a standard error of the best on the validation images of a seed that
+no result is of, after 15 epochs without changed images (cells "rates/…", of which nobody looks at
+the test images).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -49,7 +49,11 @@ def recipe(data: str, rule: str, rate: float) -> Recipe:
 
 
 def unbound(
-    data: str, title: str, chosen: Mapping[str, float], changed: tuple[str, Mapping[str, Any]]
+    data: str,
+    title: str,
+    chosen: Mapping[str, float],
+    changed: tuple[str, Mapping[str, Any]],
+    rates: Sequence[float] = RATES,
 ) -> Experiment:
     """The experiment on a data set.
 
@@ -59,6 +63,7 @@ def unbound(
         chosen: each rule's learning rate, as far as its trials are done.
         changed: what the column of changed images is called, and settings of the recipe that say
             how they are.
+        rates: the learning rates that are tried for every rule.
     """
     table = f"fc-{data}"
     published = table1.EXPERIMENT.cells.get(f"{table}/pepita")
@@ -75,7 +80,7 @@ def unbound(
             for dropout in _OTHER_DROPOUTS:
                 cells[f"{column}/{rule}-dropout-{dropout:g}"] = Cell(replace(run, dropout=dropout))
     for rule in OPTIONS:
-        for rate in RATES:
+        for rate in rates:
             trial = replace(recipe(data, rule, rate), epochs=15, milestones=(9, 13))
             cells[f"rates/{rule}-{rate:g}"] = Cell(trial, trial=True)
     name = f"unbound_{data.replace('-', '_')}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from forwardly.experiments.published.unbound import unbound
+from forwardly.experiments.published.unbound import RATES, unbound
 
 CHOSEN: dict[str, float] = {}
 """The learning rate of each rule."""
@@ -12,4 +12,5 @@ EXPERIMENT = unbound(
     "MNIST beyond the papers' accuracy, all rules treated alike",
     CHOSEN,
     ("shifts", {"shift": 1}),
+    (*RATES, 0.08, 0.16),
 )
