@@ -39,9 +39,7 @@ class Point(NamedTuple):
 
 
 def points(found: Sequence[Record]) -> list[Point]:
-    """What is recorded. Of a rule's rows in an unbound column the one with the most seeds counts,
-    and of equals the best on validation images.
-    """
+    """What is recorded."""
     made: list[Point] = []
     table = _named(columns(dellaferrera2022_table1.EXPERIMENT, found), _COLUMN)
     for line in table.lines:
@@ -53,11 +51,9 @@ def points(found: Sequence[Record]) -> list[Point]:
         made += _point(line.name, "reproduced", line)
     unbound = columns(unbound_cifar10.EXPERIMENT, found)
     for kind, name in (("unbound", _COLUMN), ("unbound, flips", f"{_COLUMN}-flips")):
-        lines = _named(unbound, name).recorded
-        for rule in unbound_cifar10.CHOSEN:
-            rows = [line for line in lines if line.name.partition("-dropout-")[0] == rule]
-            if rows:
-                made += _point(rule, kind, max(rows, key=_worth))
+        for line in _named(unbound, name).lines:
+            if line.name in unbound_cifar10.CHOSEN:
+                made += _point(line.name, kind, line)
     return made
 
 
@@ -104,11 +100,6 @@ def save(made: Sequence[Point]) -> None:
 
 def _named(of: Sequence[Column], name: str) -> Column:
     return next(column for column in of if column.name == name)
-
-
-def _worth(line: Line) -> tuple[int, float]:
-    validation = [run.rows[-1].get("validation_accuracy", 0.0) for run in line.runs.values()]
-    return len(line.accuracies), mean(validation)
 
 
 def _point(rule: str, kind: str, line: Line) -> list[Point]:
