@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from forwardly.experiments.published.unbound import RATES, unbound
 
-CHOSEN: dict[str, float] = {}
+CHOSEN = {"pepita": 0.04, "backprop": 0.04, "readout-only": 0.08}
 """The learning rate of each rule."""
 
 EXPERIMENT = unbound(
