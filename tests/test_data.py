@@ -12,11 +12,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
 
 from forwardly import data
 from forwardly.data import npz
@@ -305,6 +307,17 @@ def test_the_folder_comes_from_argument_then_variable(
     assert len(data.load("mnist", tmp_path, validation=3).train) == 27
     monkeypatch.delenv("FORWARDLY_DATA")
     assert data.folder().name == "forwardly"
+
+
+def test_digits_are_scikit_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read from its file, or by its function where there is no such file."""
+    pixels, classes = load_digits(return_X_y=True)
+    places = data.find_spec("sklearn"), ModuleSpec("sklearn", None, origin=str(tmp_path / "x.py"))
+    for place in (*places, None):
+        monkeypatch.setattr(data, "find_spec", lambda _, place=place: place)
+        table = data._table_of_digits()  # pyright: ignore[reportPrivateUsage]
+        assert (table[:, :-1] == pixels).all()
+        assert (table[:, -1] == classes).all()
 
 
 @pytest.mark.parametrize("name", ["digits", "mnist1d", "teacher-student"])

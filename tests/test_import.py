@@ -1,4 +1,5 @@
-"""Importing the library takes torch and numpy; the help, rules and cite, what prints them."""
+"""Importing the library takes torch and numpy, and so does training; the help, rules and cite take
+what prints them."""
 
 from __future__ import annotations
 
@@ -18,6 +19,7 @@ NOT_FOR_HELP = (
     *("matplotlib", "scipy", "numba", "sklearn", "jinja2", "pandas", "pooch", "requests"),
     *("filelock", "forwardly.experiments", "forwardly.benchmarks", "forwardly.audit.page"),
 )
+NOT_FOR_TRAINING = ("matplotlib", "scipy", "numba", "sklearn", "pandas", "torch._dynamo")
 
 PROGRAM = f"""
 import sys
@@ -34,14 +36,20 @@ for arguments in (["--help"], ["rules"], ["rules", "pepita"], ["cite", "pepita"]
         pass
 print()
 print([name for name in {NOT_FOR_HELP} if name in set(sys.modules) - before])
+digits = forwardly.data.load("digits")
+rule = forwardly.PEPITA(torch.nn.Sequential(torch.nn.Linear(64, 10)), torch.nn.CrossEntropyLoss())
+optimizer = forwardly.LocalSGD(rule, lr=0.1, fast=False)
+forwardly.fit(rule, digits.train, optimizer, epochs=1)
+optimizer.load_state_dict(optimizer.state_dict())
+print([name for name in {NOT_FOR_TRAINING} if name in set(sys.modules) - before])
 """
 
 
 def test_imports_take_no_more_than_they_need() -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    library, *shown, command = done.stdout.splitlines()
-    assert (library, command) == ("[]", "[]")
+    library, *shown, command, training = done.stdout.splitlines()
+    assert (library, command, training) == ("[]", "[]", "[]")
     assert "teacher-student" in "".join(shown)
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import cast
 
@@ -128,11 +129,9 @@ def _classes(labels: NDArray[np.integer], classes: int, path: Path) -> Tensor:
 
 def _digits(validation: int | None, seed: int) -> Dataset:
     """scikit-learn's 1,797 digits; 300 for the test."""
-    from sklearn.datasets import load_digits  # pyright: ignore
-
-    images, classes = cast(tuple[np.ndarray, np.ndarray], load_digits(return_X_y=True))
-    x = torch.as_tensor(images / 16, dtype=torch.float32, device="cpu")
-    target = torch.as_tensor(classes, device="cpu")
+    table = _table_of_digits()
+    x = torch.as_tensor(table[:, :-1] / 16, dtype=torch.float32, device="cpu")
+    target = torch.as_tensor(table[:, -1].astype(np.int64), device="cpu")
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed), device="cpu")
     count = 200 if validation is None else validation
     if not 0 < count < len(x) - 300:
@@ -140,6 +139,22 @@ def _digits(validation: int | None, seed: int) -> Dataset:
     parts = order[: -300 - count], order[-300 - count : -300], order[-300:]
     train, aside, test = (Split(x[part], target[part]) for part in parts)
     return Dataset("digits", 10, train, aside, test)
+
+
+def _table_of_digits() -> NDArray[np.float64]:
+    """64 pixels from 0 to 16 and the class of each digit, from the file that scikit-learn reads.
+
+    It lies in the package, whose import takes longer than a short training.
+    """
+    package = find_spec("sklearn")
+    table = Path(package.origin if package and package.origin else "").parent
+    table = table / "datasets" / "data" / "digits.csv.gz"
+    if table.is_file():
+        return np.loadtxt(table, delimiter=",")
+    from sklearn.datasets import load_digits  # pyright: ignore
+
+    pixels, classes = cast(tuple[np.ndarray, np.ndarray], load_digits(return_X_y=True))
+    return np.column_stack([pixels, classes])
 
 
 def _mnist1d(validation: int | None, seed: int) -> Dataset:
