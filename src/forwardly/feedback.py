@@ -7,7 +7,8 @@ gives the factors whose product is F, (d, k). Most give F itself, as the only fa
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import TypedDict
 
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from forwardly.checks import all_finite, shape_of, values_readable
 from forwardly.network import Stage
-from forwardly.rule import Rule
+from forwardly.rule import Rule, evaluating
 
 Initialiser = Callable[[Sequence[int], torch.Generator | None], tuple[Tensor, ...]]
 """(sizes, generator) → factors of F, on the generator's device, in float64 where it has that."""
@@ -164,7 +165,45 @@ def _check_scale(scale: float) -> None:
         raise ValueError(f"the scale of a feedback matrix must be finite and ≥ 0; given {scale}")
 
 
-class Mirror:
+class _Noise:
+    """What mirrors share: the rule whose F learns, the noise that it learns from, and its norm."""
+
+    def __init__(
+        self, rule: Rule, noise: float, keep_norm: bool, generator: torch.Generator | None
+    ) -> None:
+        self.rule = rule
+        self.noise = noise
+        self._generator = generator
+        self._norm: Tensor | None = _length(rule.get_buffer("F")) if keep_norm else None
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Its generator's state, if any, and the norm of F; F and factors are the rule's."""
+        state: dict[str, Tensor] = {}
+        if self._generator is not None:
+            state["generator"] = self._generator.get_state()
+        if self._norm is not None:
+            state["norm"] = self._norm
+        return state
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Continue from ``state_dict``."""
+        if self._generator is not None:
+            self._generator.set_state(state["generator"])
+        if self._norm is not None:
+            self._norm = state["norm"].to(self._norm)
+
+    def _draw(self, shape: Sequence[int], like: Tensor) -> Tensor:
+        """Standard normal numbers."""
+        drawn = torch.randn(
+            tuple(shape),
+            generator=self._generator,
+            dtype=like.dtype,
+            device=like.device if self._generator is None else self._generator.device,
+        )
+        return drawn.to(like.device)
+
+
+class Mirror(_Noise):
     """Weight mirroring: factors of F that learn, from noise, to mirror the weights.
 
     Akrout, Wilson, Humphreys, Lillicrap & Tweed, "Deep Learning without Weight Transport", NeurIPS
@@ -226,52 +265,31 @@ class Mirror:
                 "learning_rate and decay must be at least 0, noise above 0, samples at least 2; "
                 f"given {learning_rate}, {decay}, {noise}, {samples}"
             )
-        self.rule = rule
+        super().__init__(rule, noise, keep_norm, generator)
         self.learning_rate = learning_rate
         self.decay = decay
-        self.noise = noise
         self.samples = samples
-        self._generator = generator
-        self._norm: Tensor | None = _length(rule.get_buffer("F")) if keep_norm else None
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Its generator's state, if any, and the norm of F; factors are buffers of the rule."""
-        state: dict[str, Tensor] = {}
-        if self._generator is not None:
-            state["generator"] = self._generator.get_state()
-        if self._norm is not None:
-            state["norm"] = self._norm
-        return state
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Continue from ``state_dict``."""
-        if self._generator is not None:
-            self._generator.set_state(state["generator"])
-        if self._norm is not None:
-            self._norm = state["norm"].to(self._norm)
 
     @torch.no_grad()
-    def step(self) -> None:
+    def step(self, x: Tensor | None = None) -> None:  # noqa: ARG002
         """Send noise through every layer and update every factor, and so F.
+
+        Args:
+            x: samples, which it does not need.
 
         Raises what a step of the rule does, if the model has changed.
         """
-        kind = self.rule.get_buffer("F").device.type
-        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
-            with torch.autocast(kind, enabled=False):  # F is learned in its own type
-                return self.step()
+        with _in_its_own_type(self.rule):
+            self._step()
+
+    def _step(self) -> None:
         self.rule.look()
         factors: list[Tensor] = []
         first_sign = -getattr(self.rule, "sign", 1)
         for l, stage in enumerate(self.rule.network.stages, start=1):
             W = stage.synapse.weight
             factor = self.rule.get_buffer(f"F_{l}")
-            xi = torch.randn(
-                (self.samples, W.shape[1]),
-                generator=self._generator,
-                dtype=W.dtype,
-                device=W.device if self._generator is None else self._generator.device,
-            ).to(W.device)
+            xi = self._draw((self.samples, W.shape[1]), W)
             xi = self.noise * (xi - xi.mean(0))
             towards = xi.T @ (xi @ W.T) / (self.samples - 1)  # unbiased, with the mean removed
             sign = first_sign if l == 1 else 1
@@ -284,7 +302,108 @@ class Mirror:
             for factor in factors:
                 factor *= scale ** (1 / len(factors))
         self.rule.get_buffer("F").copy_(F)
-        return None
+
+
+class JacobianMirror(_Noise):
+    """Noise at the input, and what becomes of it at the output, turn F to the whole network.
+
+    Weight mirroring (``Mirror``) needs linear layers and mirrors each by itself, as if no
+    activation lay between. This mirrors what the network does from end to end, whatever it is
+    made of: J(x), (k, d), the Jacobian of the outputs f(x) by the inputs.
+
+        noise        ξ ~ N(0, σ²) at the input, one vector a sample
+        response     r = (f(x + ξ) − f(x − ξ)) / 2, so that what is even in ξ falls out
+        update       M ← M + ρ (mean of ξ rᵀ / σ² − M)
+                     F = s ‖F‖ M / ‖M‖, s = −1 where errors are added to the input (``sign=+1``)
+
+    As E[ξ rᵀ] → σ² E[J(x)]ᵀ for small σ, F turns to the transposed mean Jacobian, without a
+    backward pass, and keeps the norm that it was drawn with. With such an F, to first order, layer
+    l of PEPITA learns from J_l J_lᵀ δ_l instead of backprop's δ_l, J_l being the Jacobian of the
+    layer by the input: a positive semidefinite matrix, so no layer's update opposes backprop's. A
+    random F has no such property, and PEPITA's own dynamics give it to one hidden layer only.
+
+    The two passes are in evaluation mode: without dropout, with batch normalisation's running
+    statistics. As F's effect is the larger the better it is aligned, it should be shorter than one
+    that stays as drawn: 0.04 to 0.1 instead of 0.4 for the clean presynaptic term.
+
+    Args:
+        rule: one that has an F of (d, k).
+        rate: ρ. M is the mean over some 2 / ρ steps; of d inputs, the cosine of F with what it
+            estimates is about 1 / √(1 + d ρ / (2 n)), for steps of n samples.
+        noise: σ, in the units of the input.
+        generator: where the noise is drawn from; torch's global generator if None.
+
+    Raises:
+        TypeError: if the rule has no F, or one of factors.
+        ValueError: if a number is not above 0, or ρ above 1.
+    """
+
+    def __init__(
+        self,
+        rule: Rule,
+        *,
+        rate: float = 0.01,
+        noise: float = 0.1,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        buffers = dict(rule.named_buffers())
+        if "F" not in buffers or "F_1" in buffers:
+            what = "its F is a product" if "F" in buffers else "it has no F"
+            raise TypeError(
+                f"{type(rule).__name__} cannot be mirrored from end to end, as {what}: take a rule "
+                "that adds F e to the input, such as PEPITA, with feedback.uniform()"
+            )
+        if not (0 < rate <= 1 and 0 < noise < math.inf):
+            raise ValueError(
+                f"rate must be above 0 and at most 1, noise above 0; given {rate}, {noise}"
+            )
+        super().__init__(rule, noise, True, generator)
+        self.rate = rate
+        self._mean = torch.zeros_like(buffers["F"])
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The generator's state, if any, the norm of F, and M."""
+        return {**super().state_dict(), "mean": self._mean}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Continue from ``state_dict``."""
+        super().load_state_dict(state)
+        self._mean = state["mean"].to(self._mean, copy=True)
+
+    @torch.no_grad()
+    def step(self, x: Tensor) -> None:
+        """Send noise through the network, around samples that it learns from, and turn F.
+
+        Args:
+            x: n samples, as the rule takes them.
+
+        Raises what a step of the rule does, if the model has changed, or x does not fit it.
+        """
+        with _in_its_own_type(self.rule), evaluating(self.rule):
+            self._step(x)
+
+    def _step(self, x: Tensor) -> None:
+        self.rule.look()
+        F = self.rule.get_buffer("F")
+        xi = self._draw(x.shape, x).mul_(self.noise)
+        response = (self.rule.predict(x + xi) - self.rule.predict(x - xi)) / 2
+        seen = xi.flatten(1).T @ response.flatten(1) / (len(x) * self.noise**2)
+        self._mean = self._mean.to(F).lerp_(seen.to(F).reshape(F.shape), self.rate)
+        length = _length(self._mean)
+        if self._norm is not None and length > 0:
+            sign = -getattr(self.rule, "sign", 1)
+            F.copy_(self._mean * (sign * self._norm.to(F) / length))
+
+
+@contextmanager
+def _in_its_own_type(rule: Rule) -> Generator[None]:
+    """Without autocast, as F is learned in its own type."""
+    kind = rule.get_buffer("F").device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        with torch.autocast(kind, enabled=False):
+            yield
+    else:
+        yield
 
 
 def _length(factor: Tensor) -> Tensor:

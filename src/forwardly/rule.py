@@ -11,7 +11,8 @@ import gc
 import operator
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
@@ -68,6 +69,18 @@ class Credit(NamedTuple):
 # By this name a program that torch.export has saved finds the class again. Torch knows named
 # tuples without it, and has no public name for giving them one.
 _register_namedtuple(Credit, serialized_type_name="forwardly.Credit")
+
+
+@contextmanager
+def evaluating(rule: Rule) -> Generator[None]:
+    """Evaluation mode, and after it each module's own mode again."""
+    modes = [(module, module.training) for module in rule.modules()]
+    rule.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def undisturbed(

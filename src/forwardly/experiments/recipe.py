@@ -73,6 +73,15 @@ class Mirroring:
 
 
 @dataclass(frozen=True)
+class JacobianMirroring:
+    """Settings of ``feedback.JacobianMirror``, and how many batches lie between two steps."""
+
+    rate: float
+    noise: float = 0.1
+    every: int = 4
+
+
+@dataclass(frozen=True)
 class Recipe:
     """The settings of one training run, all but the seed; the defaults are ``forwardly train``'s.
 
@@ -80,8 +89,8 @@ class Recipe:
         rule: The learning rule; ``forwardly rules`` lists them.
         data: mnist, fashion-mnist, cifar10, cifar100, digits, mnist1d or teacher-student; or a file
             of your own, my.npz or my.csv, or a folder of images.
-        options: of the rule, see ``rules.options``; with mirroring "projection" is the scale of a
-            factored F, ``feedback.product``.
+        options: of the rule, see ``rules.options``; with weight mirroring "projection" is the scale
+            of a factored F, ``feedback.product``.
         model: mlp, or conv for one convolution of 5 × 5, pooling and a readout.
         hidden: sizes of the hidden layers ("mlp"), or the channels of the convolution ("conv").
         initial: How weights are drawn: he, or torch as its layers are.
@@ -139,7 +148,7 @@ class Recipe:
     milestones: Annotated[tuple[int, ...], EPOCHS] = ()
     gamma: Annotated[float, RATE] = 0.1
     validation: Annotated[int | None, at_least(1)] = None
-    mirroring: Mirroring | None = None
+    mirroring: Mirroring | JacobianMirroring | None = None
     dtype: Annotated[str, one_of("float32", "float64", "bf16")] = "float32"
     target: str | None = None
     task: Annotated[str | None, one_of("classification", "regression")] = None
@@ -200,7 +209,8 @@ class Recipe:
         for name in ("hidden", "milestones"):
             given[name] = tuple(given[name])
         if given["mirroring"] is not None:
-            given["mirroring"] = Mirroring(**given["mirroring"])
+            kind = JacobianMirroring if "rate" in given["mirroring"] else Mirroring
+            given["mirroring"] = kind(**given["mirroring"])
         return cls(**given)
 
 
@@ -213,7 +223,7 @@ class Prepared:
     rule: Rule
     optimizer: Optimizer
     scheduler: LRScheduler
-    mirror: feedback.Mirror | None
+    mirror: feedback.Mirror | feedback.JacobianMirror | None
     order_seed: int
 
     def fit(self, **options: Any) -> Fit:
@@ -268,7 +278,9 @@ def prepare_on(dataset: data.Dataset, recipe: Recipe, seed: int) -> Prepared:
         if recipe.mirroring is not None:
             options = asdict(recipe.mirroring)
             del options["every"]
-            mirror = feedback.Mirror(rule, generator=noise, **options)
+            whole = isinstance(recipe.mirroring, JacobianMirroring)
+            kind_of_mirror = feedback.JacobianMirror if whole else feedback.Mirror
+            mirror = kind_of_mirror(rule, generator=noise, **options)
         optimizer = _optimizer(recipe, rule)
     except (TypeError, ValueError) as mistake:
         raise UsageError(f"{recipe.rule} on {recipe.data}: {mistake}") from None
@@ -327,7 +339,7 @@ def _rule(
     model: nn.Sequential,
     generator: torch.Generator,
 ) -> Rule:
-    if recipe.mirroring is not None:
+    if isinstance(recipe.mirroring, Mirroring):
         options["projection"] = feedback.product(
             cast(float, recipe.options.get("projection", 0.05))
         )

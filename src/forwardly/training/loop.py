@@ -12,8 +12,7 @@ import inspect
 import math
 import operator
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -28,10 +27,10 @@ from forwardly.checks import check_kind, one_of
 from forwardly.data import Augmentation, Dataset, Split
 from forwardly.data.arrays import check_finite
 from forwardly.errors import UsageError
-from forwardly.feedback import Mirror
+from forwardly.feedback import JacobianMirror, Mirror
 from forwardly.losses import check_classes, encoded
 from forwardly.metrics import correct
-from forwardly.rule import Rule
+from forwardly.rule import Rule, evaluating
 from forwardly.training import checkpoint as checkpoints
 from forwardly.training.batches import Batches, InMemory, batches_of, parts_of
 from forwardly.training.local_sgd import LocalSGD
@@ -129,7 +128,7 @@ def fit(
     scheduler: LRScheduler | ReduceLROnPlateau | None = None,
     seed: int = 0,
     measures: Sequence[Measure] = (),
-    mirror: Mirror | None = None,
+    mirror: Mirror | JacobianMirror | None = None,
     mirror_every: int = 1,
     checkpoint: Path | str | None = None,
     resume: bool = False,
@@ -168,7 +167,7 @@ def fit(
         seed: of the order of the batches, and which samples are put aside.
         measures: what else to measure after each epoch, see ``Measure``; their figures join the
             row. They are called once before the first, too, to see whether they can be.
-        mirror: stepped every ``mirror_every`` batches.
+        mirror: stepped every ``mirror_every`` batches, with the batch.
         mirror_every: see ``mirror``.
         checkpoint: the file to write after every epoch.
         resume: continue from that file, if it is there.
@@ -197,7 +196,7 @@ def fit(
     check_kind("rule", rule, Rule)
     check_kind("optimizer", optimizer, Optimizer)
     check_kind("scheduler", scheduler, LRScheduler, ReduceLROnPlateau, type(None))
-    check_kind("mirror", mirror, Mirror, type(None))
+    check_kind("mirror", mirror, Mirror, JacobianMirror, type(None))
     check_kind("settings", settings, Mapping, type(None))
     check_kind("measures", measures, Sequence)
     check_kind("augment", augment, Augmentation, type(None))
@@ -306,18 +305,6 @@ def _evaluate(rule: Rule, batches: Batches) -> Row:
 
 def _shown(value: float) -> str:
     return f"{value:,.0f}" if 1000 <= value < 1e9 else f"{value:.4g}"
-
-
-@contextmanager
-def evaluating(rule: Rule) -> Generator[None]:
-    """Evaluation mode, and after it each module's own mode again."""
-    modes = [(module, module.training) for module in rule.modules()]
-    rule.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def _whole(name: str, value: Any, least: int | None = None) -> int:
@@ -439,7 +426,7 @@ class _Run:
     rule: Rule
     optimizer: Optimizer
     scheduler: LRScheduler | ReduceLROnPlateau | None
-    mirror: Mirror | None
+    mirror: Mirror | JacobianMirror | None
     batches: Batches
     aside: Batches | None
     settings: dict[str, Any]
@@ -567,7 +554,7 @@ def _epoch(run: _Run, mirror_every: int, on_batch: Callable[[int, int | None], N
         found = correct(credit.output, target)
         right = None if right is None or found is None else right + found
         if run.mirror is not None and done % mirror_every == 0:
-            run.mirror.step()
+            run.mirror.step(x)
         if done % _BATCHES_BETWEEN_CHECKS == 0:
             total, losses = _plus(total, losses), []
             if not math.isfinite(total):

@@ -1,0 +1,147 @@
+"""F that learns the network's mean Jacobian: against autograd's, and what PEPITA does with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import forwardly as fw
+from forwardly.feedback import JacobianMirror, product, uniform
+from test_pepita import dense
+
+
+def convolution() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(1, 3, 3), nn.Tanh(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(12, 4)
+    )
+
+
+MODELS = {
+    "dense": (lambda: nn.Sequential(*dense(12, 10, 8, 4)), (12,)),
+    "convolution": (convolution, (1, 6, 6)),
+    "dropout and batch norm": (
+        lambda: nn.Sequential(
+            nn.Linear(12, 9), nn.BatchNorm1d(9, affine=False), nn.ReLU(), nn.Dropout(0.5), nn.Linear(9, 4)
+        ),
+        (12,),
+    ),
+}
+
+
+def made(model: nn.Module, shape: tuple[int, ...], **options: Any) -> fw.PEPITA:
+    generator = torch.Generator().manual_seed(1)
+    return fw.PEPITA(
+        model.double(),
+        nn.CrossEntropyLoss(),
+        projection=uniform(0.1),
+        input_shape=shape,
+        generator=generator,
+        **options,
+    )
+
+
+def mean_jacobian(model: nn.Module, x: Tensor) -> Tensor:
+    """By autograd, (d, k), in evaluation mode."""
+    model.eval()
+    each = torch.func.vmap(torch.func.jacrev(lambda one: model(one[None])[0]))(x)
+    model.train()
+    return each.mean(0).flatten(1).T.detach()
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("name", MODELS)
+def test_F_turns_to_the_mean_jacobian(name: str, sign: int) -> None:
+    """To its transpose, with the sign with which PEPITA descends, and no longer than it was."""
+    torch.manual_seed(0)
+    make, shape = MODELS[name]
+    rule = made(make(), shape, sign=sign)
+    x = torch.randn(256, *shape, dtype=torch.float64)
+    before = float(rule.F.norm())
+    generator = torch.Generator().manual_seed(2)
+    mirror = JacobianMirror(rule, rate=0.02, noise=1e-3, generator=generator)
+    for _ in range(300):
+        mirror.step(x)
+    expected = -sign * mean_jacobian(rule.model, x)
+    # 2 / rate steps of 256 samples each, of up to 36 inputs, and J differs from sample to sample
+    assert float(nn.functional.cosine_similarity(rule.F.ravel(), expected.ravel(), 0)) > 0.99
+    assert float(rule.F.norm()) == pytest.approx(before)
+
+
+def test_one_step_by_hand() -> None:
+    """M ← ρ mean of ξ rᵀ / σ² at first, then moves by ρ towards the next."""
+    torch.manual_seed(0)
+    rule = made(nn.Sequential(*dense(5, 4, 3)), (5,))
+    norm = float(rule.F.norm())
+    x = torch.randn(6, 5, dtype=torch.float64)
+    mirror = JacobianMirror(rule, rate=0.25, noise=0.5, generator=torch.Generator().manual_seed(3))
+    generator = torch.Generator().manual_seed(3)
+    mean = torch.zeros(5, 3, dtype=torch.float64)
+    for _ in range(2):
+        mirror.step(x)
+        seen = torch.zeros(5, 3, dtype=torch.float64)
+        noise = 0.5 * torch.randn(6, 5, generator=generator, dtype=torch.float64)
+        for sample, xi in zip(x, noise, strict=True):
+            response = (rule.model(sample + xi) - rule.model(sample - xi)).detach() / 2
+            seen += torch.outer(xi, response) / 0.5**2 / 6
+        mean = mean + 0.25 * (seen - mean)
+        torch.testing.assert_close(rule.F, -norm * mean / mean.norm())
+
+
+@pytest.mark.parametrize("layers", [2, 4])
+def test_updates_are_backprops_times_a_positive_matrix(layers: int) -> None:
+    """J_l J_lᵀ, exactly so in a linear network, whose Jacobian is the product of its weights."""
+    torch.manual_seed(0)
+    sizes = (6, 5, 7, 4, 3)[-layers - 1 :]
+    model = nn.Sequential(*dense(*sizes, bias=False, activation=nn.Identity))
+    rule = made(model, sizes[:1], presynaptic="clean")
+    weights = [stage.synapse.weight.detach() for stage in rule.network.stages]
+    whole = weights[0]
+    for W in weights[1:]:
+        whole = W @ whole
+    rule.F.copy_(-1e-4 * whole.T)
+    x, target = torch.randn(9, sizes[0], dtype=torch.float64), torch.arange(9) % 3
+    ours = rule(x, target).updates
+    backprop = fw.Backprop(model, nn.CrossEntropyLoss())(x, target).updates
+    reached = torch.eye(sizes[0], dtype=torch.float64)  # J_l
+    for W, (name, update) in zip(weights[:-1], ours.items(), strict=False):
+        reached = W @ reached
+        torch.testing.assert_close(update, 1e-4 * reached @ reached.T @ backprop[name])
+        assert float((update * backprop[name]).sum()) > 0
+
+
+def test_it_goes_on_where_it_was() -> None:
+    """From its state and the rule's, bit for bit; modes and other random numbers stay alone."""
+    torch.manual_seed(0)
+    make, shape = MODELS["dropout and batch norm"]
+    x = torch.randn(8, *shape, dtype=torch.float64)
+    rule = made(make(), shape)
+    rule.model[3].eval()
+    modes = [module.training for module in rule.modules()]
+    mirror = JacobianMirror(rule, generator=torch.Generator().manual_seed(2))
+    state = torch.get_rng_state()
+    mirror.step(x)
+    assert modes == [module.training for module in rule.modules()]
+    assert torch.equal(state, torch.get_rng_state())
+    saved = {name: value.clone() for name, value in mirror.state_dict().items()}
+    rules = {name: value.clone() for name, value in rule.state_dict().items()}
+    mirror.step(x)
+    expected = rule.F.clone()
+    rule.load_state_dict(rules)
+    other = JacobianMirror(rule, generator=torch.Generator())
+    other.load_state_dict(saved)
+    other.step(x)
+    assert torch.equal(rule.F, expected)
+
+
+def test_what_cannot_be_mirrored_from_end_to_end() -> None:
+    model = nn.Sequential(*dense(4, 3, 2))
+    with pytest.raises(TypeError, match=r"Backprop cannot be mirrored .* as it has no F"):
+        JacobianMirror(fw.Backprop(model, nn.MSELoss()))
+    with pytest.raises(TypeError, match=r"its F is a product: take a rule .* feedback.uniform"):
+        JacobianMirror(fw.PEPITA(model, nn.MSELoss(), projection=product()))
+    for options in ({"rate": 0.0}, {"rate": 1.1}, {"noise": 0.0}, {"noise": float("nan")}):
+        with pytest.raises(ValueError, match=r"rate must be above 0 and at most 1, noise above 0"):
+            JacobianMirror(fw.PEPITA(model, nn.MSELoss()), **options)
