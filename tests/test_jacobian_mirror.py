@@ -87,6 +87,7 @@ def test_one_step_by_hand() -> None:
             response = (rule.model(sample + xi) - rule.model(sample - xi)).detach() / 2
             seen += torch.outer(xi, response) / 0.5**2 / 6
         mean = mean + 0.25 * (seen - mean)
+        torch.testing.assert_close(mirror.mean, mean)
         torch.testing.assert_close(rule.F, -norm * mean / mean.norm())
 
 

@@ -326,6 +326,9 @@ class JacobianMirror(_Noise):
     statistics. As F's effect is the larger the better it is aligned, it should be shorter than one
     that stays as drawn: 0.04 to 0.1 instead of 0.4 for the clean presynaptic term.
 
+    Attributes:
+        mean: M, (d, k), the estimate of E[J(x)]ᵀ.
+
     Args:
         rule: one that has an F of (d, k).
         rate: ρ. M is the mean over some 2 / ρ steps; of d inputs, the cosine of F with what it
@@ -359,16 +362,16 @@ class JacobianMirror(_Noise):
             )
         super().__init__(rule, noise, True, generator)
         self.rate = rate
-        self._mean = torch.zeros_like(buffers["F"])
+        self.mean = torch.zeros_like(buffers["F"])
 
     def state_dict(self) -> dict[str, Tensor]:
         """The generator's state, if any, the norm of F, and M."""
-        return {**super().state_dict(), "mean": self._mean}
+        return {**super().state_dict(), "mean": self.mean}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Continue from ``state_dict``."""
         super().load_state_dict(state)
-        self._mean = state["mean"].to(self._mean, copy=True)
+        self.mean = state["mean"].to(self.mean, copy=True)
 
     @torch.no_grad()
     def step(self, x: Tensor) -> None:
@@ -388,11 +391,11 @@ class JacobianMirror(_Noise):
         xi = self._draw(x.shape, x).mul_(self.noise)
         response = (self.rule.predict(x + xi) - self.rule.predict(x - xi)) / 2
         seen = xi.flatten(1).T @ response.flatten(1) / (len(x) * self.noise**2)
-        self._mean = self._mean.to(F).lerp_(seen.to(F).reshape(F.shape), self.rate)
-        length = _length(self._mean)
+        self.mean = self.mean.to(F).lerp_(seen.to(F).reshape(F.shape), self.rate)
+        length = _length(self.mean)
         if self._norm is not None and length > 0:
             sign = -getattr(self.rule, "sign", 1)
-            F.copy_(self._mean * (sign * self._norm.to(F) / length))
+            F.copy_(self.mean * (sign * self._norm.to(F) / length))
 
 
 @contextmanager
