@@ -109,6 +109,7 @@ teacher-student --dtype half                     | Choose from: "float64", "floa
 teacher-student --engine steam                   | "steam"
 compare --rules pepito                           | unknown rule 'pepito'
 compare --rules pepita pepita                    | a rule is named twice
+compare --rules pepita:presynaptic=clear         | presynaptic must be modulated or clean
 compare --activation gelu                        | "gelu"
 audit --rules pepito                             | unknown rule 'pepito'
 audit --rules pepita pepita                      | a rule is named twice

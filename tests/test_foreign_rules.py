@@ -231,6 +231,25 @@ def test_compare(command: Command) -> None:
     assert set(found["learning_rates_from"].values()) == {"given"}
 
 
+def test_compare_a_rule_with_itself(command: Command) -> None:
+    """With other options, which --rates names too; and a rate of another package's rule."""
+    clean = "pepita:presynaptic=clean,projection=0.4"
+    done = command(
+        *("compare", "--rules", "pepita", clean, "my-asking", "--seeds", "1", "--epochs", "2"),
+        *("--rates", "pepita=0.1", f"{clean}=0.05", "my-asking=0.1", "--hidden", "8", "--out", "c"),
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    found = summary(Path("c"))
+    assert found["learning_rates"] == {"pepita": 0.1, clean: 0.05, "my-asking": 0.1}
+    settings = Comparison(rules=("pepita",), hidden=(8,), epochs=2, seeds=1)
+    for rule, options, rate in (
+        ("pepita", {}, 0.1),
+        (clean, {"presynaptic": "clean", "projection": 0.4}, 0.05),
+    ):
+        _, accuracy = comparison.train("pepita", settings, 0, rate, options=options)
+        assert found["rules"][rule]["accuracies"] == [accuracy]
+
+
 def test_compare_a_regression(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """Losses, of which the smaller is the better; rules that need classes are left out."""
     options = ("--data", "teacher-student", "--hidden", "4", "--epochs", "1", "--seeds", "1")

@@ -24,7 +24,11 @@ MODELS = {
     "convolution": (convolution, (1, 6, 6)),
     "dropout and batch norm": (
         lambda: nn.Sequential(
-            nn.Linear(12, 9), nn.BatchNorm1d(9, affine=False), nn.ReLU(), nn.Dropout(0.5), nn.Linear(9, 4)
+            nn.Linear(12, 9),
+            nn.BatchNorm1d(9, affine=False),
+            nn.ReLU(),
+            nn.Dropout(0.5),
+            nn.Linear(9, 4),
         ),
         (12,),
     ),

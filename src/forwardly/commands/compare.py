@@ -32,7 +32,10 @@ _DEFAULTS = Comparison()
 def compare(
     *,
     rules: tuple[str, ...] = (),
-    settings: Annotated[Comparison, fields_but("rules", "hidden", "preprocessing")] = _DEFAULTS,
+    settings: Annotated[
+        Comparison, fields_but("rules", "rates", "hidden", "preprocessing")
+    ] = _DEFAULTS,
+    rates: tuple[str, ...] = (),
     hidden: tuple[int, ...] | None = None,
     centre: bool = False,
     standardise: bool = False,
@@ -49,7 +52,10 @@ def compare(
     ----------
     rules
         Rules to compare, separated by spaces, those of other packages too (default: all of
-        forwardly's that the data suits).
+        forwardly's that the data suits). Options follow a colon, so that a rule may stand there
+        several times: pepita pepita:presynaptic=clean,projection=0.4.
+    rates
+        Learning rates of single rules, as NAME=0.1, separated by spaces.
     hidden
         Sizes of the hidden layers, separated by spaces; for conv, its channels (default: 128;
         conv: 32).
@@ -67,6 +73,7 @@ def compare(
     settings = replace(
         settings,
         rules=rules or settings.rules,
+        rates=rates,
         hidden=sizes,
         preprocessing=preprocessing(centre, standardise),
     )

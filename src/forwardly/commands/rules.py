@@ -96,7 +96,7 @@ def _describe(rule: type[Rule], console: PlainConsole) -> None:
         console.say("\nIt has no options.")
         return
     console.say(
-        "\nOptions, for forwardly train as --rule-options NAME=VALUE, for forwardly "
+        "\nOptions, for forwardly train as --rule-options NAME=VALUE, for forwardly compare and "
         "teacher-student as --rules RULE:NAME=VALUE:"
     )
     headings = ("option", "takes", "default", "what it is")

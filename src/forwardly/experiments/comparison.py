@@ -38,7 +38,8 @@ from forwardly.experiments.settings import (
     check,
     require,
 )
-from forwardly.rules.plugins import rules_named
+from forwardly.rules.options import read_options
+from forwardly.rules.plugins import rules_with_options
 from forwardly.training import evaluate
 
 LEARNING_RATES = {
@@ -111,14 +112,14 @@ class Comparison:
     """The settings.
 
     Attributes:
-        rules: which are compared.
+        rules: which are compared; options follow a colon: pepita:presynaptic=clean,projection=0.4.
         data: The data set, as ``forwardly train`` takes it.
         model: mlp, or conv for one convolution of 5 × 5, pooling and a readout.
         hidden: sizes of the hidden layers ("mlp"), or the channels of the convolution ("conv").
         activation: Of the hidden layers.
         learning_rate: Of all rules that --rates does not name (default: for each the best of 1,
             0.3, 0.1, 0.03, … on the validation part; for the settings by default they are known).
-        rates: Learning rates of single rules, as NAME=0.1, separated by spaces.
+        rates: of single rules, as NAME=0.1.
         seeds: How many seeds.
         seed: The first of them.
         epochs: Passes over the training samples.
@@ -166,9 +167,7 @@ class Comparison:
 
     def __post_init__(self) -> None:
         """Refuse settings that make no sense."""
-        rules_named(self.rules)
-        if len(set(self.rules)) < len(self.rules):
-            raise UsageError(f"a rule is named twice: {', '.join(self.rules)}")
+        rules_with_options(self.rules)
         check(self)
         object.__setattr__(self, "stress", tuple(map(conditions.canonical, self.stress)))
         for condition in self.stress:
@@ -217,8 +216,14 @@ class Comparison:
 
 
 def _options_of(rule: str) -> Sequence[Options]:
-    """What is tried."""
+    """What is tried beside what is given with its name."""
     return OPTIONS.get(rule, ({},))
+
+
+def _parts_of(rule: str) -> tuple[str, Options]:
+    """The name of a rule and the options that are given with it."""
+    name, colon, options = rule.partition(":")
+    return name, read_options(options.split(",")) if colon else {}
 
 
 def recipe(
@@ -229,13 +234,13 @@ def recipe(
     condition: str | None = None,
 ) -> Recipe:
     """How one rule is trained: the settings of the same names."""
+    name, own = _parts_of(rule)
     shared = {field.name for field in fields(Recipe)} & {field.name for field in fields(settings)}
     given: dict[str, Any] = {
         name: getattr(settings, name) for name in shared - {"learning_rate", "stress"}
     }
-    return Recipe(
-        rule, learning_rate=learning_rate, options=options or {}, stress=condition, **given
-    )
+    options = {**(options or {}), **own}
+    return Recipe(name, learning_rate=learning_rate, options=options, stress=condition, **given)
 
 
 def trial(settings: Comparison, root: Path | None = None) -> Prepared:
@@ -269,7 +274,7 @@ def train(
     Of a data set without classes, the losses. NaN if it diverges.
 
     Args:
-        rule: its name.
+        rule: its name, perhaps with options.
         settings: the comparison's.
         seed: of everything random.
         learning_rate: of the optimizer.

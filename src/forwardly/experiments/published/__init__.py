@@ -15,6 +15,7 @@ from forwardly.experiments.published import (
     srinivasan2023_depth,
     srinivasan2023_table,
     unbound_cifar10,
+    unbound_convolution,
     unbound_depth,
     unbound_mnist,
 )
@@ -31,6 +32,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         unbound_cifar10,
         unbound_mnist,
         unbound_depth,
+        unbound_convolution,
     )
 }
 
