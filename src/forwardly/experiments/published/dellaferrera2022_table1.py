@@ -20,7 +20,9 @@ Deviations
     division alone. The row "backprop-49900" puts 100 images aside, "backprop-25-epochs" ends early.
     Settings of feedback alignment and DRTP in their code are not known to us: with the rates of
     PEPITA the former's loss grows, so these, and tanh for DRTP, are chosen on validation images
-    after a few epochs.
+    after a few epochs. The code of DRTP's authors divides the readout's updates by the size of the
+    batch, and no others: the row "drtp-sums" has matrices B a hundred times as long for batches of
+    100, and standardised images.
 """
 
 from __future__ import annotations
@@ -87,6 +89,16 @@ def _fully_connected(column: int) -> dict[str, Cell]:
             recipe = replace(recipe, activation="tanh")
             note = "tanh and learning rate chosen by us"
         cells[f"fc-{name}/{rule}"] = Cell(recipe, _published(recipe.rule, column), note)
+    if name == "cifar10":
+        recipe = replace(
+            cells[f"fc-{name}/drtp"].recipe,
+            options={"backward": 100.0},
+            learning_rate=0.0005,
+            batch=100,
+            preprocessing="standardise",
+        )
+        note = "hidden updates of a batch added up, standardised images"
+        cells[f"fc-{name}/drtp-sums"] = Cell(recipe, _published("drtp", column), note)
     return cells
 
 
