@@ -15,8 +15,10 @@ from forwardly.experiments.published import (
     srinivasan2023_depth,
     srinivasan2023_table,
     unbound_cifar10,
+    unbound_cifar100,
     unbound_convolution,
     unbound_depth,
+    unbound_fashion_mnist,
     unbound_mnist,
 )
 
@@ -30,7 +32,9 @@ EXPERIMENTS: dict[str, Experiment] = {
         hinton2022,
         bfloat16,
         unbound_cifar10,
+        unbound_cifar100,
         unbound_mnist,
+        unbound_fashion_mnist,
         unbound_depth,
         unbound_convolution,
     )
