@@ -72,8 +72,9 @@ def test_a_record_appears_whole_or_not_at_all(
     assert records.read_all(tmp_path) == []
 
 
-ONLY_RECORDS = {"8c2f9e2", "dd74362", "c3962e1"}
-"""Revisions of which the uncommitted changes were records alone, which counted then."""
+HARMLESS = {"8c2f9e2", "dd74362", "c3962e1", "5627971"}
+"""Revisions of which the uncommitted changes were records alone, which counted then; or of the last
+one, the trials that unbound_mnist has."""
 
 
 def test_committed_records_are_of_the_experiments() -> None:
@@ -87,7 +88,7 @@ def test_committed_records_are_of_the_experiments() -> None:
         assert one.environment["revision"], where
         revisions = [one.environment["revision"], *one.environment.get("earlier_revisions", [])]
         clean = not one.environment["uncommitted_changes"]
-        assert clean or ONLY_RECORDS & {revision[:7] for revision in revisions}, where
+        assert clean or HARMLESS & {revision[:7] for revision in revisions}, where
         if one.result["diverged"] is None:
             assert len(one.rows) == one.result["epochs"] == cell.recipe.epochs, where
             assert 0 < one.result["test_accuracy"] < 1, where
@@ -114,7 +115,7 @@ def test_shared_cells_are_the_same() -> None:
                 shared += 1
             else:
                 assert made.place(name) == (made.name, name)
-    assert shared == 6
+    assert shared == 7
 
 
 def test_forward_forward_and_its_controls_are_treated_alike() -> None:
