@@ -107,6 +107,8 @@ teacher-student --rules pepita pepita            | a rule is named twice: pepita
 teacher-student --rules forward-forward          | forward-forward learns classes
 teacher-student --dtype half                     | Choose from: "float64", "float32"
 teacher-student --engine steam                   | "steam"
+train --data digits --mirror 2                   | mirror must be
+train --data digits --rule drtp --mirror 0.1     | DRTP cannot be mirrored from end to end, as it has no F
 compare --rules pepito                           | unknown rule 'pepito'
 compare --rules pepita pepita                    | a rule is named twice
 compare --rules pepita:presynaptic=clear         | presynaptic must be modulated or clean

@@ -200,6 +200,12 @@ def mirrored(ours: Rule) -> tuple[Any, Any, Any]:
     return optimizer, None, mirror
 
 
+def mirrored_from_end_to_end(ours: Rule) -> tuple[Any, Any, Any]:
+    optimizer = fw.LocalSGD(ours, 0.1, 0.9)
+    mirror = fw.feedback.JacobianMirror(ours, generator=torch.Generator().manual_seed(9))
+    return optimizer, None, mirror
+
+
 @pytest.mark.parametrize(
     ("name", "options", "make"),
     [
@@ -209,6 +215,7 @@ def mirrored(ours: Rule) -> tuple[Any, Any, Any]:
         ("forward-forward", {}, sgd),
         ("error-broadcast", {"forgetting": 0.9}, sgd),  # its own buffers move
         ("pepita", {"projection": fw.feedback.product()}, mirrored),
+        ("pepita", {}, mirrored_from_end_to_end),
     ],
 )
 def test_a_resumed_run_ends_as_one_left_alone(

@@ -18,9 +18,9 @@ from forwardly.commands.options import fields_but, preprocessing, set_threads
 from forwardly.errors import UsageError
 from forwardly.experiments import records
 from forwardly.experiments.provenance import provenance
-from forwardly.experiments.recipe import Prepared, Recipe, prepare
+from forwardly.experiments.recipe import JacobianMirroring, Prepared, Recipe, prepare
 from forwardly.experiments.run_folder import MODEL, RunFolder
-from forwardly.experiments.settings import at_least, require
+from forwardly.experiments.settings import SHARE, at_least, require
 from forwardly.rules.options import read_options
 from forwardly.training import Fit, Row, evaluate, loggers
 from forwardly.training.local_sgd import LocalSGD
@@ -40,6 +40,7 @@ def train(
     standardise: bool = False,
     precision: Literal["float32", "float64", "bf16"] = "float32",
     rule_options: tuple[str, ...] = (),
+    mirror: float | None = None,
     measure: tuple[str, ...] = ("norms",),
     log: tuple[Literal["csv", "tensorboard", "wandb", "mlflow"], ...] = ("csv",),
     seed: int = 0,
@@ -69,6 +70,9 @@ def train(
         float32, float64, or bf16: float32 weights whose forward products are in bfloat16.
     rule_options
         Options of the rule as NAME=VALUE, e.g. output_error=second sign=-1 projection=0.1.
+    mirror
+        Let F learn the network's Jacobian from noise, at this rate (0.01, say), after every fourth
+        batch; for rules that add F e to the input, with an F of about a quarter of the length.
     measure
         What else to measure each epoch: norms, alignment, angles; or none.
     log
@@ -86,6 +90,7 @@ def train(
     threads
         Processor threads (default: torch's choice).
     """
+    require(SHARE, mirror=mirror)
     sizes = hidden or ((32,) if recipe.model == "conv" else recipe.hidden)
     recipe = replace(
         recipe,
@@ -93,6 +98,7 @@ def train(
         dtype=precision,
         options=read_options(rule_options),
         preprocessing=preprocessing(centre, standardise),
+        mirroring=None if mirror is None else JacobianMirroring(mirror),
     )
     measure = () if measure == ("none",) else measure
     unknown = [name for name in measure if name not in MEASURES]
