@@ -11,7 +11,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import accuracy  # beside this file, as is depth
+import accuracy  # beside this file, as are convolution and depth
+import convolution
 import depth
 
 import forwardly as fw
@@ -35,7 +36,8 @@ BENCHMARK = ROOT / "docs" / "benchmark.md"
 API = ROOT / "docs" / "api.md"
 AMPLIFICATION = ROOT / "docs" / "self-amplification.md"
 DEPTH = ROOT / "docs" / "depth.md"
-DOCUMENTS = (README, COMPARISON, RESULTS, BENCHMARK, API, AMPLIFICATION, DEPTH)
+CONVOLUTION = ROOT / "docs" / "convolution.md"
+DOCUMENTS = (README, COMPARISON, RESULTS, BENCHMARK, API, AMPLIFICATION, DEPTH, CONVOLUTION)
 ALL_RECORDS = ROOT / "records"
 RECORDS = ROOT / "records" / "teacher-student"
 DIGITS = ROOT / "records" / "compare"
@@ -86,6 +88,8 @@ def parts(document: Path) -> dict[str, str]:
         return {"growth": amplification()}
     if document == DEPTH:
         return {"depth": depths(), "alignment": alignments(), "first-steps": first_steps()}
+    if document == CONVOLUTION:
+        return {"convolution": kernels()}
     if document == BENCHMARK:
         return {"costs": costs(), "growth": growth()}
     return {name: comparison(name) for name in ("digits", "digits-16")}
@@ -390,6 +394,21 @@ def depths() -> str:
     return "\n".join(table(("activities", "rule", *map(str, depth.LAYERS)), rows)) + "\n"
 
 
+def kernels() -> str:
+    """Of each rule, accuracy with a convolution, and how the kernels' last update points."""
+    rows = [
+        (
+            row.name,
+            mean_text(row.accuracies),
+            str(len(row.accuracies)),
+            f"{row.cosines[-1]:+.2f}" if row.cosines else "–",
+        )
+        for row in convolution.rows(records.read_all(ALL_RECORDS))
+    ]
+    heads = "rule", "test accuracy (%)", "seeds", "cosine of the kernels' update with backprop's"
+    return "\n".join(table(heads, rows)) + "\n"
+
+
 def alignments() -> str:
     """Cosines of each layer's update with backprop's; ``depth.py`` makes the record."""
     record = Fields.read(depth.RECORD).fields("alignment")
@@ -490,6 +509,7 @@ if __name__ == "__main__":
     try:
         accuracy.save(accuracy.points(records.read_all(ALL_RECORDS)))
         depth.save(records.read_all(ALL_RECORDS))
+        convolution.save(records.read_all(ALL_RECORDS))
         for document in DOCUMENTS:
             document.write_text(generated(document), "utf-8", newline="\n")
     except UsageError as mistake:

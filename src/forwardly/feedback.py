@@ -307,7 +307,7 @@ class Mirror(_Noise):
 class JacobianMirror(_Noise):
     """Noise at the input, and what becomes of it at the output, turn F to the whole network.
 
-    Weight mirroring (``Mirror``) needs linear layers and mirrors each by itself, as if no
+    The noise of Akrout et al. (2019), through all layers at once. Weight mirroring (``Mirror``) needs linear layers and mirrors each by itself, as if no
     activation lay between. This mirrors what the network does from end to end, whatever it is
     made of: J(x), (k, d), the Jacobian of the outputs f(x) by the inputs.
 
