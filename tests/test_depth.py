@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
+from typing import Any
 
 import depth
 import pytest
 
+import forwardly as fw
 from forwardly.experiments import records
 from real_data import real_data
 
@@ -35,9 +38,21 @@ def test_the_record_is_of_these_settings_and_says_what_the_page_says() -> None:
     assert min(slopes[0.5][-1]["cosines"]) > 0
 
 
-def test_first_steps_are_measured() -> None:
+def test_first_steps_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     real_data("cifar10")
-    found = depth.first_steps(0.5, steps=52)
+    made: list[fw.PEPITA] = []
+
+    def pepita(*arguments: Any, **options: Any) -> fw.PEPITA:
+        made.append(fw.PEPITA(*arguments, **options))
+        return made[-1]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(depth, "fw", SimpleNamespace(**vars(fw) | {"PEPITA": pepita}))
+        found = depth.first_steps(0.5, steps=52)
+    (rule,) = made
+    assert rule.presynaptic == "clean"
+    assert float(rule.F.abs().max()) == pytest.approx(0.4 * (6 / 3072) ** 0.5, rel=1e-3)
+    assert [type(module).__name__ for module in rule.model].count("LeakyReLU") == depth.LAYERS[-1]
     assert [row["step"] for row in found] == [0, 50, 51]
     for row in found:
         assert len(row["cosines"]) == depth.LAYERS[-1] + 1

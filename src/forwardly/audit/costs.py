@@ -94,7 +94,6 @@ def checkpointed_backprop(rule: Rule, x: Tensor, target: Tensor) -> tuple[int, i
 
 def peak_bytes(step: Callable[[], list[Tensor]]) -> int:
     """The peak memory of all storages that ``step`` allocates, but those that it returns."""
-    gc.collect()
     gc.freeze()  # so that collecting after every operation does not scan what is there already
     try:
         with _Storages() as storages:
