@@ -14,7 +14,7 @@ from torch.testing import assert_close
 from forwardly.testing import CASES, Case, build
 from test_laws import FACTORIES
 
-# Every kind of stage in one network, as tracing takes a second.
+# Every kind of stage in one network.
 WHOLE = Case(
     "whole",
     lambda: [
