@@ -19,7 +19,7 @@ NOT_FOR_HELP = (
     *("matplotlib", "scipy", "numba", "sklearn", "jinja2", "pandas", "pooch", "requests"),
     *("filelock", "forwardly.experiments", "forwardly.benchmarks", "forwardly.audit.page"),
 )
-NOT_FOR_TRAINING = ("matplotlib", "scipy", "numba", "sklearn", "pandas", "torch._dynamo")
+NOT_FOR_TRAINING = ("matplotlib", "scipy", "numba", "sklearn", "pandas", "sympy", "torch._dynamo")
 
 PROGRAM = f"""
 import sys
@@ -37,7 +37,8 @@ for arguments in (["--help"], ["rules"], ["rules", "pepita"], ["cite", "pepita"]
 print()
 print([name for name in {NOT_FOR_HELP} if name in set(sys.modules) - before])
 digits = forwardly.data.load("digits")
-rule = forwardly.PEPITA(torch.nn.Sequential(torch.nn.Linear(64, 10)), torch.nn.CrossEntropyLoss())
+from forwardly import models
+rule = forwardly.PEPITA(models.mlp(64, (8,), 10), torch.nn.CrossEntropyLoss())
 optimizer = forwardly.LocalSGD(rule, lr=0.1, fast=False)
 forwardly.fit(rule, digits.train, optimizer, epochs=1)
 optimizer.load_state_dict(optimizer.state_dict())

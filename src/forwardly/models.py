@@ -127,9 +127,13 @@ def _behind_synapse(activation: str, normalise: str | None, dropout: float) -> l
 
 
 def _empty(kind: type[Layer], *sizes: int, bias: bool = False) -> Layer:
-    """A layer, its weights uninitialised (no random numbers are drawn), its bias 0."""
-    skipped = nn.utils.skip_init(kind, *sizes, bias=bias)  # pyright: ignore[reportUnknownMemberType]
-    layer = cast(Layer, skipped)
+    """A layer, its weights uninitialised (no random numbers are drawn), its bias 0.
+
+    As by ``nn.utils.skip_init``, without the meta device, whose first use imports a second's worth.
+    """
+    untouched = type(kind.__name__, (kind,), {"reset_parameters": lambda _: None})
+    layer = cast(Layer, untouched(*sizes, bias=bias))
+    layer.__class__ = kind
     if layer.bias is not None:  # pyright: ignore[reportUnnecessaryComparison]
         nn.init.zeros_(layer.bias)
     return layer
