@@ -307,9 +307,10 @@ class Mirror(_Noise):
 class JacobianMirror(_Noise):
     """Noise at the input, and what becomes of it at the output, turn F to the whole network.
 
-    The noise of Akrout et al. (2019), through all layers at once. Weight mirroring (``Mirror``) needs linear layers and mirrors each by itself, as if no
-    activation lay between. This mirrors what the network does from end to end, whatever it is
-    made of: J(x), (k, d), the Jacobian of the outputs f(x) by the inputs.
+    The noise of Akrout et al. (2019), through all layers at once. Weight mirroring (``Mirror``)
+    needs linear layers and mirrors each by itself, as if no activation lay between. This mirrors
+    what the network does from end to end, whatever it is made of: J(x), (k, d), the Jacobian of the
+    outputs f(x) by the inputs.
 
         noise        ξ ~ N(0, σ²) at the input, one vector a sample
         response     r = (f(x + ξ) − f(x − ξ)) / 2, so that what is even in ξ falls out
