@@ -72,7 +72,7 @@ def train(
         Options of the rule as NAME=VALUE, e.g. output_error=second sign=-1 projection=0.1.
     mirror
         Let F learn the network's Jacobian from noise, at this rate (0.01, say), after every fourth
-        batch; for rules that add F e to the input, with an F of about a quarter of the length.
+        batch; for rules that add F e to the input, with an F of an eighth of the length, say.
     measure
         What else to measure each epoch: norms, alignment, angles; or none.
     log
