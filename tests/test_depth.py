@@ -52,7 +52,8 @@ def test_first_steps_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     (rule,) = made
     assert rule.presynaptic == "clean"
     assert float(rule.F.abs().max()) == pytest.approx(0.4 * (6 / 3072) ** 0.5, rel=1e-3)
-    assert [type(module).__name__ for module in rule.model].count("LeakyReLU") == depth.LAYERS[-1]
+    kinds = [type(module).__name__ for module in rule.model.children()]
+    assert kinds.count("LeakyReLU") == depth.LAYERS[-1]
     assert [row["step"] for row in found] == [0, 50, 51]
     for row in found:
         assert len(row["cosines"]) == depth.LAYERS[-1] + 1

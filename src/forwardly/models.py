@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import nn
@@ -126,14 +126,19 @@ def _behind_synapse(activation: str, normalise: str | None, dropout: float) -> l
     return modules
 
 
+def _nothing(_: nn.Module) -> None:
+    """Draw no weights."""
+
+
 def _empty(kind: type[Layer], *sizes: int, bias: bool = False) -> Layer:
     """A layer, its weights uninitialised (no random numbers are drawn), its bias 0.
 
     As by ``nn.utils.skip_init``, without the meta device, whose first use imports a second's worth.
     """
-    untouched = type(kind.__name__, (kind,), {"reset_parameters": lambda _: None})
-    layer = cast(Layer, untouched(*sizes, bias=bias))
-    layer.__class__ = kind
+    untouched: Any = type(kind.__name__, (kind,), {"reset_parameters": _nothing})
+    made: Any = untouched(*sizes, bias=bias)
+    made.__class__ = kind
+    layer = cast(Layer, made)
     if layer.bias is not None:  # pyright: ignore[reportUnnecessaryComparison]
         nn.init.zeros_(layer.bias)
     return layer
