@@ -9,16 +9,22 @@ import pytest
 
 from forwardly.data.sources import SOURCES
 from forwardly.experiments import records
-from forwardly.experiments.published import unbound_cifar10, unbound_depth, unbound_mnist
+from forwardly.experiments.published import (
+    unbound_cifar10,
+    unbound_convolution,
+    unbound_depth,
+    unbound_mnist,
+)
 from forwardly.experiments.published.unbound import OPTIONS
 from forwardly.experiments.report import columns, trials
 
 RECORDS = Path(__file__).parent.parent / "records"
 TABLES = {m.EXPERIMENT.name: m.EXPERIMENT for m in (unbound_cifar10, unbound_mnist)}
-EXPERIMENTS = {**TABLES, unbound_depth.EXPERIMENT.name: unbound_depth.EXPERIMENT}
+OTHERS = {m.EXPERIMENT.name: m.EXPERIMENT for m in (unbound_depth, unbound_convolution)}
+EXPERIMENTS = {**TABLES, **OTHERS}
 CHOSEN: dict[str, dict[str, float]] = {
     module.EXPERIMENT.name: {f"rates/{rule}": rate for rule, rate in module.CHOSEN.items()}
-    for module in (unbound_cifar10, unbound_mnist)
+    for module in (unbound_cifar10, unbound_mnist, unbound_convolution)
 }
 CHOSEN["unbound_depth"] = {
     f"rates-{column}/{rule}-{layers}": rate
