@@ -169,6 +169,15 @@ def of_mirror() -> object:
     return list(rule.state_dict().values())
 
 
+def of_jacobian_mirror() -> object:
+    rule, x = small(), dataset().train.x
+    mirror = fw.feedback.JacobianMirror(rule, generator=seeded())
+    mirror.step(x)
+    mirror.load_state_dict(mirror.state_dict())
+    mirror.step(x)
+    return [mirror.mean, *rule.state_dict().values()]
+
+
 def of_feedback() -> object:
     sizes = (6, 8, 3)
     makers = fw.feedback.uniform(), fw.feedback.normal(), fw.feedback.product()
@@ -192,8 +201,8 @@ def of_data() -> object:
 
 
 PARTS = (
-    *(of_compiled_steps, of_fit, of_metrics, of_mirror, of_feedback, of_compiled_training),
-    of_data,
+    *(of_compiled_steps, of_fit, of_metrics, of_mirror, of_jacobian_mirror, of_feedback),
+    *(of_compiled_training, of_data),
 )
 
 
@@ -301,8 +310,10 @@ def test_training_and_measuring_need_no_float64(name: str) -> None:
 
 
 def test_mirrors_need_no_float64() -> None:
-    rule = small(projection=fw.feedback.product(1.0))
+    rule, other = small(projection=fw.feedback.product(1.0)), small()
     mirror = fw.feedback.Mirror(rule, keep_norm=True, generator=seeded())
+    whole = fw.feedback.JacobianMirror(other, generator=seeded())
     with without_float64():
         fw.fit(rule, dataset(), fw.LocalSGD(rule, lr=0.1), epochs=1, batch=16, mirror=mirror)
+        fw.fit(other, dataset(), fw.LocalSGD(other, lr=0.1), epochs=1, batch=16, mirror=whole)
         fw.metrics.layer_angles(rule)

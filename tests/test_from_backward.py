@@ -102,6 +102,21 @@ def test_predictions_around_a_step_under_autocast() -> None:
     assert torch.equal(after, expected)
 
 
+def test_a_jacobian_mirror_under_autocast() -> None:
+    net = nn.Sequential(nn.Linear(6, 20, bias=False), nn.ReLU(), nn.Linear(20, 3, bias=False))
+    rule = fw.PEPITA(net, nn.CrossEntropyLoss())
+    other = copy.deepcopy(rule)
+    mirrors = [
+        fw.feedback.JacobianMirror(r, generator=torch.Generator().manual_seed(1))
+        for r in (rule, other)
+    ]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rule.predict(X)  # which leaves weights in bfloat16 behind
+        mirrors[0].step(X)
+    mirrors[1].step(X)
+    assert_close(rule.F, other.F, rtol=0, atol=0)
+
+
 def test_mirrors_and_pure_steps_under_autocast() -> None:
     net = nn.Sequential(nn.Linear(6, 20, bias=False), nn.ReLU(), nn.Linear(20, 3, bias=False))
     rule = fw.PEPITA(net, nn.CrossEntropyLoss(), projection=fw.feedback.product())
