@@ -30,7 +30,6 @@ ROWS: dict[str, dict[str, Any]] = {
         "mirroring": JacobianMirroring(0.01),
     },
     "pepita": {"options": {"presynaptic": "clean", "projection": 0.4}, "conv_rate": 0.01},
-    "feedback-alignment": {},
     "backprop": {},
     "readout-only": {},
 }
