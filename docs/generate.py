@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 import accuracy  # beside this file, as are convolution and depth
@@ -395,13 +395,13 @@ def depths() -> str:
 
 
 def kernels() -> str:
-    """Of each rule, accuracy with a convolution, and how the kernels' last update points."""
+    """Of each rule, accuracy with a convolution, and how the kernels' updates point."""
     rows = [
         (
             row.name,
             mean_text(row.accuracies),
             str(len(row.accuracies)),
-            f"{row.cosines[-1]:+.2f}" if row.cosines else "–",
+            f"{mean(row.cosines):+.2f}" if row.cosines else "–",
         )
         for row in convolution.rows(records.read_all(ALL_RECORDS))
     ]

@@ -18,8 +18,8 @@ def test_the_page_says_what_is_recorded() -> None:
     assert mean(mirrored) - mean(control) > 2 * max(stdev(mirrored), stdev(control))
     assert not ROWS["readout-only"].cosines, "its kernels stay as they were drawn"
     assert all(abs(cosine - 1) < 1e-3 for cosine in ROWS["backprop"].cosines)
-    for drawn in ("pepita", "feedback-alignment"):
-        assert abs(mean(ROWS[drawn].cosines)) < 0.5 * mean(ROWS["pepita-mirrored"].cosines), drawn
+    drawn, turned = (mean(ROWS[name].cosines) for name in ("pepita", "pepita-mirrored"))
+    assert drawn < 0.05 < turned
 
 
 def test_the_figure_shows_it() -> None:
@@ -40,7 +40,4 @@ def test_rows_differ_in_the_rule_alone() -> None:
     made = [unbound_convolution.recipe(row, 0.1).as_data() for row in unbound_convolution.ROWS]
     same = [{n: v for n, v in recipe.items() if n not in own} for recipe in made]
     assert all(recipe == same[0] for recipe in same)
-    assert all(
-        unbound_convolution.recipe(row, 0.1).conv_rate == 1
-        for row in ("backprop", "feedback-alignment")
-    )
+    assert unbound_convolution.recipe("backprop", 0.1).conv_rate == 1
