@@ -36,7 +36,7 @@ ROWS: dict[str, dict[str, Any]] = {
 """What is a row's own."""
 
 RATES = (0.01, 0.02, 0.04, 0.08)
-CHOSEN = {"pepita-mirrored": 0.02, "backprop": 0.01, "readout-only": 0.02}
+CHOSEN = {"pepita-mirrored": 0.02, "pepita": 0.02, "backprop": 0.01, "readout-only": 0.02}
 """The learning rate of each row, as far as its trials are done."""
 
 
