@@ -152,6 +152,29 @@ def test_what_cannot_be_mirrored_from_end_to_end() -> None:
             JacobianMirror(fw.PEPITA(model, nn.MSELoss()), **options)
 
 
+def test_samples_that_it_cannot_learn_from_are_refused() -> None:
+    torch.manual_seed(0)
+    rule = made(nn.Sequential(*dense(4, 9, 2)), (4,))
+    mirror = JacobianMirror(rule)
+    before = rule.F.clone()
+    numbers = torch.rand(8, 4, dtype=torch.float64) + 0.1
+    for x, kind, message in (
+        (numbers.long(), TypeError, "x must be of floating-point numbers, to add noise"),
+        (numbers[:0], ValueError, "x must be a batch of samples, .* and not empty"),
+        (numbers[0], ValueError, "x must be a batch of samples"),
+        (numbers.log() * float("nan"), ValueError, "x has a NaN or an infinity, first in sample 0"),
+    ):
+        with pytest.raises(kind, match=message):
+            mirror.step(x)
+    rule.model[0] = nn.Linear(4, 9).double()  # as users replace layers
+    mirror.step(numbers)
+    rule.model[0] = nn.Linear(4, 9)
+    with pytest.raises((TypeError, ValueError)):
+        mirror.step(numbers)
+    assert not torch.equal(rule.F, before)
+    assert rule.F.isfinite().all()
+
+
 @pytest.mark.unchecked  # whole trainings
 @pytest.mark.parametrize("seed", [0, 1])
 def test_kernels_learn_with_a_mirrored_F_alone(seed: int) -> None:

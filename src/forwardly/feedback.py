@@ -381,13 +381,19 @@ class JacobianMirror(_Noise):
         Args:
             x: n samples, as the rule takes them.
 
-        Raises what a step of the rule does, if the model has changed, or x does not fit it.
+        Raises:
+            TypeError: if x is not of floating-point numbers.
+            ValueError: if x is no batch, or has a NaN or an infinity; then nothing has changed.
+
+        And what a step of the rule does, if the model has changed.
         """
         with _in_its_own_type(self.rule), evaluating(self.rule):
             self._step(x)
 
     def _step(self, x: Tensor) -> None:
-        self.rule.look()
+        self.rule.check_samples(x)
+        if not x.is_floating_point():
+            raise TypeError(f"x must be of floating-point numbers, to add noise; given {x.dtype}")
         F = self.rule.get_buffer("F")
         xi = self._draw(x.shape, x).mul_(self.noise)
         response = (self.rule.predict(x + xi) - self.rule.predict(x - xi)) / 2

@@ -378,34 +378,41 @@ class Rule(nn.Module, ABC):
 
     def check_batch(self, x: Tensor, target: Tensor) -> None:
         """See the model as it is now, and refuse a batch, as ``forward`` does."""
+        self.check_samples(x)
+        if target.dim() < 1 or target.shape[0] != x.shape[0]:
+            raise ValueError(
+                f"x has {x.shape[0]} samples, so the target must have as many in its first "
+                f"dimension; given is {shape_of(target)}"
+            )
+        self._check_values("the target", target)
+
+    def check_samples(self, x: Tensor) -> None:
+        """``check_batch`` of samples without targets."""
         self.look()
         if x.dim() < 2 or x.shape[0] == 0:
             raise ValueError(
                 f"x must be a batch of samples, its first dimension counting them, and not empty; "
                 f"given is {shape_of(x)}"
             )
-        if target.dim() < 1 or target.shape[0] != x.shape[0]:
+        self._check_values("x", x)
+
+    def _check_values(self, name: str, values: Tensor) -> None:
+        if values.device != self._weight.device:
             raise ValueError(
-                f"x has {x.shape[0]} samples, so the target must have as many in its first "
-                f"dimension; given is {shape_of(target)}"
+                f"{name} is on {values.device}, the model on {self._weight.device}: move one, "
+                f"e.g. by .to({str(self._weight.device)!r})"
             )
-        for name, values in (("x", x), ("the target", target)):
-            if values.device != self._weight.device:
-                raise ValueError(
-                    f"{name} is on {values.device}, the model on {self._weight.device}: move one, "
-                    f"e.g. by .to({str(self._weight.device)!r})"
-                )
-            if values.requires_grad:
-                raise ValueError(
-                    f"{name} requires a gradient, which it would never get, as there is no "
-                    f"backward pass to what it was computed from: pass it .detach()ed"
-                )
-            if values.is_floating_point() and values_readable(values) and not all_finite(values):
-                bad = ~values.isfinite().reshape(len(values), -1).all(1)
-                raise ValueError(
-                    f"{name} has a NaN or an infinity, first in sample {int(bad.nonzero()[0])}: "
-                    "clean the data, or drop that sample"
-                )
+        if values.requires_grad:
+            raise ValueError(
+                f"{name} requires a gradient, which it would never get, as there is no "
+                f"backward pass to what it was computed from: pass it .detach()ed"
+            )
+        if values.is_floating_point() and values_readable(values) and not all_finite(values):
+            bad = ~values.isfinite().reshape(len(values), -1).all(1)
+            raise ValueError(
+                f"{name} has a NaN or an infinity, first in sample {int(bad.nonzero()[0])}: "
+                "clean the data, or drop that sample"
+            )
 
     def look(self) -> None:
         """See the model as it is now.
