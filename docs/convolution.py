@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import mean
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from forwardly.experiments import figures
 from forwardly.experiments.published import unbound_convolution
@@ -74,6 +75,7 @@ def draw(made: Sequence[Row]) -> Figure:
     left.grid(axis="x", linewidth=0.4)
     right.axhline(0, color="grey", linewidth=0.6)
     right.set_xlabel("Epoch")
+    right.xaxis.set_major_locator(MaxNLocator(integer=True))
     right.set_ylabel("Cosine of the kernels' update\nwith backprop's")
     right.legend(frameon=False, fontsize="small")
     return figure

@@ -7,7 +7,7 @@ from dataclasses import replace
 from forwardly.experiments.experiment import Cell
 from forwardly.experiments.published.unbound import recipe, unbound
 
-CHOSEN = {"pepita": 0.02, "backprop": 0.02}
+CHOSEN = {"pepita": 0.02, "backprop": 0.02, "readout-only": 0.005}
 """The learning rate of each rule."""
 
 _UNBOUND = unbound(
