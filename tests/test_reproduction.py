@@ -233,7 +233,7 @@ def test_killed_and_given_again_it_ends_the_same(tmp_path: Path) -> None:
 
 
 IMPATIENT = """
-import os, signal, sys
+import os, signal, sys, time
 from multiprocessing import active_children
 from pathlib import Path
 sys.path.insert(0, "tests")
@@ -243,7 +243,8 @@ if __name__ == "__main__":
         (worker,) = active_children()
         os.kill(worker.pid, signal.SIGSTOP)  # as one that is reading a large data set
         print(flush=True)
-        signal.pause()
+        while True:  # as signal.pause() would sleep through a signal that comes just before it
+            time.sleep(0.01)
 """
 
 
