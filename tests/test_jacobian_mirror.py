@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import pytest
@@ -115,6 +116,29 @@ def test_updates_are_backprops_times_a_positive_matrix(layers: int) -> None:
         reached = W @ reached
         torch.testing.assert_close(update, 1e-4 * reached @ reached.T @ backprop[name])
         assert float((update * backprop[name]).sum()) > 0
+
+
+ADD_F_E = sorted(
+    name for name, kind in fw.RULES.items() if "projection" in inspect.signature(kind).parameters
+)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("name", ADD_F_E)
+def test_no_layer_opposes_backprop(name: str, sign: int) -> None:
+    """Of every rule that adds F e to the input, whichever its sign."""
+    torch.manual_seed(0)
+    model = nn.Sequential(*dense(12, 10, 8, 4, bias=False, activation=nn.Tanh)).double()
+    options: dict[str, Any] = {"projection": uniform(1e-3), "sign": sign}
+    generator = torch.Generator().manual_seed(1)
+    rule = fw.RULES[name](model, nn.CrossEntropyLoss(), generator=generator, **options)
+    x, target = 0.3 * torch.randn(256, 12, dtype=torch.float64), torch.arange(256) % 4
+    mirror = JacobianMirror(rule, rate=0.02, noise=0.01, generator=generator)
+    for _ in range(200):
+        mirror.step(x)
+    after = fw.metrics.update_alignment(rule, x, target)
+    # Time-local PEPITA's two parts are of different steps.
+    assert min(after.values()) > (0.04 if name == "time-local-pepita" else 0.5)
 
 
 def test_it_goes_on_where_it_was() -> None:
