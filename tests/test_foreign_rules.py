@@ -233,7 +233,7 @@ def test_compare(command: Command) -> None:
 
 def test_compare_a_rule_with_itself(command: Command) -> None:
     """With other options, which --rates names too; and a rate of another package's rule."""
-    clean = "pepita:presynaptic=clean,projection=0.4"
+    clean = "pepita:presynaptic=clean,projection=4"  # far too long an F
     done = command(
         *("compare", "--rules", "pepita", clean, "my-asking", "--seeds", "1", "--epochs", "2"),
         *("--rates", "pepita=0.1", f"{clean}=0.05", "my-asking=0.1", "--hidden", "8", "--out", "c"),
@@ -244,10 +244,12 @@ def test_compare_a_rule_with_itself(command: Command) -> None:
     settings = Comparison(rules=("pepita",), hidden=(8,), epochs=2, seeds=1)
     for rule, options, rate in (
         ("pepita", {}, 0.1),
-        (clean, {"presynaptic": "clean", "projection": 0.4}, 0.05),
+        (clean, {"presynaptic": "clean", "projection": 4}, 0.05),
     ):
         _, accuracy = comparison.train("pepita", settings, 0, rate, options=options)
         assert found["rules"][rule]["accuracies"] == [accuracy]
+    _, plain = comparison.train("pepita", settings, 0, 0.05)
+    assert found["rules"][clean]["accuracies"] != [plain]
 
 
 def test_compare_a_regression(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
