@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, MultiStepLR, ReduceLROnPlateau
 
 import forwardly as fw
@@ -204,6 +204,29 @@ def mirrored_from_end_to_end(ours: Rule) -> tuple[Any, Any, Any]:
     optimizer = fw.LocalSGD(ours, 0.1, 0.9)
     mirror = fw.feedback.JacobianMirror(ours, generator=torch.Generator().manual_seed(9))
     return optimizer, None, mirror
+
+
+def test_a_mirror_gets_every_nth_batch() -> None:
+    trained, mirrored = list[Tensor](), list[Tensor]()
+
+    class Optimizer(fw.LocalSGD):
+        def step(self, x: Tensor, target: Tensor) -> fw.Credit:  # pyright: ignore
+            trained.append(x)
+            return super().step(x, target)
+
+    class Mirror(fw.feedback.JacobianMirror):
+        def step(self, x: Tensor) -> None:
+            mirrored.append(x)
+            super().step(x)
+
+    ours = rule("pepita")
+    fit(
+        ours, small(), Optimizer(ours, 0.1), epochs=2, batch=50, mirror=Mirror(ours), mirror_every=2
+    )
+    per_epoch = len(trained) // 2
+    expected = [x for epoch in (trained[:per_epoch], trained[per_epoch:]) for x in epoch[1::2]]
+    assert len(mirrored) == len(expected) > 2
+    assert all(x is other for x, other in zip(mirrored, expected, strict=True))
 
 
 @pytest.mark.parametrize(
