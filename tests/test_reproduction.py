@@ -239,6 +239,7 @@ from pathlib import Path
 sys.path.insert(0, "tests")
 from test_reproduction import jobs, run_all
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored after `make test &` in sh
     for news in run_all(jobs(Path(sys.argv[1]), epochs=100_000)[:1], 1):
         (worker,) = active_children()
         os.kill(worker.pid, signal.SIGSTOP)  # as one that is reading a large data set
@@ -250,11 +251,6 @@ if __name__ == "__main__":
 
 @pytest.mark.unchecked
 @pytest.mark.skipif(os.name != "posix", reason="stops processes the POSIX way")
-@pytest.mark.xfail(
-    raises=subprocess.TimeoutExpired,
-    strict=False,
-    reason="passes by itself, but hangs at times among all tests; not understood yet",
-)
 def test_a_second_interrupt_does_not_wait(tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(IMPATIENT, "utf-8")

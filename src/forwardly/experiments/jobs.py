@@ -236,7 +236,7 @@ def run_all(jobs: Sequence[Job], processes: int) -> Iterator[State | tuple[int, 
         UsageError: of the first run that cannot be done.
     """
     context = get_context("spawn")  # torch's threads do not survive a fork
-    stop, queue = context.Event(), context.Queue()
+    stop, queue = context.RawValue("b", 0), context.Queue()  # no lock that a stopped process keeps
     with ProcessPoolExecutor(
         processes, mp_context=context, initializer=_begin, initargs=(stop, queue)
     ) as pool:
@@ -266,7 +266,7 @@ def run_all(jobs: Sequence[Job], processes: int) -> Iterator[State | tuple[int, 
                             "the same command goes on"
                         ) from None
         finally:
-            stop.set()
+            stop.value = 1
             try:
                 pool.shutdown(cancel_futures=True)
             except KeyboardInterrupt:  # again, from somebody who does not want to wait
@@ -306,7 +306,7 @@ def _work(number: int, job: Job) -> Outcome:
         parent = parent_process()
         if parent is not None and not parent.is_alive():  # killed; nobody waits for an answer
             os._exit(1)
-        return _worker["stop"].is_set()
+        return bool(_worker["stop"].value)
 
     def report(epoch: float, accuracy: float | None) -> None:
         _worker["queue"].put((number, epoch, accuracy))
