@@ -112,10 +112,10 @@ def test_forward_forwards_training_accuracy_is_of_its_predictions() -> None:
 def test_only_some_samples_are_predicted_of_a_large_training_set(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from forwardly.training import loop
+    from forwardly.training import run
 
-    monkeypatch.setattr(loop, "_SAMPLES_TO_PREDICT", 20)
-    some = loop._some(Split(torch.arange(50)[:, None], torch.arange(50)))
+    monkeypatch.setattr(run, "_SAMPLES_TO_PREDICT", 20)
+    some = run._some(Split(torch.arange(50)[:, None], torch.arange(50)))
     assert some.target.tolist() == list(range(0, 50, 3))  # of every part, if they are sorted
 
 

@@ -36,7 +36,7 @@ from forwardly.rules import (
     WeightPerturbation,
 )
 from forwardly.saving import load, save
-from forwardly.training import Fit, evaluate, fit, loggers
+from forwardly.training import Fit, evaluate, fit, fit_seeds, loggers
 from forwardly.training.local_sgd import LocalSGD
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ __all__ = [
     "evaluate",
     "feedback",
     "fit",
+    "fit_seeds",
     "load",
     "loggers",
     "metrics",

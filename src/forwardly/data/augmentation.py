@@ -68,8 +68,25 @@ class Augmentation:
         if not self:
             return x
         self.check(tuple(x.shape[1:]))
+        return self.changed(x, torch.tensor(self.draws(seed, epoch, batch), device=x.device))
+
+    @staticmethod
+    def draws(seed: int, epoch: int, batch: int) -> tuple[int, int]:
+        """Where a batch's random numbers begin, for ``changed``; that of the next batch is at + 1.
+
+        Returns:
+            (seed, at), two integers of 64 bits.
+        """
         signed = (seed + 2**63) % 2**64 - 2**63  # torch's generators take up to 2⁶⁴ − 1 too
-        draws = torch.tensor([signed, ((epoch - 1) << 24) + batch], device=x.device)
+        return signed, ((epoch - 1) << 24) + batch
+
+    def changed(self, x: Tensor, draws: Tensor) -> Tensor:
+        """As a call, of images that are known to be some.
+
+        Args:
+            x: (n, channels, height, width), floating-point.
+            draws: ``draws`` as a tensor on the device of x.
+        """
         if self.crop < 1:
             x = _cropped(x, self.crop, draws)
         if self.shift:
@@ -110,11 +127,12 @@ def _cropped(x: Tensor, least: float, draws: Tensor) -> Tensor:
         for which in (_SIDE, _CENTRE_X, _CENTRE_Y)
     )
     side = least + (1 - least) * side
-    # Of a window whose corners are at ±1 in the image's own measure.
-    theta = x.new_zeros(len(x), 2, 3)
-    theta[:, 0, 0] = theta[:, 1, 1] = side
-    theta[:, 0, 2] = (1 - side) * (2 * centre_x - 1)
-    theta[:, 1, 2] = (1 - side) * (2 * centre_y - 1)
-    sampled = torch.nn.functional
-    grid = sampled.affine_grid(theta, [*x.shape], align_corners=False)
-    return sampled.grid_sample(x, grid, padding_mode="border", align_corners=False)
+    # Where each pixel of the image is in it, whose corners are at ±1; bilinear between pixels.
+    down, right = (
+        side[:, None] * ((2 * torch.arange(size, device=x.device) + 1) / size - 1).to(x.dtype)
+        + ((1 - side) * (2 * centre - 1))[:, None]
+        for size, centre in zip(x.shape[2:], (centre_y, centre_x), strict=True)
+    )
+    shape = len(x), *x.shape[2:]
+    grid = torch.stack([right[:, None, :].expand(shape), down[:, :, None].expand(shape)], -1)
+    return torch.nn.functional.grid_sample(x, grid, padding_mode="border", align_corners=False)

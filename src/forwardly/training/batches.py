@@ -86,7 +86,7 @@ class InMemory(Batches):
     """
 
     def __init__(self, split: Split, batch: int, seed: int, drop_last: bool, place: Tensor) -> None:
-        self.split, self._batch, self._place = split, batch, place
+        self.split, self.batch, self._place = split, batch, place
         self.size = batch
         self._order = torch.Generator().manual_seed(seed)
         whole = math.floor if drop_last else math.ceil
@@ -98,12 +98,15 @@ class InMemory(Batches):
         """See ``Batches``."""
         return f"{len(self.split)} samples in memory"
 
+    def order(self) -> Tensor:
+        """The next epoch's order of all samples."""
+        return torch.randperm(len(self.split), generator=self._order, device="cpu")
+
     def epoch(self, number: int) -> Iterator[Batch]:  # noqa: ARG002
         """See ``Batches``."""
-        order = torch.randperm(len(self.split), generator=self._order, device="cpu")
-        order = order.to(self.split.x.device)
-        for start in range(0, (self.count or 0) * self._batch, self._batch):
-            yield self._at(order[start : start + self._batch])
+        order = self.order().to(self.split.x.device)
+        for start in range(0, (self.count or 0) * self.batch, self.batch):
+            yield self._at(order[start : start + self.batch])
 
     def once(self) -> Iterator[Batch]:
         """See ``Batches``."""

@@ -13,9 +13,11 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.optim import Optimizer
 
 from forwardly.fast.sgd import Descent, descend
 from forwardly.rule import Credit, Rule, undisturbed
+from forwardly.training.local_sgd import descent_of
 
 
 class State(NamedTuple):
@@ -48,6 +50,35 @@ def load(rule: Rule, state: State) -> None:
         own[name].copy_(value)
 
 
+def descents_of(rule: Rule, optimizer: Optimizer) -> dict[str, Descent]:
+    """How an SGD's parameters descend, by their names in the rule."""
+    names = {id(parameter): name for name, parameter in rule.named_parameters()}
+    return {
+        names[id(parameter)]: descent_of(group)
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+
+
+def run_of(
+    rule: Rule,
+) -> Callable[[Mapping[str, Tensor], Tensor, Tensor], tuple[Credit, dict[str, Tensor]]]:
+    """``rule.run`` as a function (values, x, target), of parameters and buffers by their names.
+
+    What the model is was last seen by ``rule.look()``: within the functional call not all of it can
+    be seen.
+    """
+    whole = _Run(rule)
+
+    def run(
+        values: Mapping[str, Tensor], x: Tensor, target: Tensor
+    ) -> tuple[Credit, dict[str, Tensor]]:
+        given = {f"rule.{name}": value for name, value in values.items()}
+        return cast(tuple[Credit, dict[str, Tensor]], functional_call(whole, given, (x, target)))
+
+    return run
+
+
 def step_of(rule: Rule, descents: Mapping[str, Descent]) -> Step:
     """The step of a rule and its optimizer.
 
@@ -63,14 +94,11 @@ def step_of(rule: Rule, descents: Mapping[str, Descent]) -> Step:
     """
     if unknown := descents.keys() - dict(rule.named_parameters()).keys():
         raise ValueError(f"the rule has no parameters {', '.join(sorted(unknown))}")
-    whole = _Run(rule)
+    run = run_of(rule)
 
     def step(state: State, x: Tensor, target: Tensor) -> tuple[State, Credit]:
-        rule.look()  # within the functional call not all of the model can be seen
-        given = {f"rule.{name}": value for name, value in state.values.items()}
-        credit, buffers = cast(
-            tuple[Credit, dict[str, Tensor]], functional_call(whole, given, (x, target))
-        )
+        rule.look()
+        credit, buffers = run(state.values, x, target)
         values, momenta = {**state.values, **buffers}, dict(state.momenta)
         for update_of, update in credit.updates.items():
             name = rule.place(update_of)

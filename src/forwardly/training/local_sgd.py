@@ -159,7 +159,7 @@ class LocalSGD(Optimizer):
         return credit._replace(updates={}, loss=credit.loss.as_subclass(LossValue))
 
     def _trained(self) -> Trained:
-        groups = ((_descent(group), group["params"]) for group in self.param_groups)
+        groups = ((descent_of(group), group["params"]) for group in self.param_groups)
         return Trained({p: descent for descent, params in groups for p in params}, self.state)
 
     def _parameters(self) -> set[Tensor]:
@@ -198,7 +198,7 @@ def _number(name: str, given: Any) -> float:
     return number
 
 
-def _descent(group: Mapping[str, Any]) -> Descent:
+def descent_of(group: Mapping[str, Any]) -> Descent:
     """The settings of a group, refused if they make no sense."""
     momentum, decay, rate, dampening = (
         _number(name, group[name]) for name in ("momentum", "weight_decay", "lr", "dampening")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from forwardly.metrics import feedback_angle, layer_angles, update_alignment
 from forwardly.rule import Rule
-from forwardly.training.loop import Measure
+from forwardly.training.run import Measure
 
 
 def norms(rule: Rule, x: Tensor, target: Tensor) -> dict[str, float]:
