@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,7 @@ from forwardly.experiments.run_folder import check_places
 from forwardly.experiments.settings import MOST_SEEDS, MOST_THREADS, at_least, require
 from forwardly.experiments.teacher_student import PARTS
 from forwardly.fast import processors
+from forwardly.fast.devices import device_named
 
 
 def reproduce(
@@ -36,7 +37,8 @@ def reproduce(
     cells: tuple[str, ...] = (),
     seeds: int = 3,
     seed: int = 0,
-    jobs: int = 2,
+    jobs: int | None = None,
+    device: str = "cpu",
     epochs: int | None = None,
     again: Annotated[bool, Parameter(negative=())] = False,
     data_root: Path | None = None,
@@ -68,7 +70,10 @@ def reproduce(
     seed
         The first of them.
     jobs
-        Runs at a time, each in a process of its own.
+        Runs at a time: each in a process of its own (default: 2); on a GPU as one step of all that
+        differ in nothing but seeds and learning rates (default: 10).
+    device
+        Where: cpu; or cuda, cuda:1 or mps, a GPU.
     epochs
         Try the first so many epochs only. That is a trial and no record of the experiment: it is
         kept in a folder of its own, WORK/trials.
@@ -83,6 +88,9 @@ def reproduce(
     work
         The folder of the checkpoints, and of what --again and --epochs run.
     """
+    where = device_named(device)
+    if jobs is None:
+        jobs = 2 if where.type == "cpu" else 10
     require(at_least(1), seeds=seeds, jobs=jobs, epochs=epochs)
     require(MOST_SEEDS, seeds=seeds)
     require(MOST_THREADS, jobs=jobs)
@@ -101,6 +109,8 @@ def reproduce(
         if list_:
             reproduce_list.teacher_student(records, console)
             return 0
+        if where.type != "cpu":
+            raise UsageError("the experiment teacher_student is of the CPU: leave --device out")
         return _teacher_student(place, records, work, epochs, console)
     chosen = experiment(name)
     wanted = list(chosen.choose(cells))
@@ -137,7 +147,13 @@ def reproduce(
         raise UsageError("\n".join(absent.values()))
     for why in absent.values():
         console.say(f"{why}\nThe other cells are run.", style="yellow")
-    code = _run_jobs(here, jobs, console, records if again else None)
+    if where.type == "cpu":
+        news = run_all(here, jobs)
+    else:
+        from forwardly.experiments.at_once import run_at_once
+
+        news = run_at_once(here, where, jobs)
+    code = _run_jobs(here, news, console, records if again else None)
     if not absent or code == INTERRUPTED:
         return code
     left_out = Counter(job.recipe.data for job in todo if job.recipe.data in absent)
@@ -206,13 +222,16 @@ def _teacher_student(
 
 
 def _run_jobs(
-    todo: Sequence[Job], processes: int, console: PlainConsole, before: Path | None = None
+    todo: Sequence[Job],
+    news_of: Iterator[State | tuple[int, Outcome]],
+    console: PlainConsole,
+    before: Path | None = None,
 ) -> int:
     """Run jobs under a bar for all and one for each that is running; the exit code.
 
     Args:
         todo: what.
-        processes: how many at a time.
+        news_of: them, as they run.
         console: where to.
         before: the folder of records that results are shown beside.
     """
@@ -223,7 +242,7 @@ def _run_jobs(
         tasks: dict[int, TaskID] = {}
         epochs = dict.fromkeys(range(len(todo)), 0.0)
         try:
-            for news in run_all(todo, processes):
+            for news in news_of:
                 if isinstance(news, State):
                     number, epoch, accuracy = news
                     job = todo[number]

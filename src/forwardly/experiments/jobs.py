@@ -27,10 +27,10 @@ from forwardly.errors import UsageError
 from forwardly.experiments import records
 from forwardly.experiments.experiment import TRIAL_SEED, Experiment
 from forwardly.experiments.provenance import provenance
-from forwardly.experiments.recipe import Recipe, prepare
+from forwardly.experiments.recipe import Prepared, Recipe, prepare
 from forwardly.experiments.records import Record
 from forwardly.experiments.run_folder import RunFolder
-from forwardly.training import Row, evaluate
+from forwardly.training import Fit, Row, evaluate
 from forwardly.training.measures import MEASURES
 
 _BATCHES_BETWEEN_LOOKS = 20
@@ -68,6 +68,16 @@ class Job:
     def record(self) -> Path:
         """The folder of its record, which is there once it has ended."""
         return records.folder(self.records, self.experiment, self.cell, self.seed)
+
+    @property
+    def checkpoint(self) -> Path:
+        """The file that it goes on from."""
+        return self.folder / "checkpoint.pt"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a run must share with the checkpoint that it goes on from."""
+        return {"recipe": self.recipe.as_data(), "run_seed": self.seed}
 
     @property
     def recorded(self) -> bool:
@@ -152,10 +162,15 @@ def run(
     except Timeout:
         return "taken"
     except OSError as problem:  # the disk is full, say
-        raise UsageError(
-            f"{job.name} cannot write to {problem.filename or job.folder}: {problem.strerror}. "
-            "Checkpoints are kept as they last were; once there is room the same command goes on"
-        ) from None
+        raise cannot_write(job, problem) from None
+
+
+def cannot_write(job: Job, problem: OSError) -> UsageError:
+    """What to say where a record or a checkpoint could not be written."""
+    return UsageError(
+        f"{job.name} cannot write to {problem.filename or job.folder}: {problem.strerror}. "
+        "Checkpoints are kept as they last were; once there is room the same command goes on"
+    )
 
 
 class _StopError(Exception):
@@ -168,7 +183,7 @@ def _run(
     if job.recorded:
         return "finished"  # by another process, meanwhile
     torch.set_num_threads(job.threads)
-    environment = _environment(job)
+    environment = environment_of(job)
     prepared = prepare(job.recipe, job.seed, job.data_root)
     last: Row = {}
 
@@ -181,14 +196,20 @@ def _run(
     try:
         trained = prepared.fit(
             measures=tuple(MEASURES.values()),
-            checkpoint=job.folder / "checkpoint.pt",
+            checkpoint=job.checkpoint,
             resume=True,
-            settings={"recipe": job.recipe.as_data(), "run_seed": job.seed},
+            settings=job.settings,
             on_batch=on_batch,
             on_epoch=last.update,
         )
     except _StopError:
         return "stopped"
+    write_record(job, prepared, trained, environment)
+    return "finished"
+
+
+def write_record(job: Job, prepared: Prepared, trained: Fit, environment: dict[str, Any]) -> None:
+    """Test what was trained, write the record, and remove the checkpoint."""
     tested = {} if trained.diverged else evaluate(prepared.rule, prepared.dataset.test)
     result = {
         **{f"test_{name}": tested.get(name) for name in ("loss", "accuracy")},
@@ -198,11 +219,10 @@ def _run(
     }
     run = job.experiment, job.cell, job.seed, job.recipe.as_data()
     records.write(job.records, Record(*run, result, environment, trained.rows))
-    (job.folder / "checkpoint.pt").unlink(missing_ok=True)
-    return "finished"
+    job.checkpoint.unlink(missing_ok=True)
 
 
-def _environment(job: Job) -> dict[str, Any]:
+def environment_of(job: Job) -> dict[str, Any]:
     """Software and machine; with the revisions of all sessions, where a run was interrupted."""
     path = job.folder / "revisions.json"
     environment = {**provenance(), "threads": job.threads}

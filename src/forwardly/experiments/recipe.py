@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -225,6 +225,11 @@ class Prepared:
     scheduler: LRScheduler
     mirror: feedback.Mirror | feedback.JacobianMirror | None
     order_seed: int
+
+    def to(self, device: torch.device | str) -> Prepared:
+        """The same on another device; the rule is moved, the data copied."""
+        self.rule.to(device)
+        return replace(self, dataset=self.dataset.to(device))
 
     def fit(self, **options: Any) -> Fit:
         """Train as the recipe says; the options are ``training.fit``'s other ones."""

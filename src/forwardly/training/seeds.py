@@ -13,7 +13,7 @@ the processor. Samples lie on the device, where they were checked once.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -31,10 +31,15 @@ from forwardly.training.functional import State, descents_of, load, run_of
 from forwardly.training.local_sgd import LocalSGD
 from forwardly.training.loop import whole_number
 from forwardly.training.run import Fit, Measure, Row, Run, Totals, begin
-from forwardly.training.settings import flat
 
 _STEPS_BEFORE_CAPTURE = 2
 """In which libraries set up what they need, which a graph could not hold."""
+
+_SHARED = (
+    *("rule", "rule_options", "loss", "optimizer", "scheduler", "batches", "validation_batches"),
+    *("batch", "drop_last", "augment", "keep"),
+)
+"""Settings of a run that all have."""
 
 
 def fit_seeds(
@@ -115,17 +120,33 @@ def fit_seeds(
             rules, each, optimizers, seeds, schedulers, strict=True
         )
     ]
+    for rows in epochs_at_once(runs, epochs, measures=measures, on_batch=on_batch):
+        if on_epoch is not None:
+            on_epoch(rows)
+    return [run.fit for run in runs]
+
+
+def epochs_at_once(
+    runs: Sequence[Run],
+    epochs: int,
+    *,
+    measures: Sequence[Measure] = (),
+    on_batch: Callable[[int, int], None] | None = None,
+) -> Iterator[list[Row]]:
+    """Train runs that have begun, all as far as each other, up to so many epochs in all.
+
+    See ``fit_seeds``. After each epoch its rows are given, and the runs are as they are after it.
+
+    Raises:
+        UsageError: if they cannot be batched.
+    """
     together = _Together(runs)
-    for _ in range(epochs):
-        if all(run.fit.diverged is not None for run in runs):
-            break
+    while together.epochs < epochs and any(run.fit.diverged is None for run in runs):
         rows = list[Row]()
         for run, seen in zip(runs, together.epoch(on_batch), strict=True):
             if run.fit.diverged is None:
                 rows.append(run.end_epoch(seen, measures, keep=False))
-        if on_epoch is not None:
-            on_epoch(rows)
-    return [run.fit for run in runs]
+        yield rows
 
 
 class _Together:
@@ -137,6 +158,7 @@ class _Together:
     def __init__(self, runs: Sequence[Run]) -> None:
         _check(runs)
         self._runs = runs
+        self.epochs = max(len(run.fit.rows) for run in runs)
         first = runs[0]
         self._rules = [run.rule for run in runs]
         self._place = next(first.rule.model.parameters())
@@ -148,7 +170,7 @@ class _Together:
         }
         self._descents = descents_of(first.rule, first.optimizer)
         self._momenta = {
-            name: torch.zeros_like(self._values[name])
+            name: self._momentum(name)
             for name, descent in self._descents.items()
             if descent.momentum
         }
@@ -171,18 +193,27 @@ class _Together:
         self._updated: set[str] = set()
         self._launch = _Captured(lambda: self._step(self._chosen), device)
 
+    def _momentum(self, name: str) -> Tensor:
+        """Of all runs; zero of one that has none yet, in whose first step M is the update."""
+        momenta = torch.zeros_like(self._values[name])
+        for run, momentum in zip(self._runs, momenta, strict=True):
+            state = run.optimizer.state[run.rule.get_parameter(name)]
+            if state.get("momentum_buffer") is not None:
+                momentum.copy_(state["momentum_buffer"])
+        return momenta
+
     @torch.inference_mode(False)
     @torch.no_grad()
     def epoch(self, on_batch: Callable[[int, int], None] | None) -> list[Totals]:
         """Train for an epoch; the rules and optimizers are left as it ends."""
         began = time.perf_counter()
-        number = len(max((run.fit.rows for run in self._runs), key=len)) + 1
+        self.epochs += 1
         device = self._place.device
         for name, rates in self._rates.items():
             found = [descents_of(run.rule, run.optimizer)[name].lr for run in self._runs]
             rates.copy_(torch.tensor(found, dtype=rates.dtype).reshape(rates.shape))
         order = torch.stack([batches.order() for batches in self._batches]).to(device)
-        seeds = [Augmentation.draws(run.settings["seed"], number, 1) for run in self._runs]
+        seeds = [Augmentation.draws(run.settings["seed"], self.epochs, 1) for run in self._runs]
         self._draws.copy_(torch.tensor(seeds))
         self._done.zero_()
         self._right.zero_()
@@ -348,6 +379,8 @@ def _check(runs: Sequence[Run]) -> None:
                 "runs at once must be alike but for seeds, samples and learning rates; not so "
                 f"their {what}: {ours[what]} and {theirs.get(what)}"
             )
+    if len({len(run.fit.rows) for run in runs if run.fit.diverged is None}) > 1:
+        raise UsageError("runs at once go on from the same epoch, and these are not as far")
     optimizers = [id(run.optimizer) for run in runs]
     models = [id(parameter) for run in runs for parameter in run.rule.parameters()]
     if len({*optimizers}) < len(runs) or len({*models}) < len(models):
@@ -359,7 +392,7 @@ def _form(run: Run) -> dict[str, Any]:
     rule = run.rule
     tensors = {**dict(rule.named_parameters()), **dict(rule.named_buffers())}
     return {
-        **{name: value for name, value in flat(run.settings).items() if name != "seed"},
+        **{name: run.settings.get(name) for name in _SHARED},
         "model": repr(rule.model),
         "modes": [module.training for module in rule.modules()],
         "parameters": {n: (tuple(t.shape), t.dtype, t.device) for n, t in tensors.items()},

@@ -1,0 +1,180 @@
+"""Run what of an experiment is not recorded yet on a GPU: runs of one form as one batched step.
+
+Runs are of one form if their recipes differ in nothing but the learning rate: the seeds of a cell,
+and the trials of a rule. Weights, feedback and order are drawn as ``jobs`` draws them, so results
+pair with those of the processor. Checkpoints are those of ``jobs`` too, once a minute.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import Timeout
+
+from forwardly.data import Dataset
+from forwardly.errors import UsageError
+from forwardly.experiments.jobs import (
+    Job,
+    Outcome,
+    State,
+    cannot_write,
+    environment_of,
+    write_record,
+)
+from forwardly.experiments.recipe import Prepared, Recipe, load_data, prepare_on
+from forwardly.experiments.run_folder import RunFolder
+from forwardly.training.measures import MEASURES
+from forwardly.training.run import Run, begin
+from forwardly.training.seeds import epochs_at_once
+
+_SECONDS_BETWEEN_CHECKPOINTS = 60
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A job under way: its number, what its recipe made, and the state of its run."""
+
+    number: int
+    job: Job
+    prepared: Prepared
+    run: Run
+    environment: dict[str, Any]
+
+
+def run_at_once(
+    jobs: Sequence[Job], device: torch.device, most: int
+) -> Iterator[State | tuple[int, Outcome]]:
+    """Run jobs; yields how far they are, after each epoch, and how each ended.
+
+    Leaving the loop (or Ctrl-C in it) ends all; what the last checkpoint holds is kept.
+
+    Args:
+        jobs: which.
+        device: where.
+        most: how many at once.
+
+    Raises:
+        UsageError: of the first run that cannot be done.
+    """
+    for group in _groups(jobs, most):
+        with ExitStack() as locks:
+            begun = list[_Begun]()
+            for number in group:
+                job = jobs[number]
+                try:
+                    job.folder.mkdir(parents=True, exist_ok=True)
+                    locks.enter_context(RunFolder(job.folder).lock())
+                except Timeout:
+                    yield number, "taken"
+                    continue
+                except OSError as problem:
+                    raise cannot_write(job, problem) from None
+                if job.recorded:
+                    yield number, "finished"  # by another process, meanwhile
+                else:
+                    begun.append(_begin(number, job, device, len(group)))
+            for epoch in sorted({len(one.run.fit.rows) for one in begun}):
+                yield from _trained([one for one in begun if len(one.run.fit.rows) == epoch])
+
+
+def _groups(jobs: Sequence[Job], most: int) -> Iterator[list[int]]:
+    """Numbers of jobs that are of one form, so many at most, in the order of the first of each."""
+    groups: dict[Hashable, list[int]] = {}
+    for number, job in enumerate(jobs):
+        if why := why_not(job.recipe):
+            raise UsageError(
+                f"{job.name} cannot be run on a device, as {why}: leave it out with --cells, or "
+                "run it without --device"
+            )
+        groups.setdefault(repr(replace(job.recipe, learning_rate=0.0)), []).append(number)
+    for numbers in groups.values():
+        for first in range(0, len(numbers), most):
+            yield numbers[first : first + most]
+
+
+def why_not(recipe: Recipe) -> str:
+    """Why a recipe's runs are no batch; empty if they are one."""
+    if recipe.mirroring is not None:
+        return "its F learns between the steps"
+    if recipe.patience is not None or recipe.keep != "last":
+        return "runs that end by themselves are not trained at once"
+    return "its precision is bfloat16" if recipe.dtype == "bf16" else ""
+
+
+def _begin(number: int, job: Job, device: torch.device, together: int) -> _Begun:
+    recipe = job.recipe
+    sources = recipe.data, recipe.target, recipe.task, recipe.validation, recipe.stress
+    dataset = _dataset(*sources, recipe.preprocessing, job.seed, job.data_root, device)
+    prepared = prepare_on(dataset, recipe, job.seed).to(device)
+    run = begin(
+        prepared.rule,
+        prepared.dataset,
+        prepared.optimizer,
+        batch=recipe.batch,
+        seed=prepared.order_seed,
+        scheduler=prepared.scheduler,
+        measures=tuple(MEASURES.values()),
+        augment=recipe.augmentation,
+        settings=job.settings,
+    )
+    if job.checkpoint.exists():
+        run.load(job.checkpoint)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    environment = {**environment_of(job), "device": name, "runs_at_once": together}
+    return _Begun(number, job, prepared, run, environment)
+
+
+@lru_cache(maxsize=16)
+def _dataset(
+    data: str,
+    target: str | None,
+    task: str | None,
+    validation: int | None,
+    stress: str | None,
+    preprocessing: str | None,
+    seed: int,
+    root: Path | None,
+    device: torch.device,
+) -> Dataset:
+    recipe = Recipe(
+        data=data,
+        target=target,
+        task=task,
+        validation=validation,
+        stress=stress,
+        preprocessing=preprocessing,
+    )
+    return load_data(recipe, seed, root).to(device)
+
+
+def _trained(begun: Sequence[_Begun]) -> Iterator[State | tuple[int, Outcome]]:
+    measures = tuple(MEASURES.values())
+    saved = time.monotonic()
+    runs = [one.run for one in begun]
+    for _ in epochs_at_once(runs, begun[0].job.recipe.epochs, measures=measures):
+        for one in begun:
+            last = one.run.fit.rows[-1]
+            yield State(one.number, last["epoch"], last.get("validation_accuracy"))
+        if time.monotonic() - saved > _SECONDS_BETWEEN_CHECKPOINTS:
+            for one in begun:
+                _write(one, lambda one=one: one.run.save(one.job.checkpoint))
+            saved = time.monotonic()
+    for one in begun:
+        _write(
+            one, lambda one=one: write_record(one.job, one.prepared, one.run.fit, one.environment)
+        )
+        yield one.number, "finished"
+
+
+def _write(one: _Begun, write: Callable[[], None]) -> None:
+    try:
+        write()
+    except OSError as problem:
+        raise cannot_write(one.job, problem) from None
