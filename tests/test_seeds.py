@@ -93,17 +93,15 @@ def test_they_are_the_single_runs(recipe: Recipe, request: pytest.FixtureRequest
         assert other.scheduler.get_last_lr() == one.scheduler.get_last_lr()
 
 
-@pytest.mark.parametrize("nesterov", [False, True])
-def test_of_torchs_sgd_too(nesterov: bool) -> None:
+@pytest.mark.parametrize("settings", [{}, {"nesterov": True}, {"maximize": True}], ids=str)
+def test_of_torchs_sgd_too(settings: dict[str, bool]) -> None:
     def built() -> tuple[list[fw.Rule], list[torch.optim.Optimizer]]:
         rules, optimizers = list[fw.Rule](), list[torch.optim.Optimizer]()
         for seed in range(2):
             draws = torch.Generator().manual_seed(seed)
             model = nn.Sequential(nn.Flatten(), fw.models.mlp(36, (5,), 3, generator=draws))
             rules.append(fw.PEPITA(model, nn.CrossEntropyLoss(), generator=draws))
-            optimizers.append(
-                torch.optim.SGD(model.parameters(), 0.1, 0.9, nesterov=nesterov, maximize=seed > 5)
-            )
+            optimizers.append(torch.optim.SGD(model.parameters(), 0.1, 0.9, **settings))
         return rules, optimizers
 
     (alone, one_by_one), (rules, optimizers) = built(), built()

@@ -197,7 +197,7 @@ class _Together:
         """Of all runs; zero of one that has none yet, in whose first step M is the update."""
         momenta = torch.zeros_like(self._values[name])
         for run, momentum in zip(self._runs, momenta, strict=True):
-            state = run.optimizer.state[run.rule.get_parameter(name)]
+            state = run.optimizer.state.get(run.rule.get_parameter(name), {})
             if state.get("momentum_buffer") is not None:
                 momentum.copy_(state["momentum_buffer"])
         return momenta
