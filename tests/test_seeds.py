@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -121,8 +122,21 @@ def test_one_that_diverges_leaves_the_others_alone() -> None:
 
     expected = [run.fit() for run in built()]
     assert expected[1].diverged is not None
+    ours = built()
     rows: list[int] = []
-    found = at_once(built(), on_epoch=lambda news: rows.append(len(news)))
+    weights: list[Tensor] = []
+
+    def on_epoch(news: list[dict[str, float]]) -> None:
+        rows.append(len(news))
+        weights.append(next(ours[1].rule.parameters()).detach().clone())
+
+    began = time.perf_counter()
+    found = at_once(ours, on_epoch=on_epoch)
+    assert sum(fit.seconds for fit in found) <= time.perf_counter() - began
+    diverged = (found[1].diverged or 0) - 1
+    assert len(weights) == 3
+    for later in weights[diverged:]:  # it stays as it was then
+        torch.testing.assert_close(later, weights[diverged], equal_nan=True)
     assert [fit.diverged for fit in found] == [fit.diverged for fit in expected]
     assert [len(fit.rows) for fit in found] == [len(fit.rows) for fit in expected]
     assert rows[0] == 3

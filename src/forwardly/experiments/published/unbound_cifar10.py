@@ -7,8 +7,18 @@ from dataclasses import replace
 from forwardly.experiments.experiment import Cell
 from forwardly.experiments.published.unbound import recipe, unbound
 
-CHOSEN = {"pepita": 0.02, "backprop": 0.02, "readout-only": 0.005}
-"""The learning rate of each rule."""
+CHOSEN = {
+    "pepita": 0.02,
+    "adaptive-feedback-alignment": 0.02,
+    "backprop": 0.02,
+    "feedback-alignment": 0.01,
+    "readout-only": 0.005,
+}
+"""The learning rate of each rule.
+
+Direct feedback alignment is not among them: with one hidden layer, and the same B, it is feedback
+alignment, trial by trial.
+"""
 
 _UNBOUND = unbound(
     "cifar10",
