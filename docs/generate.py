@@ -22,9 +22,9 @@ from forwardly.errors import UsageError
 from forwardly.experiments import records
 from forwardly.experiments import results as teacher_student_results
 from forwardly.experiments.comparison_table import Row
-from forwardly.experiments.published import EXPERIMENTS
+from forwardly.experiments.published import EXPERIMENTS, unbound_cifar10, unbound_mnist
 from forwardly.experiments.report import Column, Line, columns, trials
-from forwardly.experiments.statistics import Difference, mean_text, sd_text
+from forwardly.experiments.statistics import Difference, difference, mean_text, sd_text
 from forwardly.files.fields import Fields
 from forwardly.files.text import visible
 
@@ -37,6 +37,12 @@ API = ROOT / "docs" / "api.md"
 AMPLIFICATION = ROOT / "docs" / "self-amplification.md"
 DEPTH = ROOT / "docs" / "depth.md"
 CONVOLUTION = ROOT / "docs" / "convolution.md"
+_UNBOUND = (
+    ("CIFAR-10", unbound_cifar10.EXPERIMENT, "fc-cifar10"),
+    ("CIFAR-10, flips", unbound_cifar10.EXPERIMENT, "fc-cifar10-flips"),
+    ("MNIST", unbound_mnist.EXPERIMENT, "fc-mnist"),
+    ("MNIST, shifts", unbound_mnist.EXPERIMENT, "fc-mnist-shifts"),
+)
 DOCUMENTS = (README, COMPARISON, RESULTS, BENCHMARK, API, AMPLIFICATION, DEPTH, CONVOLUTION)
 ALL_RECORDS = ROOT / "records"
 RECORDS = ROOT / "records" / "teacher-student"
@@ -85,7 +91,7 @@ def parts(document: Path) -> dict[str, str]:
     if document == API:
         return {"names": names()}
     if document == AMPLIFICATION:
-        return {"growth": amplification()}
+        return {"growth": amplification(), "unbound": unbound()}
     if document == DEPTH:
         return {"depth": depths(), "alignment": alignments(), "first-steps": first_steps()}
     if document == CONVOLUTION:
@@ -379,6 +385,33 @@ def amplification() -> str:
         grown = [curve.list(name).number(last) for name in ("predicted", "measured")]
         rows.append((curve.text("term"), f"{curve.number('scale'):g}", *map(_percent, grown)))
     return "\n".join(table(("presynaptic term", "F", "formula", "measured"), rows)) + "\n"
+
+
+def unbound() -> str:
+    """Accuracies of all rules treated alike, and how far PEPITA stays from backprop."""
+    found = records.read_all(ALL_RECORDS)
+    recorded: list[dict[str, Line]] = []
+    for _, made, name in _UNBOUND:
+        (column,) = (column for column in columns(made, found) if column.name == name)
+        recorded.append({line.name: line for line in column.recorded})
+    rows: list[tuple[str, ...]] = []
+    for rule in dict.fromkeys(rule for lines in recorded for rule in lines):
+        lines = [of_rule.get(rule) for of_rule in recorded]
+        rows.append((rule, *("–" if line is None else _with_seeds(line) for line in lines)))
+    behind = (difference(*_paired(of["pepita"], of["backprop"])) for of in recorded)
+    rows.append(("pepita − backprop", *("–" if d is None else d.text() for d in behind)))
+    heads = "test accuracy (%), seeds", *(head for head, _, _ in _UNBOUND)
+    return "\n".join(table(heads, rows)) + "\n"
+
+
+def _with_seeds(line: Line) -> str:
+    return f"{line.ours}, {len(line.accuracies)}" if line.accuracies else "diverged"
+
+
+def _paired(ours: Line, theirs: Line) -> tuple[list[float], list[float]]:
+    """Accuracies of the seeds that both have."""
+    both = sorted(ours.accuracies.keys() & theirs.accuracies.keys())
+    return [ours.accuracies[n] for n in both], [theirs.accuracies[n] for n in both]
 
 
 def depths() -> str:
