@@ -20,6 +20,7 @@ from forwardly.experiments.published import (
     unbound_depth,
     unbound_fashion_mnist,
     unbound_mnist,
+    unbound_rules,
 )
 
 EXPERIMENTS: dict[str, Experiment] = {
@@ -37,6 +38,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         unbound_fashion_mnist,
         unbound_depth,
         unbound_convolution,
+        unbound_rules,
     )
 }
 

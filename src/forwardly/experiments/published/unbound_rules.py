@@ -1,0 +1,72 @@
+"""Two hidden layers on MNIST by rules of every family, all treated alike.
+
+What the papers print of local errors, Mono-Forward, Kolen–Pollack, FOTON, error broadcast and
+perturbation is of networks, preprocessing and optimizers that differ from paper to paper. Here all
+train the same network in the same way, beside PEPITA, feedback alignment, backprop and the control.
+
+Settings. Hidden layers of 500 rectifiers without biases, centred inputs, batches of 64, momentum
+0.9, no dropout, learning rate divided by ten after epochs 12 and 18 of 20. Every rule has a
+learning rate of its own, the smallest of several within a standard error of the best on the
+validation images of a seed that no result is of, after four epochs (cells "rates/…", of which
+nobody looks at the test images). Options are the rules' defaults, but for PEPITA's clean
+presynaptic term with a longer F, as in ``unbound``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from forwardly.experiments.experiment import Cell, Experiment
+from forwardly.experiments.recipe import Recipe
+
+OPTIONS: dict[str, dict[str, float | int | str]] = {
+    "pepita": {"presynaptic": "clean", "projection": 0.4},
+    "local-errors": {},
+    "mono-forward": {},
+    "kolen-pollack": {},
+    "direct-kolen-pollack": {},
+    "foton": {},
+    "error-broadcast": {},
+    "node-perturbation": {},
+    "weight-perturbation": {},
+    "feedback-alignment": {},
+    "direct-feedback-alignment": {},
+    "backprop": {},
+    "readout-only": {},
+}
+"""The rules, and their options."""
+
+RATES = (0.0001, 0.0004, 0.0016, 0.0064, 0.025, 0.1, 0.4)
+CHOSEN: dict[str, float] = {}
+"""The learning rate of each rule, as far as its trials are done."""
+
+
+def recipe(rule: str, rate: float) -> Recipe:
+    """How a rule is trained."""
+    return Recipe(
+        rule,
+        "mnist",
+        OPTIONS[rule],
+        hidden=(500, 500),
+        learning_rate=rate,
+        epochs=20,
+        milestones=(12, 18),
+        preprocessing="centre",
+    )
+
+
+def _cells() -> dict[str, Cell]:
+    cells = {f"mlp-mnist/{rule}": Cell(recipe(rule, rate)) for rule, rate in CHOSEN.items()}
+    for rule in OPTIONS:
+        for rate in RATES:
+            trial = replace(recipe(rule, rate), epochs=4, milestones=(3,))
+            cells[f"rates/{rule}-{rate:g}"] = Cell(trial, trial=True)
+    return cells
+
+
+EXPERIMENT = Experiment(
+    "unbound_rules",
+    "Two hidden layers on MNIST by rules of every family, all treated alike",
+    "https://arxiv.org/abs/2201.11665",
+    _cells(),
+)
