@@ -37,13 +37,24 @@ API = ROOT / "docs" / "api.md"
 AMPLIFICATION = ROOT / "docs" / "self-amplification.md"
 DEPTH = ROOT / "docs" / "depth.md"
 CONVOLUTION = ROOT / "docs" / "convolution.md"
+YOUR_OWN = ROOT / "docs" / "your-own.md"
 _UNBOUND = (
     ("CIFAR-10", unbound_cifar10.EXPERIMENT, "fc-cifar10"),
     ("CIFAR-10, flips", unbound_cifar10.EXPERIMENT, "fc-cifar10-flips"),
     ("MNIST", unbound_mnist.EXPERIMENT, "fc-mnist"),
     ("MNIST, shifts", unbound_mnist.EXPERIMENT, "fc-mnist-shifts"),
 )
-DOCUMENTS = (README, COMPARISON, RESULTS, BENCHMARK, API, AMPLIFICATION, DEPTH, CONVOLUTION)
+DOCUMENTS = (
+    README,
+    COMPARISON,
+    RESULTS,
+    BENCHMARK,
+    API,
+    AMPLIFICATION,
+    DEPTH,
+    CONVOLUTION,
+    YOUR_OWN,
+)
 ALL_RECORDS = ROOT / "records"
 RECORDS = ROOT / "records" / "teacher-student"
 DIGITS = ROOT / "records" / "compare"
@@ -96,6 +107,8 @@ def parts(document: Path) -> dict[str, str]:
         return {"depth": depths(), "alignment": alignments(), "first-steps": first_steps()}
     if document == CONVOLUTION:
         return {"convolution": kernels()}
+    if document == YOUR_OWN:
+        return {"gpu": gpu()}
     if document == BENCHMARK:
         return {"costs": costs(), "growth": growth()}
     return {name: comparison(name) for name in ("digits", "digits-16")}
@@ -412,6 +425,18 @@ def _paired(ours: Line, theirs: Line) -> tuple[list[float], list[float]]:
     """Accuracies of the seeds that both have."""
     both = sorted(ours.accuracies.keys() & theirs.accuracies.keys())
     return [ours.accuracies[n] for n in both], [theirs.accuracies[n] for n in both]
+
+
+def gpu() -> str:
+    """What a step of so many networks at once takes on a GPU."""
+    record = Fields.read(ALL_RECORDS / "gpu" / "seeds-at-once.json")
+    times = record.fields("milliseconds")
+    counts = list(times.fields(next(iter(times))))
+    heads = f"ms a step, {record.text('device')}", *(f"{count} at once" for count in counts)
+    rows = (
+        (rule, *(f"{times.fields(rule).number(count):.2f}" for count in counts)) for rule in times
+    )
+    return "\n".join(table(heads, rows)) + "\n"
 
 
 def depths() -> str:
