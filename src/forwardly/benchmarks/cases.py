@@ -96,6 +96,10 @@ CASES: tuple[Case, ...] = (
         *("bf16", "float32", 0.8, 0.57, True, lambda: steps.precisions(_CIFAR, 64)),
         why_not=lambda: "" if has_bfloat16() else "this processor has no bfloat16",
     ),
+    Case(
+        *("clean", "PEPITA step, presynaptic term clean / modulated, 3072-1024-10, batch 64"),
+        *("clean", "modulated", 1.05, 1.0, True, lambda: steps.terms(_CIFAR, 64)),
+    ),
     _student("teacher-student", " / ours, float64, MAE every epoch", 2.5, 7.0, "float64"),
     _student("teacher-student-f32", " (float64) / ours in float32", 5.0, 12.0, "float32"),
     _online("online-small", (16, 8, 1), 50.0),

@@ -126,6 +126,12 @@ def precisions(sizes: tuple[int, ...], batch: int) -> Subjects:
     return {"bf16": _pepita(sizes, batch, "bf16"), "float32": _pepita(sizes, batch)}
 
 
+def terms(sizes: tuple[int, ...], batch: int) -> Subjects:
+    """PEPITA's step with the clean presynaptic term and with the modulated one."""
+    clean = _pepita(sizes, batch, presynaptic="clean", projection=uniform(0.4))
+    return {"clean": clean, "modulated": _pepita(sizes, batch)}
+
+
 def teacher_student(dtype: Literal["float64", "float32"]) -> Subjects:
     """100 epochs of the blog's loop in NumPy, and of ours; MAE of both sets after each."""
     settings = TeacherStudent(rules=("pepita",), dtype=dtype, log_every=1, epochs=10**9)
@@ -203,9 +209,9 @@ def network(sizes: tuple[int, ...]) -> nn.Sequential:
 
 
 def _pepita(
-    sizes: tuple[int, ...], batch: int, precision: Literal["full", "bf16"] = "full"
+    sizes: tuple[int, ...], batch: int, precision: Literal["full", "bf16"] = "full", **options: Any
 ) -> Step:
-    rule = PEPITA(network(sizes), nn.CrossEntropyLoss())
+    rule = PEPITA(network(sizes), nn.CrossEntropyLoss(), **options)
     return local_step(rule, batch_of((sizes[0],), sizes[-1], batch), precision)
 
 
