@@ -8,6 +8,7 @@ pair with those of the processor. Checkpoints are those of ``jobs`` too, once a 
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -113,17 +114,20 @@ def _begin(number: int, job: Job, device: torch.device, together: int) -> _Begun
     sources = recipe.data, recipe.target, recipe.task, recipe.validation, recipe.stress
     dataset = _dataset(*sources, recipe.preprocessing, job.seed, job.data_root, device)
     prepared = prepare_on(dataset, recipe, job.seed).to(device)
-    run = begin(
-        prepared.rule,
-        prepared.dataset,
-        prepared.optimizer,
-        batch=recipe.batch,
-        seed=prepared.order_seed,
-        scheduler=prepared.scheduler,
-        measures=tuple(MEASURES.values()),
-        augment=recipe.augmentation,
-        settings=job.settings,
-    )
+    with warnings.catch_warnings():
+        # In the first measure that differentiates; torch does what it says it attempts.
+        warnings.filterwarnings("ignore", "Attempting to run cuBLAS")
+        run = begin(
+            prepared.rule,
+            prepared.dataset,
+            prepared.optimizer,
+            batch=recipe.batch,
+            seed=prepared.order_seed,
+            scheduler=prepared.scheduler,
+            measures=tuple(MEASURES.values()),
+            augment=recipe.augmentation,
+            settings=job.settings,
+        )
     if job.checkpoint.exists():
         run.load(job.checkpoint)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
