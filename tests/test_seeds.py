@@ -250,6 +250,20 @@ def hooks(given: list[Prepared]) -> dict[str, Any]:
     return {}
 
 
+class Asking(fw.ReadoutOnly):  # pyright: ignore[reportGeneralTypeIssues]
+    """A user's own rule, whose step hangs on a value."""
+
+    def assign(self, x: Tensor, target: Tensor, step: fw.network.Step) -> fw.Credit:
+        credit = super().assign(x, target, step)
+        return credit if credit.loss > 0 else credit._replace(updates={})
+
+
+@case("Asking cannot be batched, .*train one run after the other")
+def a_rule_that_asks(given: list[Prepared]) -> dict[str, Any]:
+    rules = [Asking(run.rule.model, nn.CrossEntropyLoss()) for run in given]
+    return {"rules": rules, "optimizers": [fw.LocalSGD(rule, lr=0.1) for rule in rules]}
+
+
 @case("no dampening")
 def dampening(given: list[Prepared]) -> dict[str, Any]:
     for run in given:

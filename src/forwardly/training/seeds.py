@@ -254,7 +254,15 @@ class _Together:
 
         rule.look()  # within the functional call not all of the model can be seen
         x, target = self._samples.batch(chosen)
-        updates, buffers, loss, right = vmap(one)(self._values, x, target, self._draws)
+        try:
+            updates, buffers, loss, right = vmap(one)(self._values, x, target, self._draws)
+        except RuntimeError as problem:
+            if "vmap" not in str(problem):
+                raise
+            raise UsageError(
+                f"{type(rule).__name__} cannot be batched, as its step, or the model's, asks for "
+                "the values of tensors: train one run after the other with fit"
+            ) from problem
         for update_of, update in updates.items():
             name = rule.place(update_of)
             if name in self._descents:
