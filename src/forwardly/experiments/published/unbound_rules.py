@@ -37,7 +37,14 @@ OPTIONS: dict[str, dict[str, float | int | str]] = {
 """The rules, and their options."""
 
 RATES = (0.0001, 0.0004, 0.0016, 0.0064, 0.025, 0.1, 0.4)
-CHOSEN: dict[str, float] = {}
+CHOSEN: dict[str, float] = {
+    "mono-forward": 0.1,
+    "kolen-pollack": 0.1,
+    "direct-kolen-pollack": 0.025,
+    "error-broadcast": 0.025,
+    "feedback-alignment": 0.025,
+    "direct-feedback-alignment": 0.025,
+}
 """The learning rate of each rule, as far as its trials are done."""
 
 
