@@ -14,17 +14,18 @@ from forwardly.experiments.published import (
     unbound_convolution,
     unbound_depth,
     unbound_mnist,
+    unbound_rules,
 )
 from forwardly.experiments.published.unbound import OPTIONS
 from forwardly.experiments.report import columns, trials
 
 RECORDS = Path(__file__).parent.parent / "records"
-TABLES = {m.EXPERIMENT.name: m.EXPERIMENT for m in (unbound_cifar10, unbound_mnist)}
+TABLES = {m.EXPERIMENT.name: m.EXPERIMENT for m in (unbound_cifar10, unbound_mnist, unbound_rules)}
 OTHERS = {m.EXPERIMENT.name: m.EXPERIMENT for m in (unbound_depth, unbound_convolution)}
 EXPERIMENTS = {**TABLES, **OTHERS}
 CHOSEN: dict[str, dict[str, float]] = {
     module.EXPERIMENT.name: {f"rates/{rule}": rate for rule, rate in module.CHOSEN.items()}
-    for module in (unbound_cifar10, unbound_mnist, unbound_convolution)
+    for module in (unbound_cifar10, unbound_mnist, unbound_convolution, unbound_rules)
 }
 CHOSEN["unbound_depth"] = {
     f"rates-{column}/{rule}-{layers}": rate
@@ -77,7 +78,7 @@ def test_all_rules_are_treated_alike(name: str) -> None:
     for column in {cell.partition("/")[0] for cell in cells}:
         made = [
             cells[f"{column}/{rule}"].recipe.as_data()
-            for rule in OPTIONS
+            for rule in OPTIONS | unbound_rules.OPTIONS
             if f"{column}/{rule}" in cells
         ]
         own = {"rule", "options", "learning_rate"}
