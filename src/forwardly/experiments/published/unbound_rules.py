@@ -8,8 +8,8 @@ Settings. Hidden layers of 500 rectifiers without biases, centred inputs, batche
 0.9, no dropout, learning rate divided by ten after epochs 12 and 18 of 20. Every rule has a
 learning rate of its own, the smallest of several within a standard error of the best on the
 validation images of a seed that no result is of, after four epochs (cells "rates/…", of which
-nobody looks at the test images). Options are the rules' defaults, but for PEPITA's clean
-presynaptic term with a longer F, as in ``unbound``.
+nobody looks at the test images). Options are the rules' defaults: the longer F of ``unbound`` is
+of one hidden layer, see ``unbound_depth``.
 """
 
 from __future__ import annotations
@@ -19,25 +19,15 @@ from dataclasses import replace
 from forwardly.experiments.experiment import Cell, Experiment
 from forwardly.experiments.recipe import Recipe
 
-OPTIONS: dict[str, dict[str, float | int | str]] = {
-    "pepita": {"presynaptic": "clean", "projection": 0.4},
-    "local-errors": {},
-    "mono-forward": {},
-    "kolen-pollack": {},
-    "direct-kolen-pollack": {},
-    "foton": {},
-    "error-broadcast": {},
-    "node-perturbation": {},
-    "weight-perturbation": {},
-    "feedback-alignment": {},
-    "direct-feedback-alignment": {},
-    "backprop": {},
-    "readout-only": {},
-}
-"""The rules, and their options."""
-
+RULES = (
+    *("pepita", "local-errors", "mono-forward", "kolen-pollack", "direct-kolen-pollack", "foton"),
+    *("error-broadcast", "node-perturbation", "weight-perturbation", "feedback-alignment"),
+    *("direct-feedback-alignment", "backprop", "readout-only"),
+)
 RATES = (0.0001, 0.0004, 0.0016, 0.0064, 0.025, 0.1, 0.4)
-CHOSEN: dict[str, float] = {
+CHOSEN = {
+    "backprop": 0.025,
+    "local-errors": 0.1,
     "mono-forward": 0.1,
     "kolen-pollack": 0.1,
     "direct-kolen-pollack": 0.025,
@@ -53,7 +43,6 @@ def recipe(rule: str, rate: float) -> Recipe:
     return Recipe(
         rule,
         "mnist",
-        OPTIONS[rule],
         hidden=(500, 500),
         learning_rate=rate,
         epochs=20,
@@ -64,7 +53,7 @@ def recipe(rule: str, rate: float) -> Recipe:
 
 def _cells() -> dict[str, Cell]:
     cells = {f"mlp-mnist/{rule}": Cell(recipe(rule, rate)) for rule, rate in CHOSEN.items()}
-    for rule in OPTIONS:
+    for rule in RULES:
         for rate in RATES:
             trial = replace(recipe(rule, rate), epochs=4, milestones=(3,))
             cells[f"rates/{rule}-{rate:g}"] = Cell(trial, trial=True)
