@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,7 +35,7 @@ from forwardly.experiments import figures, records, report, results
 from forwardly.experiments.curves import spread_figure, training_figure
 from forwardly.experiments.experiment import Cell, Experiment
 from forwardly.experiments.history import History
-from forwardly.experiments.jobs import Job, State
+from forwardly.experiments.jobs import Job, Outcome, State
 from forwardly.experiments.recipe import Recipe
 from forwardly.experiments.run_folder import RunFolder
 from forwardly.experiments.teacher_student import PARTS, TeacherStudent
@@ -540,13 +541,12 @@ def test_reproducing(
 ) -> None:
     jobs = [Job("toy", f"cell {name}", 0, RECIPE, tmp_path, tmp_path, None, 1) for name in NAMES]
 
-    def ended(*_: object) -> Any:
+    def ended() -> Iterator[State | tuple[int, Outcome]]:
         for number in range(len(jobs)):
             yield State(number, 0.5, 0.25)
             yield number, "taken" if number % 2 else "stopped"
 
-    monkeypatch.setattr(reproduce, "run_all", ended)
-    assert reproduce._run_jobs(jobs, 1, PlainConsole()) == 1
+    assert reproduce._run_jobs(jobs, ended(), PlainConsole()) == 1
     said(capsys, *(f"cell {name}" for name in NAMES))
     for name in FILE_NAMES:
         for part in PARTS:
