@@ -26,6 +26,9 @@ RULES = (
 )
 RATES = (0.0001, 0.0004, 0.0016, 0.0064, 0.025, 0.1, 0.4)
 CHOSEN = {
+    "pepita": 0.1,
+    "node-perturbation": 0.0004,
+    "readout-only": 0.1,
     "backprop": 0.025,
     "local-errors": 0.1,
     "mono-forward": 0.1,
