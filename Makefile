@@ -34,7 +34,7 @@ ASCII := $(addprefix tests/test_,cli data defaults docs hostile_names malformed_
 COMPILED := $(addprefix tests/test_,compiled descent devices local_sgd noise products shallow)
 READABLE := $(addprefix tests/test_,cli defaults import local_sgd noise products train_command)
 VERSIONED := $(addprefix tests/test_,bench cli compiled data defaults descent devices import \
-  local_sgd noise optimizers plots report shallow sklearn terminals transforms)
+  local_sgd noise optimizers plots report seeds shallow sklearn terminals transforms)
 files = $(addsuffix .py,$(1))
 
 test-narrow: $(VENV)/installed-dev
