@@ -122,6 +122,7 @@ def hostile_report(
         environment = {
             "versions": {f"package {name}": f"version {name}"},
             "platform": f"platform {name}",
+            "device": f"device {name}",
             "revision": f"r {name}",
         }
         put(root / f"experiment-{number}", experiment=f"experiment {name}", environment=environment)
@@ -158,6 +159,7 @@ def test_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "package",
         "version",
         "platform",
+        "device",
         "experiment",
         "rule",
         "trained by",

@@ -453,7 +453,10 @@ def test_estimates() -> None:
     others = [replace(record, result={**record.result, "seconds": s}) for s in (1, 50, 99)]
     epochs = len(record.rows)
     assert estimate.from_records(others, 2 * epochs) == 2 * 50
-    assert estimate.from_records([], 3) is None
+    environment = {**record.environment, "device": "a GPU"}
+    quick = replace(others[0], environment=environment)  # which says nothing of a processor
+    assert estimate.from_records([*others, quick, quick], 2 * epochs) == 2 * 50
+    assert estimate.from_records([quick], 3) is None
     made = Recipe("pepita", "mnist", hidden=(4,), validation=10_000, epochs=3)
     seconds = estimate.from_timing(made, 1)
     assert seconds is not None

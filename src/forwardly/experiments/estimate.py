@@ -30,9 +30,11 @@ _BATCHES = 8
 def from_records(found: Iterable[Record], epochs: int) -> float | None:
     """Seconds of a run of so many epochs, by the median run's seconds an epoch; None of no record.
 
-    Training and measuring the training set alone; on the machines that made the records.
+    Training and measuring the training set alone; on the machines that made the records, but for
+    GPUs, where a run's seconds are its share of a batch.
     """
-    each = [r.result["seconds"] / len(r.rows) for r in found if r.result.get("seconds")]
+    here = (r for r in found if r.environment.get("device", "cpu") == "cpu")
+    each = [r.result["seconds"] / len(r.rows) for r in here if r.result.get("seconds")]
     return median(each) * epochs if each else None
 
 

@@ -88,6 +88,8 @@ def read(place: Path) -> Record:
     environment.text("platform")
     if "revision" in environment:
         environment.text("revision")
+    if "device" in environment:
+        environment.text("device")
     if "uncommitted_changes" in environment:
         environment.flag("uncommitted_changes")
     return Record(

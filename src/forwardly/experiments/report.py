@@ -425,6 +425,7 @@ def _environments(found: Sequence[Record]) -> list[tuple[str, int]]:
         versions = ", ".join(f"{k} {v}" for k, v in environment["versions"].items())
         revision = str(environment["revision"] or "unknown")[:10]
         changed = " with uncommitted changes" if environment["uncommitted_changes"] else ""
-        text = f"revision {revision}{changed}; {versions}; {environment['platform']}"
+        device = f"; {environment['device']}" if "device" in environment else ""
+        text = f"revision {revision}{changed}; {versions}; {environment['platform']}{device}"
         counts[text] += 1
     return sorted(counts.items())
