@@ -17,6 +17,7 @@ from statistics import mean, stdev
 from typing import Any
 
 import torch
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import nn
@@ -153,8 +154,13 @@ def draw(
         below.set_xlabel("Layer, from the input; the last is the output")
     panels[0][0].set_ylabel("Test accuracy (%)")
     panels[1][0].set_ylabel("Cosine with backprop's update")
-    handles, labels = panels[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False)
+    rules: dict[str, Artist] = {}
+    for axes in panels[0]:  # a rule may be in one of them only
+        handles, labels = axes.get_legend_handles_labels()
+        rules |= dict(zip(labels, handles, strict=True))
+    figure.legend(
+        list(rules.values()), list(rules), loc="outside upper center", ncols=3, frameon=False
+    )
     return figure
 
 
