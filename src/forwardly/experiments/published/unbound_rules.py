@@ -26,6 +26,7 @@ RULES = (
 )
 RATES = (0.0001, 0.0004, 0.0016, 0.0064, 0.025, 0.1, 0.4)
 CHOSEN = {
+    "foton": 0.1,
     "pepita": 0.1,
     "node-perturbation": 0.0004,
     "readout-only": 0.1,
@@ -38,7 +39,11 @@ CHOSEN = {
     "feedback-alignment": 0.025,
     "direct-feedback-alignment": 0.025,
 }
-"""The learning rate of each rule, as far as its trials are done."""
+"""The learning rate of each rule.
+
+Weight perturbation has none: with half a million weights its estimate of the gradient is so noisy
+that it diverges at all rates that were tried.
+"""
 
 
 def recipe(rule: str, rate: float) -> Recipe:
