@@ -84,7 +84,7 @@ def _annotations(request: pytest.FixtureRequest) -> Iterator[None]:
     unchecked = "unchecked" in marks
     jaxtyping.config.update("jaxtyping_disable", unchecked)  # of data classes
     _Now.test += 1
-    _Now.checked = 0 if unchecked else math.inf if "checked" in marks else 10
+    _Now.checked = 0 if unchecked else math.inf if "checked" in marks else 3
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
 
