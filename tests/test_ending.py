@@ -105,6 +105,30 @@ def test_signals(number: signal.Signals, code: int, ends: Callable[..., Any]) ->
     assert (done.returncode, done.stderr) == (code, "")
 
 
+def test_a_signal_in_other_words(ends: Callable[..., Any]) -> None:
+    """A class that is being made wraps what is raised in it; what goes wrong later is told."""
+
+    class Named:
+        def __set_name__(self, owner: type, name: str) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    def work() -> None:
+        type("Formatter", (), {"locs": Named()})
+
+    done = ends(work)
+    assert (done.returncode, done.stderr) == (130, "")
+
+    def fails() -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        finally:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    done = ends(fails)
+    assert done.returncode == 1
+    assert "No space left on device" in done.stderr
+
+
 def test_a_run_that_came_to_nothing_leaves_no_folder(
     tmp_path: Path, ends: Callable[..., Any]
 ) -> None:

@@ -61,9 +61,12 @@ def run(command: Callable[[], int]) -> int:
         code = MISTAKE
         _say(str(mistake))
     except Exception as problem:
-        outside = _outside(problem)
-        code = BUG if outside is None else FAILED
-        _say(_our_mistake(problem) if outside is None else outside)
+        if isinstance(problem.__cause__, KeyboardInterrupt):
+            code = INTERRUPTED  # as Python up to 3.11 wraps what comes while a class is made
+        else:
+            outside = _outside(problem)
+            code = BUG if outside is None else FAILED
+            _say(_our_mistake(problem) if outside is None else outside)
     if code:
         _remove_empty_folders()
     for stream in (sys.stdout, sys.stderr):
