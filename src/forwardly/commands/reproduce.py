@@ -73,7 +73,7 @@ def reproduce(
         Runs at a time: each in a process of its own (default: 2); on a GPU as one step of all that
         differ in nothing but seeds and learning rates (default: 10).
     device
-        Where: cpu; or cuda, cuda:1 or mps, a GPU.
+        Where: cpu; or a GPU: cuda, cuda:1 (the second), xpu or mps.
     epochs
         Try the first so many epochs only. That is a trial and no record of the experiment: it is
         kept in a folder of its own, WORK/trials.
