@@ -19,7 +19,7 @@ import torch
 
 import forwardly as fw
 from forwardly import files
-from forwardly.experiments.recipe import Prepared, Recipe, prepare_on
+from forwardly.experiments.recipe import Recipe, fit_at_once, prepare_on
 
 RECORD = Path(__file__).parent.parent / "records" / "gpu" / "seeds-at-once.json"
 _SMALL = Recipe(
@@ -45,21 +45,6 @@ def images(count: int, shape: tuple[int, ...], classes: int, validation: int) ->
     return fw.Dataset.from_arrays(drawn, torch.arange(count) % classes, validation=validation)
 
 
-def at_once(runs: list[Prepared]) -> list[fw.Fit]:
-    """Train runs as their recipes say."""
-    recipe = runs[0].recipe
-    return fw.fit_seeds(
-        [run.rule for run in runs],
-        [run.dataset for run in runs],
-        [run.optimizer for run in runs],
-        schedulers=[run.scheduler for run in runs],
-        seeds=[run.order_seed for run in runs],
-        epochs=recipe.epochs,
-        batch=recipe.batch,
-        augment=recipe.augmentation,
-    )
-
-
 def differences(rule: str, data: fw.Dataset, device: str) -> dict[str, float]:
     """Of a rule on a device from what it does on the processor, in float64."""
     own = fw.RULES[rule].needs_learning_rate  # then the rates of runs at once are equal
@@ -76,7 +61,7 @@ def differences(rule: str, data: fw.Dataset, device: str) -> dict[str, float]:
         float((found[name].cpu() - update).abs().max() / update.abs().max().clamp(min=1e-30))
         for name, update in expected.items()
     )
-    alone, together = [run.fit() for run in here], at_once(there)
+    alone, together = [run.fit() for run in here], fit_at_once(there)
     of_states = (
         float((value - other.cpu()).abs().max())
         for one, two in zip(here, there, strict=True)
@@ -97,7 +82,7 @@ def milliseconds(rule: str, count: int, data: fw.Dataset, device: str) -> float:
     recipe = replace(_LARGE, rule=rule, options=_TIMED[rule])
     runs = [prepare_on(data, recipe, seed) for seed in range(count)]
     shared = data.to(device)
-    fits = at_once([replace(run.to(device), dataset=shared) for run in runs])
+    fits = fit_at_once([replace(run.to(device), dataset=shared) for run in runs])
     return round(1e3 * sum(fit.rows[-1]["seconds"] for fit in fits) / _STEPS, 4)
 
 

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import forwardly as fw
 from forwardly import RULES
 from forwardly.errors import UsageError
-from forwardly.experiments.recipe import Prepared, Recipe, prepare_on
+from forwardly.experiments.recipe import Prepared, Recipe, fit_at_once, prepare_on
 from forwardly.training.measures import MEASURES
 
 RATES = 0.05, 0.1, 0.02
@@ -39,19 +39,6 @@ def runs(recipe: Recipe, *, same: bool = False) -> list[Prepared]:
         )
         for seed, rate in enumerate(rates)
     ]
-
-
-def at_once(prepared: list[Prepared], **options: Any) -> list[fw.Fit]:
-    recipe = prepared[0].recipe
-    return fw.fit_seeds(
-        [run.rule for run in prepared],
-        [run.dataset for run in prepared],
-        [run.optimizer for run in prepared],
-        schedulers=[run.scheduler for run in prepared],
-        seeds=[run.order_seed for run in prepared],
-        augment=recipe.augmentation,
-        **{"epochs": recipe.epochs, "batch": recipe.batch} | options,
-    )
 
 
 def figures(fit: fw.Fit) -> list[dict[str, float]]:
@@ -80,7 +67,7 @@ def test_they_are_the_single_runs(recipe: Recipe, request: pytest.FixtureRequest
     alone, together = (runs(recipe, same=same) for _ in range(2))
     measures = tuple(MEASURES.values())
     expected = [run.fit(measures=measures) for run in alone]
-    found = at_once(together, measures=measures)
+    found = fit_at_once(together, measures=measures)
     for one, other in zip(expected, found, strict=True):
         assert len(one.rows) == 2
         for ours, theirs in zip(figures(one), figures(other), strict=True):
@@ -131,7 +118,7 @@ def test_one_that_diverges_leaves_the_others_alone() -> None:
         weights.append(next(ours[1].rule.parameters()).detach().clone())
 
     began = time.perf_counter()
-    found = at_once(ours, on_epoch=on_epoch)
+    found = fit_at_once(ours, on_epoch=on_epoch)
     assert sum(fit.seconds for fit in found) <= time.perf_counter() - began
     diverged = (found[1].diverged or 0) - 1
     assert len(weights) == 3
@@ -181,7 +168,7 @@ def test_nothing_in_a_step_waits(rule: str, monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr("forwardly.training.seeds._Captured.__call__", watched)
     changes = {"flip": True, "shift": 1, "crop": 0.8} if rule == "pepita" else {}
-    at_once(runs(replace(PLAIN, rule=rule, **changes)), epochs=1)
+    fit_at_once(runs(replace(PLAIN, rule=rule, epochs=1, milestones=(), **changes)))
     assert steps == 2
     assert not found
 
@@ -202,7 +189,7 @@ def too_few_seeds(_: list[Prepared]) -> dict[str, Any]:
     return {"seeds": [0]}
 
 
-@case("their model: ")
+@case("their module '2': Tanh.. and ReLU")
 def other_activations(given: list[Prepared]) -> dict[str, Any]:
     tanh = prepare_on(DATA, replace(PLAIN, activation="tanh"), 0)
     return {"rules": [tanh.rule, given[1].rule], "optimizers": [tanh.optimizer, given[1].optimizer]}
@@ -215,7 +202,7 @@ def other_rules(given: list[Prepared]) -> dict[str, Any]:
     return {"rules": [run.rule for run in pair], "optimizers": [run.optimizer for run in pair]}
 
 
-@case("optimizers' settings: ")
+@case("optimizer's settings of ")
 def other_momentum(given: list[Prepared]) -> dict[str, Any]:
     given[0].optimizer.param_groups[0]["momentum"] = 0.5
     return {}

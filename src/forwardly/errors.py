@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Collection
+from typing import Any
 
 
 class UsageError(ValueError):
@@ -29,3 +31,14 @@ def in_a_line(failure: Exception) -> str:
     if isinstance(failure, UsageError):
         return said
     return f"{type(failure).__name__}: {said}" if said else type(failure).__name__
+
+
+def whole_number(name: str, value: Any, least: int | None = None) -> int:
+    """A whole number, NumPy's too, as Python's."""
+    try:
+        whole = operator.index(value)
+    except TypeError:
+        raise UsageError(f"{name} must be a whole number; given {value!r}") from None
+    if least is not None and whole < least:
+        raise UsageError(f"{name} must be at least {least}; given {value}")
+    return whole

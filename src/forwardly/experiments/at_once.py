@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -36,6 +36,8 @@ from forwardly.training.run import Run, begin
 from forwardly.training.seeds import epochs_at_once
 
 _SECONDS_BETWEEN_CHECKPOINTS = 60
+_OF_DATA = "data", "target", "task", "validation", "stress", "preprocessing"
+"""The settings that decide what is learned from."""
 
 
 @dataclass(frozen=True)
@@ -80,14 +82,14 @@ def run_at_once(
                 if job.recorded:
                     yield number, "finished"  # by another process, meanwhile
                 else:
-                    begun.append(_begin(number, job, device, len(group)))
+                    begun.append(_begin(number, job, device))
             for epoch in sorted({len(one.run.fit.rows) for one in begun}):
                 yield from _trained([one for one in begun if len(one.run.fit.rows) == epoch])
 
 
 def _groups(jobs: Sequence[Job], most: int) -> Iterator[list[int]]:
     """Numbers of jobs that are of one form, so many at most, in the order of the first of each."""
-    groups: dict[Hashable, list[int]] = {}
+    groups: dict[str, list[int]] = {}
     for number, job in enumerate(jobs):
         if why := why_not(job.recipe):
             raise UsageError(
@@ -109,10 +111,10 @@ def why_not(recipe: Recipe) -> str:
     return "its precision is bfloat16" if recipe.dtype == "bf16" else ""
 
 
-def _begin(number: int, job: Job, device: torch.device, together: int) -> _Begun:
+def _begin(number: int, job: Job, device: torch.device) -> _Begun:
     recipe = job.recipe
-    sources = recipe.data, recipe.target, recipe.task, recipe.validation, recipe.stress
-    dataset = _dataset(*sources, recipe.preprocessing, job.seed, job.data_root, device)
+    of_data = tuple(getattr(recipe, name) for name in _OF_DATA)
+    dataset = _dataset(of_data, job.seed, job.data_root, device)
     prepared = prepare_on(dataset, recipe, job.seed).to(device)
     with warnings.catch_warnings():
         # In the first measure that differentiates; torch does what it says it attempts.
@@ -131,30 +133,16 @@ def _begin(number: int, job: Job, device: torch.device, together: int) -> _Begun
     if job.checkpoint.exists():
         run.load(job.checkpoint)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    environment = {**environment_of(job), "device": name, "runs_at_once": together}
+    threads = torch.get_num_threads()
+    environment = {**environment_of(job), "threads": threads, "device": name}
     return _Begun(number, job, prepared, run, environment)
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=16)  # of all cells that learn from the same
 def _dataset(
-    data: str,
-    target: str | None,
-    task: str | None,
-    validation: int | None,
-    stress: str | None,
-    preprocessing: str | None,
-    seed: int,
-    root: Path | None,
-    device: torch.device,
+    of_data: tuple[Any, ...], seed: int, root: Path | None, device: torch.device
 ) -> Dataset:
-    recipe = Recipe(
-        data=data,
-        target=target,
-        task=task,
-        validation=validation,
-        stress=stress,
-        preprocessing=preprocessing,
-    )
+    recipe = Recipe(**dict(zip(_OF_DATA, of_data, strict=True)))
     return load_data(recipe, seed, root).to(device)
 
 
@@ -168,17 +156,19 @@ def _trained(begun: Sequence[_Begun]) -> Iterator[State | tuple[int, Outcome]]:
             yield State(one.number, last["epoch"], last.get("validation_accuracy"))
         if time.monotonic() - saved > _SECONDS_BETWEEN_CHECKPOINTS:
             for one in begun:
-                _write(one, lambda one=one: one.run.save(one.job.checkpoint))
+                with _writing(one.job):
+                    one.run.save(one.job.checkpoint)
             saved = time.monotonic()
     for one in begun:
-        _write(
-            one, lambda one=one: write_record(one.job, one.prepared, one.run.fit, one.environment)
-        )
+        environment = {**one.environment, "runs_at_once": len(begun)}
+        with _writing(one.job):
+            write_record(one.job, one.prepared, one.run.fit, environment)
         yield one.number, "finished"
 
 
-def _write(one: _Begun, write: Callable[[], None]) -> None:
+@contextmanager
+def _writing(job: Job) -> Generator[None]:
     try:
-        write()
+        yield
     except OSError as problem:
-        raise cannot_write(one.job, problem) from None
+        raise cannot_write(job, problem) from None

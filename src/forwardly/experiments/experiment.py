@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
@@ -48,6 +48,31 @@ class Cell:
     note: str = ""
     shared: tuple[str, str] | None = None
     trial: bool = False
+
+
+def trials(
+    row: str,
+    recipe: Callable[[float], Recipe],
+    rates: Iterable[float],
+    *,
+    epochs: int,
+    milestones: tuple[int, ...],
+) -> dict[str, Cell]:
+    """Short runs of a row's recipe at several learning rates, one of which is to be chosen.
+
+    Args:
+        row: the name of the row of trials, "COLUMN/ROW"; the rate is put behind.
+        recipe: of a rate.
+        rates: which.
+        epochs: how long.
+        milestones: see ``Recipe``.
+    """
+    return {
+        f"{row}-{rate:g}": Cell(
+            replace(recipe(rate), epochs=epochs, milestones=milestones), trial=True
+        )
+        for rate in rates
+    }
 
 
 @dataclass(frozen=True)

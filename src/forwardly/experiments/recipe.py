@@ -9,7 +9,7 @@ same batches: their results pair.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -43,7 +43,7 @@ from forwardly.experiments.settings import (
 from forwardly.rule import Rule
 from forwardly.rules.options import build, options_in_short, take_options
 from forwardly.rules.plugins import rules_named
-from forwardly.training import Fit, fit
+from forwardly.training import Fit, fit, fit_seeds
 from forwardly.training.local_sgd import LocalSGD
 
 DATA = Must(
@@ -249,6 +249,22 @@ class Prepared:
             mirror_every=1 if mirroring is None else mirroring.every,
             **options,
         )
+
+
+def fit_at_once(runs: Sequence[Prepared], **options: Any) -> list[Fit]:
+    """Train runs of recipes that differ in learning rates alone, as ``training.fit_seeds`` does."""
+    recipe = runs[0].recipe
+    return fit_seeds(
+        [run.rule for run in runs],
+        [run.dataset for run in runs],
+        [run.optimizer for run in runs],
+        schedulers=[run.scheduler for run in runs],
+        seeds=[run.order_seed for run in runs],
+        epochs=recipe.epochs,
+        batch=recipe.batch,
+        augment=recipe.augmentation,
+        **options,
+    )
 
 
 def prepare(

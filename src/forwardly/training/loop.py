@@ -9,7 +9,6 @@ optimizer, the scheduler, all random states and what was measured.
 from __future__ import annotations
 
 import math
-import operator
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from forwardly.checks import check_kind
 from forwardly.data import Augmentation, Dataset
-from forwardly.errors import UsageError
+from forwardly.errors import UsageError, whole_number
 from forwardly.feedback import JacobianMirror, Mirror
 from forwardly.metrics import correct
 from forwardly.rule import Rule
@@ -171,17 +170,6 @@ def evaluate(rule: Rule, data: Any, *, target: str | None = None) -> Row:
         raise TypeError("evaluate takes one part: say which, as in evaluate(rule, dataset.test)")
     part, _ = parts_of(data, None, rule, target, 0)
     return evaluated(rule, batches_of(part, next(rule.model.parameters())))
-
-
-def whole_number(name: str, value: Any, least: int | None = None) -> int:
-    """A whole number, NumPy's too, as Python's."""
-    try:
-        whole = operator.index(value)
-    except TypeError:
-        raise UsageError(f"{name} must be a whole number; given {value!r}") from None
-    if least is not None and whole < least:
-        raise UsageError(f"{name} must be at least {least}; given {value}")
-    return whole
 
 
 def _trained(

@@ -22,14 +22,14 @@ from torch.func import stack_module_state, vmap
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from forwardly.checks import check_kind, shape_of
 from forwardly.data import Augmentation, Split
-from forwardly.errors import UsageError
+from forwardly.errors import UsageError, whole_number
 from forwardly.metrics import correct
 from forwardly.rule import Rule
 from forwardly.training.batches import InMemory
 from forwardly.training.functional import State, descents_of, load, run_of
 from forwardly.training.local_sgd import LocalSGD
-from forwardly.training.loop import whole_number
 from forwardly.training.run import Fit, Measure, Row, Run, Totals, begin
 
 _STEPS_BEFORE_CAPTURE = 2
@@ -88,6 +88,7 @@ def fit_seeds(
         ValueError: what the rule raises for samples that it cannot take.
     """
     epochs, batch = whole_number("epochs", epochs, 1), whole_number("batch", batch, 1)
+    check_kind("rules", rules, Sequence)
     count = len(rules)
     each = cast(list[Any], data) if isinstance(data, list) else [data] * count
     schedulers = [None] * count if schedulers is None else schedulers
@@ -98,6 +99,7 @@ def fit_seeds(
         "schedulers": schedulers,
     }
     for name, given in one_a_run.items():
+        check_kind(name, given, Sequence)
         if len(given) != count or not count:
             raise UsageError(
                 f"fit_seeds takes one rule a run and as many {name}; given {count} rules and "
@@ -209,17 +211,18 @@ class _Together:
         began = time.perf_counter()
         self.epochs += 1
         device = self._place.device
+        descents = [descents_of(run.rule, run.optimizer) for run in self._runs]
         for name, rates in self._rates.items():
-            found = [descents_of(run.rule, run.optimizer)[name].lr for run in self._runs]
-            rates.copy_(torch.tensor(found, dtype=rates.dtype).reshape(rates.shape))
+            found = torch.tensor([of_run[name].lr for of_run in descents], dtype=rates.dtype)
+            rates.copy_(found.reshape(rates.shape))
         order = torch.stack([batches.order() for batches in self._batches]).to(device)
         seeds = [Augmentation.draws(run.settings["seed"], self.epochs, 1) for run in self._runs]
         self._draws.copy_(torch.tensor(seeds))
         self._done.zero_()
         self._right.zero_()
-        size, count = self._chosen.shape[1], self._batches[0].count
+        size, count = self._chosen.shape[1], len(self._losses)
         samples = 0
-        for done in range(1, (count or 0) + 1):
+        for done in range(1, count + 1):
             chosen = order[:, samples : samples + size]
             samples += chosen.shape[1]
             if chosen.shape[1] == size:
@@ -228,7 +231,7 @@ class _Together:
             else:
                 self._step(chosen)
             if on_batch is not None:
-                on_batch(done, count or 0)
+                on_batch(done, count)
         losses: list[float] = self._losses.cpu().double().sum(0).tolist()  # pyright: ignore
         right: list[int] = self._right.tolist()  # pyright: ignore
         seconds = (time.perf_counter() - began) / len(self._runs)
@@ -382,10 +385,10 @@ def _check(runs: Sequence[Run]) -> None:
             raise UsageError("runs at once have no dampening: leave it 0")
     for run in runs[1:]:
         ours, theirs = _form(first), _form(run)
-        for what in (name for name in ours if ours[name] != theirs.get(name)):
+        for what in (name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)):
             raise UsageError(
                 "runs at once must be alike but for seeds, samples and learning rates; not so "
-                f"their {what}: {ours[what]} and {theirs.get(what)}"
+                f"their {what}: {ours.get(what)} and {theirs.get(what)}"
             )
     if len({len(run.fit.rows) for run in runs if run.fit.diverged is None}) > 1:
         raise UsageError("runs at once go on from the same epoch, and these are not as far")
@@ -396,17 +399,15 @@ def _check(runs: Sequence[Run]) -> None:
 
 
 def _form(run: Run) -> dict[str, Any]:
-    """What runs at once share."""
+    """What runs at once share, in words."""
     rule = run.rule
-    tensors = {**dict(rule.named_parameters()), **dict(rule.named_buffers())}
-    return {
-        **{name: run.settings.get(name) for name in _SHARED},
-        "model": repr(rule.model),
-        "modes": [module.training for module in rule.modules()],
-        "parameters": {n: (tuple(t.shape), t.dtype, t.device) for n, t in tensors.items()},
-        "trained parameters": sorted(rule.trained),
-        "optimizers' settings": {
-            name: descent._replace(lr=0.0)
-            for name, descent in descents_of(rule, run.optimizer).items()
-        },
-    }
+    form = {name: run.settings.get(name) for name in _SHARED}
+    modules = cast(dict[str, nn.Module], dict(rule.model.named_modules()))  # pyright: ignore
+    for name, module in modules.items():
+        mode = "" if module.training else " in evaluation mode"
+        form[f"module {name!r}"] = f"{type(module).__name__}({module.extra_repr()}){mode}"
+    for name, tensor in {**dict(rule.named_parameters()), **dict(rule.named_buffers())}.items():
+        form[name] = f"{shape_of(tensor)} {tensor.dtype} on {tensor.device}"
+    for name, descent in descents_of(rule, run.optimizer).items():
+        form[f"optimizer's settings of {name}"] = descent._replace(lr=0.0)
+    return form | {"trained parameters": sorted(rule.trained)}

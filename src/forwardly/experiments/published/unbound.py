@@ -15,9 +15,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
-from forwardly.experiments.experiment import Cell, Experiment
+from forwardly.experiments.experiment import Cell, Experiment, trials
 from forwardly.experiments.published import dellaferrera2022_table1 as table1
 from forwardly.experiments.recipe import Recipe
 
@@ -80,8 +81,7 @@ def unbound(
         for rule, rate in chosen.items():
             cells[f"{column}/{rule}"] = Cell(replace(recipe(data, rule, rate), **settings))
     for rule in OPTIONS:
-        for rate in rates:
-            trial = replace(recipe(data, rule, rate), epochs=15, milestones=(9, 13))
-            cells[f"rates/{rule}-{rate:g}"] = Cell(trial, trial=True)
+        of_rate = partial(recipe, data, rule)
+        cells |= trials(f"rates/{rule}", of_rate, rates, epochs=15, milestones=(9, 13))
     name = f"unbound_{data.replace('-', '_')}"
     return Experiment(name, title, _URL, cells)

@@ -18,9 +18,10 @@ as fast.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
-from forwardly.experiments.experiment import Cell, Experiment
+from forwardly.experiments.experiment import Cell, Experiment, trials
 from forwardly.experiments.recipe import JacobianMirroring, Recipe
 
 ROWS: dict[str, dict[str, Any]] = {
@@ -58,9 +59,7 @@ def recipe(row: str, rate: float) -> Recipe:
 def _cells() -> dict[str, Cell]:
     cells = {f"conv-cifar10/{row}": Cell(recipe(row, rate)) for row, rate in CHOSEN.items()}
     for row in ROWS:
-        for rate in RATES:
-            trial = replace(recipe(row, rate), epochs=5, milestones=(3,))
-            cells[f"rates/{row}-{rate:g}"] = Cell(trial, trial=True)
+        cells |= trials(f"rates/{row}", partial(recipe, row), RATES, epochs=5, milestones=(3,))
     return cells
 
 

@@ -16,9 +16,9 @@ MemPEPITA, whose updates are PEPITA's, has PEPITA's rates.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from functools import partial
 
-from forwardly.experiments.experiment import Cell, Experiment
+from forwardly.experiments.experiment import Cell, Experiment, trials
 from forwardly.experiments.recipe import Recipe
 
 RULES: dict[str, dict[str, float | int | str]] = {
@@ -80,9 +80,8 @@ def _cells(column: str) -> dict[str, Cell]:
             cells[f"{column}/{rule}-{layers}"] = Cell(recipe(column, rule, layers, rate))
     for rule in CHOSEN[column]:
         for layers in (LAYERS[0], LAYERS[-1]):
-            for rate in RATES[column]:
-                trial = replace(recipe(column, rule, layers, rate), epochs=4, milestones=(3,))
-                cells[f"rates-{column}/{rule}-{layers}-{rate:g}"] = Cell(trial, trial=True)
+            row, of_rate = f"rates-{column}/{rule}-{layers}", partial(recipe, column, rule, layers)
+            cells |= trials(row, of_rate, RATES[column], epochs=4, milestones=(3,))
     return cells
 
 

@@ -14,9 +14,9 @@ of one hidden layer, see ``unbound_depth``.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from functools import partial
 
-from forwardly.experiments.experiment import Cell, Experiment
+from forwardly.experiments.experiment import Cell, Experiment, trials
 from forwardly.experiments.recipe import Recipe
 
 RULES = (
@@ -62,9 +62,7 @@ def recipe(rule: str, rate: float) -> Recipe:
 def _cells() -> dict[str, Cell]:
     cells = {f"mlp-mnist/{rule}": Cell(recipe(rule, rate)) for rule, rate in CHOSEN.items()}
     for rule in RULES:
-        for rate in RATES:
-            trial = replace(recipe(rule, rate), epochs=4, milestones=(3,))
-            cells[f"rates/{rule}-{rate:g}"] = Cell(trial, trial=True)
+        cells |= trials(f"rates/{rule}", partial(recipe, rule), RATES, epochs=4, milestones=(3,))
     return cells
 
 
