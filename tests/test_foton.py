@@ -49,6 +49,17 @@ def test_in_a_linear_network_of_orthogonal_weights_it_is_backprop(sizes: tuple[i
     assert_close(ours, theirs)
 
 
+def test_with_a_temperature_it_is_backprop_of_warmer_outputs() -> None:
+    """Of the cross-entropy of T y, divided by T."""
+    model, x, target = linear(9, 9, 5), torch.randn(6, 9).double(), torch.arange(6) % 5
+    ours = fw.FOTON(model, nn.CrossEntropyLoss(), temperature=4.0)(x, target)
+    loss = nn.functional.cross_entropy(4 * model(x), target) / 4
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    theirs = torch.autograd.grad(loss, parameters)
+    assert_close(ours.updates, dict(zip(names, theirs, strict=True)))
+    assert_close(ours.loss, nn.functional.cross_entropy(model(x), target))
+
+
 def test_so_it_is_in_convolutions_that_are_orthogonal_maps() -> None:
     ours, theirs = both(patches(), torch.randn(5, 2, 4, 8, dtype=torch.float64))
     assert_close(ours, theirs)

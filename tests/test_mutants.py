@@ -724,6 +724,7 @@ MUTANTS: dict[str, list[Mutant]] = {
             "return signal.flatten(1).T",
             "return 2 * signal.flatten(1).T",
         ),
+        ("temperature forgotten", "rules/foton.py", "self.temperature * output", "output"),
         ("half forgotten", "rules/foton.py", "/ (2 * bound)", "/ bound"),
         ("away from orthogonal", "rules/foton.py", "found[name] + bjorck", "found[name] - bjorck"),
         (

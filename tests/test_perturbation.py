@@ -15,6 +15,7 @@ import forwardly as fw
 from forwardly.network import Step
 from forwardly.rules.node_perturbation import rise
 from forwardly.testing import CASES, Case, build
+from forwardly.training.functional import State, descents_of, step_of
 
 Make = Callable[..., fw.Rule]
 RULES: dict[str, Make] = {
@@ -142,3 +143,56 @@ def test_the_rise_is_that_of_the_loss(
         assert max(left) < 1e-14
     else:
         assert 0 < left[1] < 2e-3 * left[0]
+
+
+def mean_ratio(numerators: Tensor, denominators: Tensor) -> float:
+    return float(numerators.sum() / denominators.sum())
+
+
+N, M = 5, 3
+"""Inputs and outputs of the linear network whose learning curves are known."""
+
+
+@pytest.mark.unchecked
+@pytest.mark.parametrize(
+    ("make", "noise_factor"),
+    [
+        pytest.param(fw.Backprop, 1, id="gradient"),
+        pytest.param(partial(fw.NodePerturbation, sigma=1e-4), M + 2, id="node"),
+        pytest.param(partial(fw.WeightPerturbation, sigma=1e-4), M * N + 2, id="weight"),
+    ],
+)
+def test_learning_curves_of_a_linear_network(make: Make, noise_factor: int) -> None:
+    """Those of Werfel et al. (2003): the loss shrinks by 1 − 2η + c η² a step.
+
+    A student y = W x learns a teacher from one sample a step, x ~ N(0, 1). With D the distance of
+    their weights, the squared error's gradient is D x xᵀ and E‖D x xᵀ‖² = (N + 2) ‖D‖². Node noise
+    makes its square M + 2 times as long, weight noise M N + 2 times. So c = (N + 2) · that, and at
+    the best rate, 1 / c, a step takes 1 / c of the loss away.
+    """
+    c = (N + 2) * noise_factor
+    rate, steps, runs = 1 / c, 8, 10_000
+    rule = make(nn.Sequential(nn.Linear(N, M, bias=False)).double(), nn.MSELoss())
+    step = step_of(rule, descents_of(rule, fw.LocalSGD(rule, lr=rate)))
+    ((name, _),) = rule.named_parameters()
+    (update_of,) = (n for n, _ in rule.model.named_parameters())
+
+    generator = torch.Generator().manual_seed(3)
+    teacher = torch.randn(runs, M, N, generator=generator, dtype=torch.float64)
+    values = {name: torch.zeros_like(teacher)}
+    if rule.noise is not None:
+        values["noise"] = torch.stack([torch.arange(runs), torch.zeros(runs).long()], dim=1)
+    away = lengths = teacher.square().sum((1, 2))
+    squares: list[float] = []
+    for _ in range(steps):
+        x = torch.randn(runs, 1, N, generator=generator, dtype=torch.float64)
+        state, credit = vmap(step)(State(values, {}), x, x @ teacher.mT)
+        squares.append(mean_ratio(credit.updates[update_of].square().sum((1, 2)), lengths) / c)
+        values = state.values
+        lengths = (values[name] - teacher).square().sum((1, 2))
+    assert abs(sum(squares) / steps - 1) < 0.07
+    standard_error = float((lengths / away).std()) / runs**0.5
+    left = mean_ratio(lengths, away)
+    assert abs(left - (1 - 1 / c) ** steps) < 4 * standard_error
+    # Within what the noise allows: no other power of the number of nodes or weights would do.
+    assert standard_error < 0.3 * (1 - left)

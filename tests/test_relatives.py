@@ -331,6 +331,15 @@ def foton(make: Make, case: Case) -> None:
             learning_rate=rate,
         )
         assert_updates(rule, rule(x, t), expected)
+    if case.loss is nn.CrossEntropyLoss:
+        warmer = made(make, case, orthogonalise=False, temperature=3.0)
+        expected = foton_reference.foton(
+            describe(warmer, x),
+            *(array(x), t.numpy()),
+            error=lambda y, of: ERRORS[case.loss](3 * y, of),
+            learning_rate=None,
+        )
+        assert_updates(warmer, warmer(x, t), expected)
 
 
 REFERENCES: dict[str, tuple[Make, Callable[[Make, Case], None]]] = {
@@ -554,6 +563,11 @@ def test_forward_forward_learns_and_predicts_labels() -> None:
         (lambda m: fw.SignPEPITA(m, nn.MSELoss(), projection=torch.ones(2, 2)), r"\(4, 2\)"),
         (lambda m: fw.MonoForward(m, nn.MSELoss(), prediction="sum"), "prediction must be one of"),
         (lambda m: fw.FOTON(m, nn.MSELoss(), learning_rate=0.0), "learning_rate must be .* above"),
+        (lambda m: fw.FOTON(m, nn.MSELoss(), temperature=2.0), "of the softmax .* given MSELoss"),
+        (
+            lambda m: fw.FOTON(m, nn.CrossEntropyLoss(), temperature=0.0),
+            "temperature must be a number above 0",
+        ),
         (lambda m: fw.NodePerturbation(m, nn.MSELoss(), sigma=0.0), "sigma must be .* above 0"),
         (lambda m: fw.WeightPerturbation(m, nn.MSELoss(), samples=200), "samples must be 1 to 128"),
         (lambda m: fw.DRTP(m, nn.L1Loss()), "no output error is known for the loss L1Loss"),

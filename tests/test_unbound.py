@@ -78,7 +78,7 @@ def test_all_rules_are_treated_alike(name: str) -> None:
     for column in {cell.partition("/")[0] for cell in cells}:
         made = [
             cells[f"{column}/{rule}"].recipe.as_data()
-            for rule in {*OPTIONS, *unbound_rules.RULES}
+            for rule in {*OPTIONS, *unbound_rules.RULES, *unbound_rules.FREED}
             if f"{column}/{rule}" in cells
         ]
         own = {"rule", "options", "learning_rate"}

@@ -6,6 +6,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
+import numpy as np
+
 from forwardly.errors import UsageError
 from forwardly.experiments.recipe import Recipe
 
@@ -68,7 +70,7 @@ def trials(
         milestones: see ``Recipe``.
     """
     return {
-        f"{row}-{rate:g}": Cell(
+        f"{row}-{np.format_float_positional(rate, trim='-')}": Cell(
             replace(recipe(rate), epochs=epochs, milestones=milestones), trial=True
         )
         for rate in rates

@@ -14,6 +14,10 @@ In a linear network whose weights have orthonormal rows, W_l W_lᵀ = 1, h_l −
 W_{l+1}ᵀ … W_Lᵀ e, and ΔW is backprop's. No signal runs backward through a layer during a step, yet
 F is made of the transposed weights: it is weight transport all the same.
 
+Orthonormal rows make no signal longer, so outputs are no longer than inputs, and a softmax of them
+is certain of nothing. The authors' code takes e = softmax(T y) − t: with a ``temperature`` T above
+one the network can say what it knows.
+
 Shapes
     As for PEPITA: x (n, …) with d numbers a sample; e (n, k); F (d, k), made anew in each step.
 
@@ -52,11 +56,14 @@ class FOTON(Rule):
         loss: see ``Rule``.
         learning_rate: η, of the plain SGD that will apply the updates.
         orthogonalise: whether updates hold the Björck iteration.
+        temperature: T, by which outputs are multiplied before the softmax of a cross-entropy. The
+            loss stays that of the outputs as they are.
         input_shape: see ``Rule``; not needed.
         error: see ``Rule``.
         generator: see ``Rule``.
 
-    Raises what ``Rule`` does, and ValueError if the learning rate is not above 0.
+    Raises what ``Rule`` does, and ValueError if the learning rate or the temperature is not above
+    0, or there is a temperature and no softmax.
     """
 
     paper = paper("caillon2025foton")
@@ -75,6 +82,7 @@ class FOTON(Rule):
         *,
         learning_rate: float = 0.01,
         orthogonalise: bool = True,
+        temperature: float = 1.0,
         input_shape: tuple[int, ...] | None = None,
         error: Callable[[Tensor, Tensor], Tensor] | None = None,
         generator: torch.Generator | None = None,
@@ -82,15 +90,22 @@ class FOTON(Rule):
         super().__init__(model, loss, input_shape=input_shape, error=error, generator=generator)
         if not 0 < learning_rate < float("inf"):
             raise ValueError(f"learning_rate must be a number above 0; given {learning_rate}")
+        if not 0 < temperature < float("inf"):
+            raise ValueError(f"temperature must be a number above 0; given {temperature}")
+        if temperature != 1 and not isinstance(loss, nn.CrossEntropyLoss):
+            raise ValueError(
+                f"temperature is of the softmax of nn.CrossEntropyLoss; given {type(loss).__name__}"
+            )
         self.learning_rate = learning_rate
         self.orthogonalise = orthogonalise
+        self.temperature = temperature
 
     def assign(self, x: Tensor, target: Tensor, step: Step) -> Credit:
         """The two passes, and the updates of the module docstring."""
         a_0 = step.prepare(x)
         clean = list(step.activities(a_0))
         output = clean[-1].a
-        e = self.error(output, target)
+        e = self.error(self.temperature * output, target)
 
         a_0_err = perturbed(a_0, e, self._feedback(step, clean), sign=-1)
         modulated = list(step.activities(a_0_err))
