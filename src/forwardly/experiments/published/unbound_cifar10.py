@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from forwardly.experiments.experiment import Cell
-from forwardly.experiments.published.unbound import recipe, unbound
+from forwardly.experiments.experiment import Cell, trials
+from forwardly.experiments.published.unbound import RATES, recipe, unbound
+from forwardly.experiments.recipe import JacobianMirroring, Recipe
 
 CHOSEN = {
     "pepita": 0.02,
@@ -20,6 +21,9 @@ Direct feedback alignment is not among them: with one hidden layer, and the same
 alignment, trial by trial.
 """
 
+CHOSEN_MIRRORED = 0.02
+"""That of PEPITA whose F is mirrored."""
+
 _UNBOUND = unbound(
     "cifar10",
     "CIFAR-10 beyond the papers' accuracy, all rules treated alike",
@@ -29,6 +33,18 @@ _UNBOUND = unbound(
 _MODULATED = replace(
     recipe("cifar10", "pepita", 0.01), options={"projection": 0.2}, flip=True, dropout=0.0
 )
+MIRRORED = "pepita-mirrored"
+
+
+def _mirrored(rate: float) -> Recipe:
+    """PEPITA as above, but for an F that turns to the network's Jacobian and is half as long."""
+    return replace(
+        recipe("cifar10", "pepita", rate),
+        options={"presynaptic": "clean", "projection": 0.2},
+        mirroring=JacobianMirroring(0.01),
+    )
+
+
 EXPERIMENT = replace(
     _UNBOUND,
     cells={
@@ -36,5 +52,9 @@ EXPERIMENT = replace(
         "fc-cifar10-flips/pepita-modulated": Cell(
             _MODULATED, note="the modulated presynaptic term with F 0.2"
         ),
+        f"fc-cifar10-flips/{MIRRORED}": Cell(
+            replace(_mirrored(CHOSEN_MIRRORED), flip=True), note="F learns the Jacobian"
+        ),
+        **trials(f"rates/{MIRRORED}", _mirrored, RATES, epochs=15, milestones=(9, 13)),
     },
 )
