@@ -141,7 +141,7 @@ def plan_of(rule: Rule, optimizer: Optimizer) -> Plan:
     loss = _loss_of(rule)
     _check_model(rule)
     descents = _descents_of(rule, optimizer)
-    trained = frozenset(rule.place(name) for name in rule.trained) & descents.keys()
+    trained = frozenset(map(rule.place, rule.trained)).intersection(descents)
     layers = tuple(_layers(rule, trained))
     if not any(layer.trained for layer in layers):
         _refuse(
