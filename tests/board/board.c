@@ -75,7 +75,8 @@ void start(void)
     }
 }
 
-__attribute__((section(".vectors"), used)) static const void *const vectors[] = {
-    stack_top,
-    (const void *)start,
-};
+/* What the processor reads first: where the stack begins, and where to start. */
+__attribute__((section(".vectors"), used)) static const struct {
+    const uint32_t *stack;
+    void (*start)(void);
+} vectors = {stack_top, start};
