@@ -496,6 +496,13 @@ def sections(object_file: Path) -> dict[str, int]:
     return found
 
 
+def of_the_board(folder: Path) -> Path:
+    """The object file for the board, as small as can be; beside it what stack functions take."""
+    command = ["arm-none-eabi-gcc", *M4, *FLAGS, "-Os", "-fstack-usage", "-c", "-o", "step.o"]
+    subprocess.run([*command, "forwardly_step.c"], check=True, cwd=folder)
+    return folder / "step.o"
+
+
 def stated(folder: Path) -> dict[str, int]:
     header = (folder / "forwardly_step.h").read_text("ascii")
     return {
@@ -508,13 +515,14 @@ def stated(folder: Path) -> dict[str, int]:
 def test_memory_is_as_stated(case: Case, tmp_path: Path) -> None:
     """RAM to the byte; of constants the compiler may take 8 bytes into the code."""
     sizes = write_c(*case.build(), tmp_path)
-    command = ["arm-none-eabi-gcc", *M4, *FLAGS, "-Os", "-c", "-o", tmp_path / "step.o"]
-    subprocess.run([*command, tmp_path / "forwardly_step.c"], check=True)
-    found = sections(tmp_path / "step.o")
+    found = sections(of_the_board(tmp_path))
     assert stated(tmp_path) == {"RAM": sizes.ram, "FLASH": sizes.flash}
     assert found[".data"] + found[".bss"] == sizes.ram
     assert sizes.flash - 8 <= found[".rodata"] + found[".data"] <= sizes.flash
     assert 0 < found[".text"] < 2_500
+    stacks = re.findall(r"\t(\d+)\tstatic$", (tmp_path / "step.su").read_text(), re.MULTILINE)
+    assert len(stacks) >= 5
+    assert max(map(int, stacks)) < 100  # and calls are three deep
     needed = undefined(tmp_path / "step.o", "arm-none-eabi-nm")
     assert needed <= {"expf", "memcpy", "memset"}
 
@@ -689,6 +697,12 @@ def groups(rule: Rule) -> torch.optim.Optimizer:
     return torch.optim.SGD([{"params": [first], "lr": 0.2}, {"params": others}], lr=0.1)
 
 
+def in_bfloat16(rule: Rule) -> torch.optim.Optimizer:
+    optimizer = fw.LocalSGD(rule, lr=0.1)
+    optimizer.precision = "bf16"  # which not every processor lets one ask for
+    return optimizer
+
+
 def of_another(_: Rule) -> torch.optim.Optimizer:
     return sgd(a_pepita())
 
@@ -752,6 +766,7 @@ REFUSED: dict[str, tuple[Callable[[], Rule], Callable[[Rule], torch.optim.Optimi
         sgd,
         r"error=, a function of Python",
     ),
+    "bfloat16": (a_pepita, in_bfloat16, r'precision="bf16"\) is not written in C'),
     "adam": (a_pepita, lambda r: torch.optim.Adam(r.parameters()), r"optimizer Adam.*LocalSGD"),
     "groups": (a_pepita, groups, r"groups of different settings"),
     "maximize": (a_pepita, partial(sgd, maximize=True), r"SGD\(maximize=True\)"),
@@ -785,3 +800,43 @@ def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot write to"):
         write_c(rule, sgd(rule), tmp_path / "step")
     assert (tmp_path / "step").read_text("ascii") == "kept"
+
+
+PAGE = (BOARD.parent.parent / "docs" / "on-device-c.md").read_text("utf-8")
+
+
+def test_the_page_can_be_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (snippet,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    exec(snippet, {})
+    assert sorted(path.name for path in (tmp_path / "step").iterdir()) == sorted(NAMES)
+    wrong = re.search(r"(\d+) wrong versions", PAGE)
+    assert wrong is not None
+    assert int(wrong[1]) == len(MUTANTS)
+    header = (tmp_path / "step" / "forwardly_step.h").read_text("ascii")
+    declared = {*re.findall(r"\bforwardly_\w+", header)}
+    named = {*re.findall(r"\bforwardly_\w+", PAGE)}
+    assert named <= declared
+    assert len(named) >= 6
+
+
+def rows() -> list[tuple[str, ...]]:
+    cells = r"\| ([\d-]+) \| (\w+) \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \|"
+    return re.findall(cells, PAGE)
+
+
+@pytest.mark.parametrize("row", rows(), ids=" ".join)
+def test_sizes_on_the_page(row: tuple[str, ...], tmp_path: Path) -> None:
+    """RAM and constants to the byte; code to a tenth, where there is a compiler for the board."""
+    sizes = tuple(map(int, row[0].split("-")))
+    ram, flash, code = (int(number.replace(",", "")) for number in row[2:])
+    small = sizes[-1] == 1
+    loss, activation = (MSE, nn.Tanh) if small else (nn.CrossEntropyLoss, nn.ReLU)
+    case = Case("page", getattr(fw, row[1]), loss, sizes, (activation,), (True,))
+    assert write_c(*case.build(), tmp_path) == (ram, flash)
+    if all(map(shutil.which, ON_A_BOARD)):
+        assert sections(of_the_board(tmp_path))[".text"] == pytest.approx(code, rel=0.1)
+
+
+def test_the_page_has_all_sizes() -> None:
+    assert len(rows()) == 3 * 6

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -88,24 +89,28 @@ def write_c(rule: Rule, optimizer: Optimizer, folder: Path) -> Sizes:
 
 def render(plan: Plan) -> tuple[dict[str, str], Sizes]:
     """The files' texts by their names, and what the header states; equal for equal plans."""
-    environment = Environment(
-        loader=PackageLoader("forwardly.export.c"),
-        autoescape=False,  # noqa: S701, this is C
-        undefined=StrictUndefined,
-        keep_trailing_newline=True,
-    )
     values, sizes = _values(plan)
 
     def texts(export: str) -> dict[str, str]:
         given = {**values, "export": export}
         of_rule = {"forwardly_step.c": f"rules/{TEMPLATES[plan.kind]}.jinja"}
         return {
-            name: environment.get_template(of_rule.get(name, f"{name}.jinja")).render(given)
+            name: _environment().get_template(of_rule.get(name, f"{name}.jinja")).render(given)
             for name in NAMES
         }
 
     whole = "".join(texts("").values()).encode()
     return texts(f"0x{hashlib.sha256(whole).hexdigest()[:8]}UL"), sizes
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
+        loader=PackageLoader("forwardly.export.c"),
+        autoescape=False,  # noqa: S701, this is C
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+    )
 
 
 class _Memory(NamedTuple):
