@@ -28,7 +28,8 @@ from forwardly.rule import Rule
 from forwardly.training.functional import State, descents_of, state_of, step_of
 
 BOARD = Path(__file__).parent / "board"
-FLAGS = ("-std=c99", "-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Werror", "-pedantic")
+FLAGS = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic")
+FLAGS += ("-Wconversion", "-Wshadow", "-Wdouble-promotion")
 EXACT = "-ffp-contract=off"
 STEPS = 2_000
 FINEST = float(np.finfo(np.float32).eps)
@@ -111,6 +112,8 @@ CASES = (
     Case("dfa-frozen", fw.DirectFeedbackAlignment, frozen=("1.weight", "1.bias")),
     Case("drtp", fw.DRTP, settings=MOMENTUM, activations=(nn.Tanh, nn.Sigmoid)),
     Case("drtp-bce", fw.DRTP, BCE, DEEP, ALL_OF_THEM, settings={"lr": 0.01}),
+    Case("drtp-frozen", fw.DRTP, MSE, frozen=("1.weight", "5.weight", "5.bias")),
+    Case("readout-bias", fw.ReadoutOnly, sizes=(5, 3), frozen=("1.weight",)),
     Case("readout", fw.ReadoutOnly, settings=NESTEROV),
     Case("readout-mse", fw.ReadoutOnly, MSE, DEEP, ALL_OF_THEM),
     Case("backprop", fw.Backprop, sizes=DEEP, activations=ALL_OF_THEM, settings=MOMENTUM),
@@ -420,6 +423,63 @@ def test_needs_expf_and_nothing_else(flag: str, tmp_path: Path) -> None:
     assert {"expf"} <= needed <= {"expf", "memcpy", "memset"}
 
 
+# Which check is taken out, and what it would have kept from the state.
+GUARDS = {
+    "sample": ("!is_ready || !all_finite(sample, FORWARDLY_INPUTS)", "!is_ready", math.inf, 0.0),
+    "loss": ("if (!is_finite(loss))", "if (0)", 0.0, 1e30),
+}
+
+
+@needs_gcc
+@pytest.mark.parametrize("guard", [None, *GUARDS])
+def test_checks_are_needed(guard: str | None, tmp_path: Path) -> None:
+    """Without one of them what the tests above say of the state would not hold."""
+    case = replace(OF_NAME["dfa-mse"], activations=(nn.Sigmoid,))
+    rule, optimizer = case.build()
+    write_c(rule, optimizer, tmp_path)
+    file = tmp_path / "forwardly_step.c"
+    text = file.read_text("ascii")
+    if guard is not None:
+        piece, replacement, *_ = GUARDS[guard]
+        assert piece in text
+        file.write_text(text.replace(piece, replacement), "ascii")
+    device, (x, target) = Device(compiled(tmp_path), rule, optimizer), case.batch(1)
+    device.reset()
+    before = device.state.copy()
+    for _, _, in_sample, in_target in GUARDS.values():
+        sample = x[0].clone()
+        sample[0] += in_sample
+        device.train(sample, target[0] + in_target)
+    assert np.array_equal(device.state, before) == (guard is None)
+
+
+@needs_gcc
+def test_the_header_is_cpp_too(tmp_path: Path) -> None:
+    if shutil.which("g++") is None:
+        pytest.skip("g++, which compiles C++, is not installed")
+    write_c(*OF_NAME["pepita-momentum"].build(), tmp_path)
+    (tmp_path / "main.cpp").write_text(
+        '#include "forwardly_step.h"\n'
+        "float first() { forwardly_reset(); return forwardly_state()->weights.weight_1[0]; }\n",
+        "ascii",
+    )
+    command = ["g++", "-Wall", "-Wextra", "-Werror", "-c", "-o", tmp_path / "main.o"]
+    subprocess.run([*command, tmp_path / "main.cpp"], check=True)
+    needed = undefined(tmp_path / "main.o", "nm")
+    assert {"forwardly_reset", "forwardly_state"} <= needed  # by their names in C
+
+
+def test_what_the_optimizer_does_not_hold_stays_in_flash(tmp_path: Path) -> None:
+    rule, _ = OF_NAME["pepita"].build()
+    optimizer = fw.LocalSGD(rule, lr=0.1, params=rule.model[-1].parameters())
+    write_c(rule, optimizer, tmp_path)
+    header = (tmp_path / "forwardly_step.h").read_text("ascii")
+    assert re.findall(r"float (\w+)\[", header) == ["weight_3", "bias_3"]
+    code = (tmp_path / "forwardly_step.c").read_text("ascii")
+    constants = re.findall(r"^static const float (\w+)\[", code, re.MULTILINE)
+    assert constants == ["weight_1", "bias_1", "weight_2", "F"]
+
+
 @needs_gcc
 def test_files_of_two_exports_do_not_mix(tmp_path: Path) -> None:
     write_c(*OF_NAME["pepita"].build(), tmp_path)
@@ -650,7 +710,8 @@ def test_files_are_ascii_and_of_plain_lines(case: Case, tmp_path: Path) -> None:
     for name in NAMES:
         text = (tmp_path / name).read_text("ascii")
         assert type(rule).__name__ in text
-        assert not re.search(r"[ \t]$|\n\n\n|[{%]%|{{|\t", text, re.MULTILINE), name
+        assert not re.search(r"[ \t]$|\n\n\n|{\n\n|[{%]%|{{|\t", text, re.MULTILINE), name
+        assert max(map(len, text.splitlines())) <= 120, name
     code = (tmp_path / "forwardly_step.c").read_text("ascii")
     assert "malloc" not in code
     assert re.findall(r"#include (\S+)", code) == [

@@ -7,6 +7,7 @@ compilers make of the files.
 from __future__ import annotations
 
 import hashlib
+import textwrap
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -138,6 +139,7 @@ def _values(plan: Plan) -> tuple[dict[str, Any], Sizes]:
         ram=_BYTES * (in_state + _floats(work) + of_itself),
         flash=_BYTES * in_flash,
     )
+    paper = plan.kind.paper
     layers = [_layer(plan, layer) for layer in plan.layers]
     of_target = plan.loss == "cross_entropy"
     needs_slope = plan.kind not in (PEPITA, MemPEPITA, ReadoutOnly)
@@ -152,7 +154,7 @@ def _values(plan: Plan) -> tuple[dict[str, Any], Sizes]:
     values = {
         "version": __version__,
         "rule": plan.kind.__name__,
-        "paper": _paper(plan.kind),
+        "rule_and_paper": _wrapped(f'{plan.kind.__name__}, "{paper.title}", {paper.year}'),
         "network": "-".join(map(str, plan.sizes)) + _activations_in_words(plan),
         "loss": plan.loss,
         "loss_in_words": _LOSSES[plan.loss],
@@ -304,8 +306,9 @@ def _activity(plan: Plan, l: int) -> str:
     return f"work.h_{'odd' if l % 2 else 'even'}"
 
 
-def _paper(kind: type[Rule]) -> str:
-    return f'"{kind.paper.title}", {kind.paper.year}'
+def _wrapped(text: str) -> str:
+    """Lines of a comment in C, after what it is of."""
+    return "\n *            ".join(textwrap.wrap(text, 86))
 
 
 def _activations_in_words(plan: Plan) -> str:
