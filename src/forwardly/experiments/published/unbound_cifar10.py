@@ -37,10 +37,10 @@ MIRRORED = "pepita-mirrored"
 
 
 def _mirrored(rate: float) -> Recipe:
-    """PEPITA as above, but for an F that turns to the network's Jacobian and is a quarter as long."""
+    """PEPITA as above, but for an F that turns to the network's Jacobian and is a third as long."""
     return replace(
         recipe("cifar10", "pepita", rate),
-        options={"presynaptic": "clean", "projection": 0.1},
+        options={"presynaptic": "clean", "projection": 0.14},
         mirroring=JacobianMirroring(0.01),
     )
 
