@@ -60,7 +60,7 @@ class Symbolic:
                 DimDynamic.DYNAMIC if name in batched and dimension == 0 else DimDynamic.STATIC
                 for dimension in range(given.dim())
             ]
-            context: Any = StatelessSymbolicContext(dynamic_sizes=dynamic)
+            context = cast(Any, StatelessSymbolicContext)(dynamic_sizes=dynamic)
             self.tensors[name] = self.mode.from_tensor(given, symbolic_context=context)
 
     def check_free(self) -> None:
@@ -91,9 +91,10 @@ def trace(
         outputs[:] = result
         return list(result.values())
 
-    pure = cast(Callable[..., Any], functionalize(flat, remove="mutations"))
+    pure = functionalize(flat, remove="mutations")
     try:
-        module = make_fx(pure, decomposition_table=decompositions())(*symbolic.tensors.values())
+        with symbolic.mode:
+            module = make_fx(pure, decomposition_table=decompositions())(*symbolic.tensors.values())
     except UsageError:
         raise
     except Exception as failure:

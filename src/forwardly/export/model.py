@@ -64,7 +64,7 @@ def steps_of(graph: Graph, inputs: Sequence[str], carried: Mapping[str, str]) ->
     stacked = [name for name in inputs if name in ("x", "target", "uniform", "uniform_step")]
     order = [*carried.values(), *stacked]
     writing = _Writing(graph)
-    body = writing.graph("one_step", order, inner=True)
+    body = writing.graph("one_step", order)
     kept = [name for name in graph.outputs if name not in carried and name != "output"]
     outputs = [*carried, *kept]
     by_name = {value.name: value for value in body.output}
@@ -113,7 +113,7 @@ def _model(graph: GraphProto) -> ModelProto:
         graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="forwardly"
     )
     model.ir_version = _IR
-    onnx.checker.check_model(model, full_check=True)
+    cast(Any, onnx.checker).check_model(model, full_check=True)
     return model
 
 
@@ -143,7 +143,8 @@ class _Writing:
         self._casts: dict[tuple[str, torch.dtype], str] = {}
         self._dtypes: dict[str, torch.dtype] = {}
 
-    def graph(self, name: str, inputs: Sequence[str], inner: bool = False) -> GraphProto:
+    def graph(self, name: str, inputs: Sequence[str]) -> GraphProto:
+        """The graph with these inputs, those that it uses, and its outputs."""
         for given, node in self._graph.inputs.items():
             self._values[node] = given
         for node in self._graph.module.graph.nodes:
@@ -157,7 +158,6 @@ class _Writing:
         self._name_outputs()
         given = [self.info(n, self._graph.inputs[n]) for n in inputs if n in self._graph.inputs]
         results = [self.info(n, node) for n, node in self._graph.outputs.items()]
-        del inner
         return helper.make_graph(self._used(), name, given, results, self._used_constants())
 
     def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
