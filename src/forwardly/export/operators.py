@@ -486,10 +486,6 @@ def _largest(
     stacked = w.op("Concat", *shifted, axis=extra)
     largest = w.op("ReduceMax", stacked, w.constant([extra], _INT64), keepdims=0)
     which = w.op("ArgMax", stacked, axis=extra, keepdims=0)
-    if not any(padding) and all(e <= 0 for e in ends):
-        base = w.constant(places[0], _INT64)
-        steps_to = w.constant([int((p - places[0]).flat[0]) for p in places], _INT64)
-        return [largest, w.op("Add", base, w.op("Gather", steps_to, which, axis=0))]
     base = w.constant(places[0], _INT64)
     steps_to = w.constant([int((p - places[0]).flat[0]) for p in places], _INT64)
     return [largest, w.op("Add", base, w.op("Gather", steps_to, which, axis=0))]

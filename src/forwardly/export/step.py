@@ -4,9 +4,9 @@
     out    "new.NAME" of each tensor of the state that changes; loss, accuracy (of classes), output
 
 Random numbers come from the host, uniform on [0, 1): ``uniform``, (n, numbers a sample), for what
-is drawn for each sample, and ``uniform_step`` for what is drawn once a step. Those of ``noise`` would
-be 64-bit integers that wrap around, which not every inference runtime computes as it should. Given
-the numbers of ``noise.uniform`` dropout is that of ``LocalSGD``.
+is drawn for each sample, and ``uniform_step`` for what is drawn once a step. Those of ``noise``
+would be 64-bit integers that wrap around, which some inference runtimes compute wrongly. Given the
+numbers of ``noise.uniform`` dropout is that of ``LocalSGD``.
 """
 
 from __future__ import annotations
@@ -183,6 +183,15 @@ class NamedStep:
         with evaluating(self.rule):
             output = functional_call(_Predict(self.rule), values, (inputs["x"],))
         return {"output": cast(Tensor, output)}
+
+    def settings(self) -> dict[str, Any]:
+        """How each parameter descends, as plain data; learning rates as shares of the first."""
+        each = {
+            name: {**descent._asdict(), "lr": self._shares[name]}
+            for name, descent in self._descents.items()
+            if name not in self.frozen
+        }
+        return {"learning_rate": self.learning_rate, "parameters": each}
 
     def _taken(self, inputs: Mapping[str, Tensor], rate: Tensor) -> Tensors:
         values = {name: inputs[name] for name in self.state if not name.startswith(MOMENTUM)}
