@@ -277,7 +277,9 @@ class Rule(nn.Module, ABC):
         return credit._replace(loss=credit.loss.as_subclass(LossValue))
 
     @torch.no_grad()
-    def run(self, x: Tensor, target: Tensor) -> tuple[Credit, dict[str, Tensor]]:
+    def run(
+        self, x: Tensor, target: Tensor, kernels: Kernels = NO_KERNELS
+    ) -> tuple[Credit, dict[str, Tensor]]:
         """The credit for one batch, and the new values of the buffers that a step changes.
 
         Pure, as ``forward``, which gives the credit alone. The buffers, by their names in the rule,
@@ -285,7 +287,7 @@ class Rule(nn.Module, ABC):
         ``assign`` puts new values into ``step.moved``.
         """
         self.check_batch(x, target)
-        step = self.begin_step()
+        step = self.begin_step(kernels)
         return self.assign(x, target, step), self.moved_buffers(step)
 
     def begin_step(self, kernels: Kernels = NO_KERNELS, apply: Apply | None = None) -> Step:

@@ -1,4 +1,89 @@
-"""Export: a rule's training step, to be taken where torch is not.
+"""Training steps taken elsewhere: as ONNX files that run where only inference does, or as C99.
 
-May import ``training`` and what is below it.
+May import ``training`` and what is below it. Nothing here imports onnx before it is needed.
 """
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, overload
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from forwardly.checks import check_kind, one_of
+from forwardly.export.runner import Exported, Metrics
+from forwardly.rule import Rule
+
+if TYPE_CHECKING:
+    from forwardly.export.c import Sizes
+
+__all__ = ["Exported", "Metrics", "export"]
+
+
+@overload
+def export(
+    rule: Rule,
+    optimizer: Optimizer,
+    folder: Path | str,
+    example: tuple[Tensor, Tensor],
+    *,
+    format: Literal["onnx"] = "onnx",
+) -> Exported: ...
+@overload
+def export(
+    rule: Rule,
+    optimizer: Optimizer,
+    folder: Path | str,
+    example: tuple[Tensor, Tensor] | None = None,
+    *,
+    format: Literal["c"],
+) -> Sizes: ...
+def export(
+    rule: Rule,
+    optimizer: Optimizer,
+    folder: Path | str,
+    example: tuple[Tensor, Tensor] | None = None,
+    *,
+    format: Literal["onnx", "c"] = "onnx",  # noqa: A002, as it is the word for it
+) -> Exported | Sizes:
+    """Write the training step of a rule and its optimizer as files that do without torch.
+
+    As "onnx", for inference runtimes, the folder appears whole or not at all: ``train_step.onnx``
+    (state, x, target, learning rate → new state, loss, accuracy of classes, output),
+    ``train_steps.onnx`` (the same for a stack of batches), ``predict.onnx``,
+    ``state.safetensors``, ``forwardly.json`` (names, order and shapes of all of that),
+    ``check.npz`` and a README. Equal rules give equal bytes.
+
+    As "c", for microcontrollers, it is one step on one sample in C99: ``forwardly_step.c`` and
+    ``forwardly_step.h``, and a README. Not all rules and layers can be: see docs/on-device.md.
+
+    Args:
+        rule: in float32, on the CPU; for ONNX in training mode.
+        optimizer: ``LocalSGD`` or ``torch.optim.SGD`` of the rule's parameters. Its learning rate
+            becomes an input; in ONNX groups with rates of their own keep their share of the
+            first's.
+        folder: to write; for ONNX it must not hold anything yet, of C files are replaced.
+        example: a batch (x, target), of any number of samples; x (n, …) in float32. C needs none.
+        format: "onnx" or "c".
+
+    Returns:
+        Of ONNX the folder, opened: ``check()`` holds it to torch. Of C what it takes of memory.
+
+    Raises:
+        TypeError: if rule or optimizer are of another class.
+        ValueError: if format is neither.
+        UsageError: if the step cannot be exported, and why; if the folder holds something, or
+            cannot be written; if the package onnx is missing.
+    """
+    check_kind("rule", rule, Rule)
+    check_kind("optimizer", optimizer, Optimizer)
+    one_of("format", format, ("onnx", "c"))
+    if format == "c":
+        from forwardly.export.c import write_c  # its templates are of use here alone
+
+        return write_c(rule, optimizer, Path(folder))
+    from forwardly.export.folder import write
+
+    write(rule, optimizer, Path(folder), example)
+    return Exported(folder)

@@ -41,11 +41,17 @@ class Kernels(NamedTuple):
         linear: a Wᵀ + b from a, W and b, for linear synapses.
         max_pool: two-dimensional max pooling.
         mask: dropouts' masks, as ``noise.mask``.
+        uniform: random numbers of a rule's own, as ``noise.uniform``.
+        normal: as ``noise.normal``.
+        below: as ``noise.below``.
     """
 
     linear: Callable[[Tensor, Tensor, Tensor | None], Tensor] | None = None
     max_pool: Callable[[nn.MaxPool2d, Tensor], Tensor] | None = None
     mask: Callable[[Tensor, int, tuple[int, ...], float, Tensor], Tensor] = noise.mask
+    uniform: Callable[[Tensor, int, tuple[int, ...], torch.dtype], Tensor] = noise.uniform
+    normal: Callable[[Tensor, int, tuple[int, ...], torch.dtype], Tensor] = noise.normal
+    below: Callable[[Tensor, int, tuple[int, ...], int], Tensor] = noise.below
 
 
 NO_KERNELS = Kernels()
@@ -178,15 +184,18 @@ class Step:
             shape: of the result.
             dtype: of the result.
         """
-        return noise.uniform(self._drawing(), _STREAMS_OF_DROPOUTS + which, shape, dtype)
+        which += _STREAMS_OF_DROPOUTS
+        return self._kernels.uniform(self._drawing(), which, shape, dtype)
 
     def normal(self, which: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """Standard normal random numbers, otherwise as ``uniform``."""
-        return noise.normal(self._drawing(), _STREAMS_OF_DROPOUTS + which, shape, dtype)
+        which += _STREAMS_OF_DROPOUTS
+        return self._kernels.normal(self._drawing(), which, shape, dtype)
 
     def below(self, which: int, shape: tuple[int, ...], end: int) -> Tensor:
         """Random integers from 0 to ``end`` − 1, otherwise as ``uniform``."""
-        return noise.below(self._drawing(), _STREAMS_OF_DROPOUTS + which, shape, end)
+        which += _STREAMS_OF_DROPOUTS
+        return self._kernels.below(self._drawing(), which, shape, end)
 
     def after_synapse(self, stage: Stage, z: Tensor) -> Tensor:
         """a_l from z_l: all modules that follow the synapse."""

@@ -16,6 +16,7 @@ from torch.func import functional_call
 from torch.optim import Optimizer
 
 from forwardly.fast.sgd import Descent, descend
+from forwardly.network.step import NO_KERNELS, Kernels
 from forwardly.rule import Credit, Rule, undisturbed
 from forwardly.training.local_sgd import descent_of
 
@@ -61,14 +62,14 @@ def descents_of(rule: Rule, optimizer: Optimizer) -> dict[str, Descent]:
 
 
 def run_of(
-    rule: Rule,
+    rule: Rule, kernels: Kernels = NO_KERNELS
 ) -> Callable[[Mapping[str, Tensor], Tensor, Tensor], tuple[Credit, dict[str, Tensor]]]:
     """``rule.run`` as a function (values, x, target), of parameters and buffers by their names.
 
     What the model is was last seen by ``rule.look()``: within the functional call not all of it can
     be seen.
     """
-    whole = _Run(rule)
+    whole = _Run(rule, kernels)
 
     def run(
         values: Mapping[str, Tensor], x: Tensor, target: Tensor
@@ -79,12 +80,13 @@ def run_of(
     return run
 
 
-def step_of(rule: Rule, descents: Mapping[str, Descent]) -> Step:
+def step_of(rule: Rule, descents: Mapping[str, Descent], kernels: Kernels = NO_KERNELS) -> Step:
     """The step of a rule and its optimizer.
 
     Args:
         rule: its form and settings count; its tensors are neither read nor changed.
         descents: how each parameter descends, by its name in the rule; others stay as they are.
+        kernels: what replaces modules, and where random numbers come from.
 
     Returns:
         A pure function. It raises what ``rule(x, target)`` raises.
@@ -94,7 +96,7 @@ def step_of(rule: Rule, descents: Mapping[str, Descent]) -> Step:
     """
     if unknown := descents.keys() - dict(rule.named_parameters()).keys():
         raise ValueError(f"the rule has no parameters {', '.join(sorted(unknown))}")
-    run = run_of(rule)
+    run = run_of(rule, kernels)
 
     def step(state: State, x: Tensor, target: Tensor) -> tuple[State, Credit]:
         rule.look()
@@ -116,10 +118,11 @@ def step_of(rule: Rule, descents: Mapping[str, Descent]) -> Step:
 class _Run(nn.Module):
     """``Rule.run`` as a forward pass, to be called with other tensors."""
 
-    def __init__(self, rule: Rule) -> None:
+    def __init__(self, rule: Rule, kernels: Kernels) -> None:
         super().__init__()
         self.rule = rule
+        self.kernels = kernels
 
     @undisturbed
     def forward(self, x: Tensor, target: Tensor) -> tuple[Credit, dict[str, Tensor]]:
-        return self.rule.run(x, target)
+        return self.rule.run(x, target, self.kernels)
