@@ -1,0 +1,229 @@
+"""Derivatives and poolings in terms of operations that inference runtimes have.
+
+average pooling      R x Cᵀ, R and C the matrices of its rows and columns; back: Rᵀ δ C
+max pooling, back    δ to the largest element of each window, by its index
+convolution, back    W: the correlation of a and δ, a convolution with δ as its kernel and the
+                     batch as its channels; a: the transposed convolution of δ
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._decomp import get_decompositions
+from torch.nn import functional
+from torch.utils._python_dispatch import (
+    _disable_current_modes,  # pyright: ignore[reportPrivateUsage]
+)
+
+from forwardly.errors import UsageError
+
+aten: Any = torch.ops.aten
+_ONE = torch.ones(1, 1)
+
+_TORCHS_OWN = (
+    *("native_batch_norm", "native_batch_norm_backward", "_native_batch_norm_legit"),
+    *("_native_batch_norm_legit_functional", "native_layer_norm", "native_layer_norm_backward"),
+    *("elu", "elu_backward", "gelu", "gelu_backward", "silu", "silu_backward", "mish"),
+    *("mish_backward", "hardswish", "hardswish_backward", "hardsigmoid", "hardsigmoid_backward"),
+    *("hardtanh", "hardtanh_backward", "leaky_relu", "leaky_relu_backward", "softplus"),
+    *("softplus_backward", "softshrink", "softshrink_backward", "hardshrink"),
+    *("hardshrink_backward", "threshold", "threshold_backward", "log_sigmoid_forward"),
+    *("log_sigmoid_backward", "_prelu_kernel", "_prelu_kernel_backward", "tanh_backward"),
+    *("sigmoid_backward", "nll_loss_forward", "nll_loss_backward", "mse_loss"),
+    *("binary_cross_entropy_with_logits", "masked_fill", "addcmul", "rsub", "stack", "unbind"),
+    *("_softmax_backward_data", "_log_softmax_backward_data", "std", "new_zeros"),
+    *("new_full", "new_ones", "zeros_like", "ones_like", "select_backward", "slice_backward"),
+    *("reflection_pad1d", "reflection_pad2d", "replication_pad1d", "replication_pad2d"),
+    *("celu", "selu", "log1p_", "special_log1p", "zero", "zeros", "ones", "t", "split"),
+)
+
+
+def decompositions() -> dict[Any, Callable[..., Any]]:
+    """By the operation that each replaces."""
+    known = [getattr(aten, name) for name in _TORCHS_OWN if hasattr(aten, name)]
+    return {**get_decompositions(known), **_OWN}
+
+
+def _concrete(make: Callable[[], Tensor]) -> Tensor:
+    """A constant of the graph, computed now."""
+    with _disable_current_modes():
+        return make()
+
+
+def _average(sizes: Sequence[int], pool: Callable[[Tensor, int], Tensor]) -> list[Tensor]:
+    """R and C: what a pooling along each dimension makes of units, (positions out, in)."""
+
+    def matrix(dimension: int, size: int) -> Tensor:
+        return _concrete(lambda: pool(torch.eye(size).unsqueeze(1), dimension).squeeze(1).T)
+
+    return [matrix(dimension, size).contiguous() for dimension, size in enumerate(sizes)]
+
+
+def _between(rows: Tensor, x: Tensor, columns: Tensor) -> Tensor:
+    """R x Cᵀ of each channel."""
+    if columns.numel() > 1:
+        x = (x.reshape(-1, x.shape[-1]) @ columns.T).reshape(*x.shape[:-1], len(columns))
+    if rows.numel() > 1:
+        x = _between(_ONE, x.transpose(-1, -2), rows).transpose(-1, -2)
+    return x
+
+
+def _pair(given: Sequence[int], otherwise: Sequence[int] = ()) -> tuple[int, int]:
+    first, *others = given or otherwise
+    return first, (others or [first])[0]
+
+
+def _pooling(
+    x: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0,),
+    ceil: bool = False,
+    count_padding: bool = True,
+    divisor: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    kernels, strides, paddings = _pair(kernel), _pair(stride, kernel), _pair(padding)
+
+    def pool(units: Tensor, i: int) -> Tensor:
+        return functional.avg_pool1d(
+            units, kernels[i], strides[i], paddings[i], ceil, count_padding
+        )
+
+    rows, columns = _average([int(size) for size in x.shape[-2:]], pool)
+    if divisor is not None:
+        raise UsageError(
+            "average pooling with divisor_override cannot be exported: leave it out, and scale "
+            "what follows"
+        )
+    return rows, columns
+
+
+def _average_pool(x: Tensor, *options: Any) -> Tensor:
+    rows, columns = _pooling(x, *options)
+    return _between(rows, x, columns)
+
+
+def _average_pool_backward(signal: Tensor, x: Tensor, *options: Any) -> Tensor:
+    rows, columns = _pooling(x, *options)
+    return _between(rows.T, signal, columns.T)
+
+
+def _adaptive(x: Tensor, sizes: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def pool(units: Tensor, i: int) -> Tensor:
+        return functional.adaptive_avg_pool1d(units, sizes[i])
+
+    rows, columns = _average([int(size) for size in x.shape[-2:]], pool)
+    return rows, columns
+
+
+def _adaptive_average(x: Tensor, sizes: Sequence[int]) -> Tensor:
+    rows, columns = _adaptive(x, sizes)
+    return _between(rows, x, columns)
+
+
+def _adaptive_average_backward(signal: Tensor, x: Tensor) -> Tensor:
+    rows, columns = _adaptive(x, [int(size) for size in signal.shape[-2:]])
+    return _between(rows.T, signal, columns.T)
+
+
+def _adaptive_max(x: Tensor, sizes: Sequence[int]) -> tuple[Tensor, Tensor]:
+    positions = [int(size) for size in x.shape[-2:]]
+    if any(size % out for size, out in zip(positions, sizes, strict=True)):
+        raise UsageError(
+            f"adaptive max pooling of {tuple(positions)} to {tuple(sizes)} has windows of several "
+            "sizes and cannot be exported: choose sizes that divide, or nn.MaxPool2d"
+        )
+    kernel = [size // out for size, out in zip(positions, sizes, strict=True)]
+    return aten.max_pool2d_with_indices(x, kernel, kernel)
+
+
+def _max_pool_backward(signal: Tensor, x: Tensor, *options: Any) -> Tensor:
+    return _to_largest(signal, x, options[-1])
+
+
+def _adaptive_max_backward(signal: Tensor, x: Tensor, where: Tensor) -> Tensor:
+    return _to_largest(signal, x, where)
+
+
+def _to_largest(signal: Tensor, x: Tensor, where: Tensor) -> Tensor:
+    nothing = torch.zeros_like(x).flatten(-2)
+    return nothing.scatter_add(-1, where.flatten(-2), signal.flatten(-2)).reshape(x.shape)
+
+
+def _convolution_backward(
+    signal: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias_sizes: Sequence[int] | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+    groups: int,
+    wanted: Sequence[bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    del bias_sizes, output_padding
+    if transposed:
+        raise UsageError("the derivative of a transposed convolution cannot be exported")
+    for_x = for_weight = for_bias = None
+    spread = [(size - 1) * d + 1 for size, d in zip(weight.shape[2:], dilation, strict=True)]
+    if wanted[0]:
+        left = [
+            int(size) + 2 * p - (int(out) - 1) * s - extent
+            for size, p, out, s, extent in zip(
+                x.shape[2:], padding, signal.shape[2:], stride, spread, strict=True
+            )
+        ]
+        parts = zip(signal.chunk(groups, 1), weight.chunk(groups), strict=True)
+        own = [
+            aten.convolution(delta, W, None, stride, padding, dilation, True, left, 1)
+            for delta, W in parts
+        ]  # of each group by itself: not every runtime's transposed convolution has groups
+        for_x = own[0] if groups == 1 else torch.cat(own, 1)
+    if wanted[1]:
+        parts = zip(x.chunk(groups, 1), signal.chunk(groups, 1), strict=True)
+        own = [_correlation(a, delta, weight, stride, padding, dilation) for a, delta in parts]
+        for_weight = own[0] if groups == 1 else torch.cat(own)
+    if wanted[2]:
+        for_bias = signal.sum([0, *range(2, signal.dim())])
+    return for_x, for_weight, for_bias
+
+
+def _correlation(
+    a: Tensor,
+    delta: Tensor,
+    weight: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> Tensor:
+    none = [0] * len(stride)
+    found = aten.convolution(
+        a.transpose(0, 1), delta.transpose(0, 1), None, dilation, padding, stride, False, none, 1
+    )
+    for dimension, size in enumerate(weight.shape[2:], start=2):
+        found = found.narrow(dimension, 0, int(size))  # further ones meet what no window reached
+    return found.transpose(0, 1)
+
+
+def _var_mean(x: Tensor, dims: Sequence[int], **options: Any) -> tuple[Tensor, Tensor]:
+    keep = options.get("keepdim", False)
+    return x.var(dims, **options), x.mean(dims, keepdim=keep)
+
+
+_OWN: dict[Any, Callable[..., Any]] = {
+    aten.var_mean.correction: _var_mean,
+    aten.avg_pool2d.default: _average_pool,
+    aten.avg_pool2d_backward.default: _average_pool_backward,
+    aten._adaptive_avg_pool2d.default: _adaptive_average,
+    aten._adaptive_avg_pool2d_backward.default: _adaptive_average_backward,
+    aten.adaptive_max_pool2d.default: _adaptive_max,
+    aten.adaptive_max_pool2d_backward.default: _adaptive_max_backward,
+    aten.max_pool2d_with_indices_backward.default: _max_pool_backward,
+    aten.convolution_backward.default: _convolution_backward,
+}
