@@ -45,9 +45,9 @@ class Digits {
       clearTimeout(this.soon);
       this.soon = setTimeout(() => this.start(), 150);
     };
-    const change = () => {
+    const change = async () => {
       this.values();
-      this.thread.ask("change", { task: "digits", settings: this.settings });
+      this.update(await this.thread.ask("change", { task: "digits", settings: this.settings }));
     };
     $("digits-rate").oninput = $("digits-scale").oninput = change;
     for (const radio of document.getElementsByName("digits-pre")) radio.onchange = change;
@@ -75,14 +75,16 @@ class Digits {
   }
 
   async run(on) {
-    this.running = on;
+    if (on && this.now.epoch >= 60) this.say("60 epochs are done: start over, or try another seed.");
+    this.running = on && !this.now.done;
+    on = this.running;
     $("digits-run").textContent = on ? "Pause" : "Learn";
     await this.thread.ask(on ? "run" : "pause", { task: "digits", pace: 100000 });
   }
 
   update(snapshot) {
     if (snapshot.error) {
-      this.say(`The step failed: ${snapshot.error}`, true);
+      this.say(`The step failed: ${snapshot.error}`);
       this.run(false);
       return;
     }
@@ -91,11 +93,12 @@ class Digits {
     draw(this.drawing);
     if (snapshot.done && this.running) this.run(false);
     const ended = rules.filter((rule) => snapshot.diverged[rule]).map((rule) => titles[rule]);
-    if (ended.length) {
+    if (this.ended && !ended.length) this.say("");
+    this.ended = ended.length > 0;
+    if (this.ended) {
       this.say(
         `Diverged: ${ended.join(", ")}. The last finite weights were kept; a lower learning rate or ` +
           "a shorter F lets it go on from them.",
-        true,
       );
     }
     this.read();
@@ -105,11 +108,11 @@ class Digits {
     this.chart.draw();
     const texts = rules.map((rule) => {
       const share = this.now?.rows[rule].at(-1)?.[1] ?? 0;
-      return `${titles[rule]} ${(100 * share).toFixed(1)} %`;
+      return `${titles[rule]} ${(100 * share).toFixed(1)}\u00a0%`;
     });
     const text = `After ${(this.now?.epoch ?? 0).toFixed(1)} epochs: ${texts.join(", ")}.`;
     $("digits-chart-text").textContent = text;
-    if (!$("digits-said").classList.contains("bad")) $("digits-said").textContent = text;
+    $("digits-now").textContent = text;
   }
 
   // What each network takes the drawing for; one question at a time.
@@ -162,9 +165,8 @@ class Digits {
     setTimeout(() => URL.revokeObjectURL(link.href), 10000);
   }
 
-  say(text, bad = false) {
+  say(text) {
     $("digits-said").textContent = text;
-    $("digits-said").classList.toggle("bad", bad);
   }
 }
 

@@ -24,7 +24,7 @@ async function begin() {
   const hosted = $("payload-runtime").dataset.href;
   const runtime = hosted
     ? new URL(hosted, document.baseURI).href
-    : script(await unpacked("payload-runtime"));
+    : await unpacked("payload-runtime");
   const wasm = await unpacked("payload-wasm");
   $("status").textContent = "Getting ready: reading the exported steps …";
   const version = await thread.ask("begin", { runtime, wasm, steps, data: digits });

@@ -72,9 +72,9 @@ class Passes {
     if (!this.step) return;
     const { x, weights, clean, e, modulatedX, modulated, F, updates, target } = this.step;
     const { part, moved } = this;
-    const side = width < 500 ? 30 : 70;
-    const places = layout(width, height - 44, 0, [16, 8, 1]).map((layer, l) =>
-      layer.map(([, y]) => [side + (l * (width - 2 * side)) / 2, y + 4]),
+    const [left, right] = [36, 104];
+    const places = layout(width, height - 50, 0, [16, 8, 1]).map((layer, l) =>
+      layer.map(([, y]) => [left + (l * (width - left - right)) / 2, y + 8]),
     );
     const radius = Math.min(8, height / 48);
 
@@ -116,7 +116,7 @@ class Passes {
       const most = Math.max(...differences.map(Math.abs), 1e-12);
       this.rings(c, places[1], differences, most, radius + 1, part === 4 ? reached(2) : 1);
     }
-    this.labels(c, places, part, { clean, e, target, width });
+    this.labels(c, places, part, { clean, e, target });
   }
 
   wave(c, places, moved) {
@@ -169,20 +169,19 @@ class Passes {
     });
   }
 
-  labels(c, places, part, { clean, e, target, width }) {
+  labels(c, places, part, { clean, e, target }) {
     const [x, y] = places[2][0];
     c.fillStyle = palette.ink;
     c.textBaseline = "middle";
-    c.textAlign = "right";
-    const right = Math.min(x + 62, width - 2);
-    c.fillText(`teacher ${short(target[0])}`, right, y - 40);
+    c.textAlign = "left";
+    c.fillText(`teacher ${short(target[0])}`, x - 6, y - 42);
     if (part >= 1 && (part > 1 || this.moved === 1)) {
-      c.fillText(`student ${short(clean.output[0])}`, right, y - 24);
+      c.fillText(`student ${short(clean.output[0])}`, x - 6, y - 26);
     }
     if (part >= 2) {
       c.fillStyle = palette.bad;
       c.font = "bold 13px system-ui, sans-serif";
-      c.fillText(`e = ${short(e[0])}`, right, y + 26);
+      c.fillText(`e = ${short(e[0])}`, x + 8, y + 26);
       c.font = "12px system-ui, sans-serif";
     }
   }

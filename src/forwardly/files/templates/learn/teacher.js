@@ -5,7 +5,7 @@ class Teacher {
     this.thread = thread;
     this.running = false;
     const at = (epoch) => Math.log10(1 + epoch) / 5;
-    const ticks = [0, 10, 100, 1000, 10000, 100000].map((v) => [v, v.toLocaleString("en")]);
+    const ticks = [[0, "0"], [10, "10"], [100, "100"], [1e3, "1k"], [1e4, "10k"], [1e5, "100k"]];
     const error = (mae) => Math.max(0, Math.log10(mae / 0.01)) / Math.log10(400);
     const errors = [0.01, 0.03, 0.1, 0.3, 1, 3].map((v) => [v, String(v)]);
     this.chart = new Chart(
@@ -57,7 +57,7 @@ class Teacher {
     };
     const change = async () => {
       this.values();
-      await this.thread.ask("change", { task: "teacher", settings: this.settings });
+      this.update(await this.thread.ask("change", { task: "teacher", settings: this.settings }));
       this.look();
     };
     $("teacher-rate").oninput = $("teacher-bound").oninput = change;
@@ -90,11 +90,13 @@ class Teacher {
   }
 
   async run(on) {
-    this.running = on;
+    if (on && this.now.epoch >= 100000) this.say("100,000 epochs are done: start over, or try another seed.");
+    this.running = on && !this.now.done;
+    on = this.running;
     $("teacher-run").textContent = on ? "Pause" : "Learn";
     const pace = Number($("teacher-pace").value);
     await this.thread.ask(on ? "run" : "pause", { task: "teacher", pace });
-    if (!on) await this.look();
+    if (!on && this.now) await this.look();
   }
 
   update(snapshot) {
@@ -117,6 +119,7 @@ class Teacher {
         true,
       );
     }
+    if (this.ended && !ended.length) this.say("");
     this.ended = ended.join();
   }
 
@@ -148,7 +151,7 @@ class Teacher {
       const found = `${titles[rule]}: loss ${loss}, ${spoiled} of ${weights} new weights are no numbers`;
       return kept && same ? `${found}; thrown away, the old weights kept.` : `${found}; NOT kept!`;
     });
-    this.say(`One of the 1,000 answers was made NaN, “not a number”. ${lines.join(" ")}`, true);
+    this.say(`One of the 1,000 answers was made NaN, “not a number”.\n${lines.join("\n")}`, true);
     for (const rule of rules) {
       const { classList } = $(`network-${rule}`);
       classList.toggle("kept", told[rule].kept);

@@ -10,9 +10,11 @@ const SLICE = 30; // milliseconds between two looks at messages
 
 const calls = {
   async begin({ runtime, wasm, steps, data }) {
-    ort = await import(runtime);
+    // An address of this thread's own: from a disk, those of others are closed to it.
+    const own = () => URL.createObjectURL(new Blob([runtime], { type: "text/javascript" }));
+    ort = await import(typeof runtime === "string" ? runtime : own());
     ort.env.wasm.numThreads = 1;
-    if (wasm) ort.env.wasm.wasmBinary = wasm;
+    ort.env.wasm.wasmBinary = wasm;
     for (const [name, bytes] of Object.entries(steps)) models[name] = await Exported.load(bytes);
     digits = data;
     return ort.env.versions.web;
@@ -47,6 +49,7 @@ const calls = {
 
   async change({ task, settings }) {
     tasks[task].change(settings);
+    return tasks[task].snapshot();
   },
 
   async spoil() {
