@@ -96,7 +96,9 @@ class Browser:
             self.complaints.append(str([a.get("value", a) for a in said["args"]]))
         elif what == "Runtime.exceptionThrown":
             details = said["exceptionDetails"]
-            self.complaints.append(details.get("exception", details).get("description", str(details)))
+            self.complaints.append(
+                details.get("exception", details).get("description", str(details))
+            )
         elif what == "Log.entryAdded" and said["entry"]["level"] in ("error", "warning"):
             self.complaints.append(said["entry"]["text"])
         elif what == "Network.requestWillBeSent":

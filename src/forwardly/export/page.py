@@ -11,7 +11,8 @@ import gzip
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,9 +54,7 @@ class Step(NamedTuple):
     predict: bytes
 
 
-def write_page(
-    out: Path, *, single_file: bool = True, runtime: Path | None = None
-) -> list[Path]:
+def write_page(out: Path, *, single_file: bool = True, runtime: Path | None = None) -> list[Path]:
     """Write the page.
 
     Args:
@@ -73,16 +72,16 @@ def write_page(
     found = web_runtime.find(runtime)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory() as folder:
-            steps = [step for task in _SIZES for step in _steps(task, Path(folder))]
-            saved = {rule: _saved(rule, Path(folder) / "saved") for rule in TITLES}
+        steps = exported_steps()
         others: dict[str, bytes] = {}
         if not single_file:
-            others = {f"onnxruntime-web/{n}": c for n, c in zip(web_runtime.NAMES, found, strict=True)}
+            others = {
+                f"onnxruntime-web/{n}": c for n, c in zip(web_runtime.NAMES, found, strict=True)
+            }
             for step in steps:
                 others[f"steps/{step.name}/train_step.onnx"] = step.train
                 others[f"steps/{step.name}/predict.onnx"] = step.predict
-        text = _text(steps, saved, None if not single_file else found)
+        text = _text(steps, found if single_file else None)
         written: list[Path] = []
         for name, content in {**others, "learn.html": text.encode()}.items():
             path = out / name
@@ -94,9 +93,7 @@ def write_page(
     return written
 
 
-def _text(
-    steps: list[Step], saved: dict[str, bytes], runtime: web_runtime.WebRuntime | None
-) -> str:
+def _text(steps: Sequence[Step], runtime: web_runtime.WebRuntime | None) -> str:
     digits = data.load("digits", seed=0)
     parts = {"train": digits.train, "test": digits.test}
     payload = {
@@ -111,7 +108,7 @@ def _text(
             }
             for name, part in parts.items()
         },
-        "saved": {rule: _base64(content) for rule, content in saved.items()},
+        "saved": {rule: _base64(_saved(rule)) for rule in TITLES},
     }
     payloads = {"data": _packed(json.dumps(payload).encode())}
     if runtime is None:
@@ -155,6 +152,13 @@ def _example(task: str) -> tuple[Tensor, Tensor]:
     return x, torch.randint(k, (7,), generator=generator)
 
 
+@cache
+def exported_steps() -> tuple[Step, ...]:
+    """What the page runs: the same always, as it is the page that draws the weights."""
+    with tempfile.TemporaryDirectory() as folder:
+        return tuple(step for task in _SIZES for step in _steps(task, Path(folder)))
+
+
 def _steps(task: str, folder: Path) -> Iterator[Step]:
     from forwardly.export.door import export
 
@@ -173,13 +177,13 @@ def _steps(task: str, folder: Path) -> Iterator[Step]:
         )
 
 
-def _saved(rule: str, folder: Path) -> bytes:
+def _saved(rule: str) -> bytes:
     """A file that ``fw.load`` reads, into which the page puts its own weights."""
-    folder.mkdir(exist_ok=True)
-    path = folder / f"{rule}.safetensors"
     options = {"presynaptic": "clean"} if rule == "pepita" else {}
-    saving.save(network("digits", rule, **options), path)
-    return path.read_bytes()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "rule.safetensors"
+        saving.save(network("digits", rule, **options), path)
+        return path.read_bytes()
 
 
 def _audited() -> dict[str, Any]:

@@ -59,10 +59,19 @@ def find(folder: Path | None = None) -> WebRuntime:
     given = folder or (Path(named) if (named := os.environ.get(VARIABLE)) else None)
     if given is not None:
         return _read(given)
-    cache = data.folder() / f"onnxruntime-web-{VERSION}"
+    cache = _cache()
     if not all((cache / name).is_file() for name in _CHECKSUMS):
         _download(cache)
     return _read(cache)
+
+
+def is_there() -> bool:
+    """Whether ``find()`` needs no download."""
+    return bool(os.environ.get(VARIABLE)) or all((_cache() / name).is_file() for name in NAMES)
+
+
+def _cache() -> Path:
+    return data.folder() / f"onnxruntime-web-{VERSION}"
 
 
 def _read(folder: Path) -> WebRuntime:

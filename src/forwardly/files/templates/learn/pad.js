@@ -6,6 +6,7 @@ class Pad {
     Object.assign(this, { canvas, seen, changed, pen: [0.5, 0.3], down: false, keys: false });
     this.ink = document.createElement("canvas");
     this.ink.width = this.ink.height = 256;
+    this.ink.getContext("2d", { willReadFrequently: true });
     this.picture = new Float32Array(64);
     canvas.addEventListener("pointerdown", (event) => {
       canvas.setPointerCapture(event.pointerId);

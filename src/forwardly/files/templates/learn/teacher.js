@@ -6,7 +6,8 @@ class Teacher {
     this.running = false;
     const at = (epoch) => Math.log10(1 + epoch) / 5;
     const ticks = [[0, "0"], [10, "10"], [100, "100"], [1e3, "1k"], [1e4, "10k"], [1e5, "100k"]];
-    const error = (mae) => Math.max(0, Math.log10(mae / 0.01)) / Math.log10(400);
+    const share = (mae) => Math.log10(mae / 0.01) / Math.log10(400);
+    const error = (mae) => Math.max(-0.1, Math.min(1.1, share(mae))); // what diverges leaves
     const errors = [0.01, 0.03, 0.1, 0.3, 1, 3].map((v) => [v, String(v)]);
     this.chart = new Chart(
       $("teacher-chart"),
