@@ -74,7 +74,7 @@ test-newest:
 # What examples/ are about, in an environment of its own, with versions that have been looked at.
 test-examples: $(VENV)-examples/installed-examples
 	NUMBA_CACHE_DIR=$(abspath $(VENV)-examples)/numba \
-	  $(VENV)-examples/bin/python $(PYTEST) $(call files,$(addprefix tests/test_,examples loggers optimizers own_data))
+	  $(VENV)-examples/bin/python $(PYTEST) $(call files,$(addprefix tests/test_,examples export loggers optimizers own_data))
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check

@@ -15,7 +15,8 @@ SOURCE = Path(fw.__file__).parent
 DOCS = SOURCE.parent.parent / "docs"
 
 ROOMS = (
-    *("cli", "commands", "benchmarks", "experiments", "audit", "sklearn", "training", "fast"),
+    *("cli", "commands", "benchmarks", "experiments", "audit", "sklearn", "export"),
+    *("training", "fast"),
     *(
         "saving",
         "metrics",

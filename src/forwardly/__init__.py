@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from forwardly import data, feedback, metrics, testing
 from forwardly.audit import AuditReport, audit
 from forwardly.data import Dataset, Split
+from forwardly.export import Exported, export
 from forwardly.network import Network
 from forwardly.network.normalisation import Normalise
 from forwardly.rule import Credit, Paper, Rule
@@ -60,6 +61,7 @@ __all__ = [
     "DirectFeedbackAlignment",
     "DirectKolenPollack",
     "ErrorBroadcast",
+    "Exported",
     "FeedbackAlignment",
     "Fit",
     "FixedSignSymmetry",
@@ -84,6 +86,7 @@ __all__ = [
     "audit",
     "data",
     "evaluate",
+    "export",
     "feedback",
     "fit",
     "fit_seeds",

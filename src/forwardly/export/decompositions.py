@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._decomp import get_decompositions
+from torch._decomp import get_decompositions  # pyright: ignore[reportUnknownVariableType]
 from torch.nn import functional
 from torch.utils._python_dispatch import (
     _disable_current_modes,  # pyright: ignore[reportPrivateUsage]
@@ -37,8 +37,7 @@ _TORCHS_OWN = (
     *("binary_cross_entropy_with_logits", "masked_fill", "addcmul", "rsub", "stack", "unbind"),
     *("_softmax_backward_data", "_log_softmax_backward_data", "std", "new_zeros"),
     *("new_full", "new_ones", "zeros_like", "ones_like", "select_backward", "slice_backward"),
-    *("reflection_pad1d", "reflection_pad2d", "replication_pad1d", "replication_pad2d"),
-    *("celu", "selu", "log1p_", "special_log1p", "zero", "zeros", "ones", "t", "split"),
+    *("celu", "selu", "special_log1p", "zeros", "ones", "t", "split"),
 )
 
 
@@ -54,8 +53,8 @@ def _concrete(make: Callable[[], Tensor]) -> Tensor:
         return make()
 
 
-def _average(sizes: Sequence[int], pool: Callable[[Tensor, int], Tensor]) -> list[Tensor]:
-    """R and C: what a pooling along each dimension makes of units, (positions out, in)."""
+def _matrices(sizes: Sequence[int], pool: Callable[[Tensor, int], Tensor]) -> list[Tensor]:
+    """What a map along each dimension makes of units, (positions out, in)."""
 
     def matrix(dimension: int, size: int) -> Tensor:
         return _concrete(lambda: pool(torch.eye(size).unsqueeze(1), dimension).squeeze(1).T)
@@ -93,7 +92,7 @@ def _pooling(
             units, kernels[i], strides[i], paddings[i], ceil, count_padding
         )
 
-    rows, columns = _average([int(size) for size in x.shape[-2:]], pool)
+    rows, columns = _matrices([int(size) for size in x.shape[-2:]], pool)
     if divisor is not None:
         raise UsageError(
             "average pooling with divisor_override cannot be exported: leave it out, and scale "
@@ -116,7 +115,7 @@ def _adaptive(x: Tensor, sizes: Sequence[int]) -> tuple[Tensor, Tensor]:
     def pool(units: Tensor, i: int) -> Tensor:
         return functional.adaptive_avg_pool1d(units, sizes[i])
 
-    rows, columns = _average([int(size) for size in x.shape[-2:]], pool)
+    rows, columns = _matrices([int(size) for size in x.shape[-2:]], pool)
     return rows, columns
 
 
@@ -211,12 +210,62 @@ def _correlation(
     return found.transpose(0, 1)
 
 
-def _var_mean(x: Tensor, dims: Sequence[int], **options: Any) -> tuple[Tensor, Tensor]:
-    keep = options.get("keepdim", False)
-    return x.var(dims, **options), x.mean(dims, keepdim=keep)
+def _pad(x: Tensor, sides: Sequence[int], value: float = 0) -> Tensor:
+    """Torch's own comes to hold for one number of samples."""
+    for i, ends in enumerate(zip(sides[::2], sides[1::2], strict=True)):
+        dimension, size = x.dim() - 1 - i, x.shape[-1 - i]
+        cut = [max(-end, 0) for end in ends]
+        if any(cut):
+            x = x.narrow(dimension, cut[0], size - sum(cut))
+        parts: list[Tensor] = [
+            torch.full(
+                (*x.shape[:dimension], max(end, 0), *x.shape[dimension + 1 :]),
+                value,
+                dtype=x.dtype,
+            )
+            for end in ends
+        ]
+        if any(end > 0 for end in ends):
+            x = torch.cat(
+                [part for part in (parts[0], x, parts[1]) if part.shape[dimension]], dimension
+            )
+    return x
+
+
+def _mirrored(mode: str, back: bool) -> Callable[..., Tensor]:
+    """Padding with what is there already, whose matrix copies positions; or its transpose."""
+
+    def write(x: Tensor, *given: Any) -> Tensor:
+        of, sides = (given[0], given[1]) if back else (x, given[0])
+
+        def pad(units: Tensor, i: int) -> Tensor:
+            own = sides[len(sides) - 2 - 2 * i : len(sides) - 2 * i]  # the last dimension is first
+            return functional.pad(units, tuple(own), mode=mode)
+
+        sizes = [int(size) for size in of.shape[-(len(sides) // 2) :]]
+        *rows, columns = _matrices(sizes, pad)
+        matrices = [*(rows or [_ONE]), columns]
+        first, second = (m.T for m in matrices) if back else matrices
+        return _between(first, x, second)
+
+    return write
+
+
+def _var_mean(x: Tensor, dims: list[int], **options: Any) -> tuple[Tensor, Tensor]:
+    mean = x.mean(dims, keepdim=options.get("keepdim", False))
+    return aten.var.correction(x, dims, **options), mean
 
 
 _OWN: dict[Any, Callable[..., Any]] = {
+    aten.reflection_pad1d.default: _mirrored("reflect", back=False),
+    aten.reflection_pad2d.default: _mirrored("reflect", back=False),
+    aten.reflection_pad1d_backward.default: _mirrored("reflect", back=True),
+    aten.reflection_pad2d_backward.default: _mirrored("reflect", back=True),
+    aten.replication_pad1d.default: _mirrored("replicate", back=False),
+    aten.replication_pad2d.default: _mirrored("replicate", back=False),
+    aten.replication_pad1d_backward.default: _mirrored("replicate", back=True),
+    aten.replication_pad2d_backward.default: _mirrored("replicate", back=True),
+    aten.constant_pad_nd.default: _pad,
     aten.var_mean.correction: _var_mean,
     aten.avg_pool2d.default: _average_pool,
     aten.avg_pool2d_backward.default: _average_pool_backward,

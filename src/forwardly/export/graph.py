@@ -60,7 +60,7 @@ class Symbolic:
                 DimDynamic.DYNAMIC if name in batched and dimension == 0 else DimDynamic.STATIC
                 for dimension in range(given.dim())
             ]
-            context: Any = StatelessSymbolicContext(dynamic_sizes=dynamic)
+            context = cast(Any, StatelessSymbolicContext)(dynamic_sizes=dynamic)
             self.tensors[name] = self.mode.from_tensor(given, symbolic_context=context)
 
     def check_free(self) -> None:
@@ -91,9 +91,13 @@ def trace(
         outputs[:] = result
         return list(result.values())
 
-    pure = cast(Callable[..., Any], functionalize(flat, remove="mutations"))
+    table, values = decompositions(), tuple(symbolic.tensors.values())
     try:
-        module = make_fx(pure, decomposition_table=decompositions())(*symbolic.tensors.values())
+        with symbolic.mode:
+            module = make_fx(functionalize(flat, remove="mutations"), table)(*values)
+            if any(map(_writes, module.graph.nodes)):  # what torch made of one operation does
+                pure = functionalize(module, remove="mutations")
+                module = make_fx(pure, table)(*values)
     except UsageError:
         raise
     except Exception as failure:
@@ -111,6 +115,12 @@ def trace(
         {name: node for name, node in zip(names, found, strict=True) if node.users},
         dict(zip(outputs, cast(list[Node], end.args[0]), strict=True)),
     )
+
+
+def _writes(node: Node) -> bool:
+    """Whether an operation writes into a tensor that is there already."""
+    schema: Any = getattr(node.target, "_schema", None)
+    return schema is not None and schema.is_mutable
 
 
 def is_symbolic(size: object) -> bool:

@@ -39,6 +39,8 @@ _ARRAYS: dict[torch.dtype, Any] = {
     torch.float64: np.float64,
     torch.int32: np.int32,
 }
+STACKED = ("x", "target", "uniform", "uniform_step")
+"""Inputs of which each of several steps has its own."""
 _SAMPLES = "samples"
 """The name of a batch's dimension."""
 
@@ -55,46 +57,46 @@ def model_of(graph: Graph, inputs: Sequence[str]) -> ModelProto:
 def steps_of(graph: Graph, inputs: Sequence[str], carried: Mapping[str, str]) -> ModelProto:
     """A model that takes a step for each batch of a stack: ONNX's Scan of the graph.
 
+    What stays the same in all steps is carried along too, as not every runtime lets a body see
+    what is around it.
+
     Args:
         graph: of one step.
-        inputs: as for ``model_of``; those that are neither carried nor ``learning_rate`` nor of a
-            batch stay the same in all steps.
+        inputs: as for ``model_of``.
         carried: the input that each "new" output is of, in the next step.
     """
-    stacked = [name for name in inputs if name in ("x", "target", "uniform", "uniform_step")]
-    order = [*carried.values(), *stacked]
-    writing = _Writing(graph)
-    body = writing.graph("one_step", order, inner=True)
+    given = [name for name in inputs if name in graph.inputs]
+    stacked = [name for name in given if name in STACKED]
+    fixed = [name for name in given if name not in (*stacked, *carried.values())]
+    moved = [name for name, of in carried.items() if of in given]
+    order = [*(carried[name] for name in moved), *fixed, *stacked]
     kept = [name for name in graph.outputs if name not in carried and name != "output"]
-    outputs = [*carried, *kept]
-    by_name = {value.name: value for value in body.output}
+    writing = _Writing(graph)
+    body = writing.graph("one_step", order)
+    results = {value.name: value for value in body.output}
+    for name in fixed:
+        body.node.append(
+            helper.make_node("Identity", [name], [f"{name}.same"], name=f"{name}.same")
+        )
+        results[f"{name}.same"] = writing.info(f"{name}.same", graph.inputs[name])
+    outputs = [*moved, *(f"{name}.same" for name in fixed), *kept]
     del body.output[:]
-    body.output.extend(by_name[name] for name in outputs)
+    body.output.extend(results[name] for name in outputs)
     # Values of the body and of what is around it have names of their own.
-    renamed = {name: f"step.{name}" for name in (*order, *outputs)}
-    _rename(body, renamed)
+    _rename(body, {name: f"step.{name}" for name in (*order, *outputs)})
     scan = helper.make_node(
-        "Scan",
-        order,
-        outputs,
-        name="steps",
-        body=body,
-        num_scan_inputs=len(stacked),
+        "Scan", order, outputs, name="steps", body=body, num_scan_inputs=len(stacked)
     )
-    given = [
-        _stacked(writing.info(name, graph.inputs[name]))
-        if name in stacked
-        else writing.info(name, graph.inputs[name])
-        for name in inputs
-        if name in graph.inputs
-    ]
-    results = [
-        _stacked(writing.info(name, graph.outputs[name]))
-        if name in kept
-        else writing.info(name, graph.outputs[name])
-        for name in outputs
-    ]
-    return _model(helper.make_graph([scan], "steps", given, results))
+    infos = {name: writing.info(name, graph.inputs[name]) for name in given}
+    ends = {name: writing.info(name, graph.outputs[name]) for name in (*moved, *kept)}
+    return _model(
+        helper.make_graph(
+            [scan],
+            "steps",
+            [_stacked(info) if name in stacked else info for name, info in infos.items()],
+            [_stacked(info) if name in kept else info for name, info in ends.items()],
+        )
+    )
 
 
 def operators_in(model: ModelProto) -> set[str]:
@@ -113,7 +115,7 @@ def _model(graph: GraphProto) -> ModelProto:
         graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="forwardly"
     )
     model.ir_version = _IR
-    onnx.checker.check_model(model, full_check=True)
+    cast(Any, onnx.checker).check_model(model, full_check=True)
     return model
 
 
@@ -143,7 +145,8 @@ class _Writing:
         self._casts: dict[tuple[str, torch.dtype], str] = {}
         self._dtypes: dict[str, torch.dtype] = {}
 
-    def graph(self, name: str, inputs: Sequence[str], inner: bool = False) -> GraphProto:
+    def graph(self, name: str, inputs: Sequence[str]) -> GraphProto:
+        """The graph with these inputs, those that it uses, and its outputs."""
         for given, node in self._graph.inputs.items():
             self._values[node] = given
         for node in self._graph.module.graph.nodes:
@@ -157,7 +160,6 @@ class _Writing:
         self._name_outputs()
         given = [self.info(n, self._graph.inputs[n]) for n in inputs if n in self._graph.inputs]
         results = [self.info(n, node) for n, node in self._graph.outputs.items()]
-        del inner
         return helper.make_graph(self._used(), name, given, results, self._used_constants())
 
     def op(self, kind: str, *inputs: str, **attributes: Any) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,6 +19,9 @@ from torch.fx import Node
 from forwardly.errors import UsageError
 
 aten: Any = torch.ops.aten
+_prims: Any = torch.ops.prims
+_sizes: Any = operator
+_torch: Any = torch
 Names = str | list[str]
 _INT64 = torch.int64
 
@@ -89,7 +93,7 @@ def _reshape(w: Writer, node: Node) -> str:
     return w.op("Reshape", w.get(x), _shape(w, wanted))
 
 
-def _promoted(node: Node, arguments: Sequence[Any]) -> torch.dtype:
+def _promoted(arguments: Sequence[Any]) -> torch.dtype:
     """The type in which arguments are compared."""
     kinds = [_dtype(a) for a in arguments]
     tensors = [_dtype(a) for a in arguments if isinstance(val(a), Tensor)]
@@ -117,7 +121,7 @@ def _elementwise(kind: str) -> Callable[[Writer, Node], str]:
 
 def _comparison(kind: str, negated: bool = False) -> Callable[[Writer, Node], str]:
     def write(w: Writer, node: Node) -> str:
-        dtype = _promoted(node, node.args)
+        dtype = _promoted(node.args)
         found = w.op(kind, *(w.get(a, dtype) for a in node.args))
         return w.op("Not", found) if negated else found
 
@@ -258,23 +262,6 @@ def _index_select(w: Writer, node: Node) -> str:
     return w.op("Gather", w.get(x), w.get(index), axis=axis % val(x).dim())
 
 
-def _index(w: Writer, node: Node) -> str:
-    """Of constant positions in one dimension after another, as padding by reflection has it."""
-    x, given = node.args
-    indices: Any = given
-    at = [i for i, index in enumerate(indices) if index is not None]
-    name = w.get(x)
-    for i in at:
-        shape = val(indices[i]).shape
-        flat = [size for size in shape if size != 1]
-        if len(flat) > 1:
-            raise unknown(node)
-    for i in at:
-        positions = w.op("Reshape", w.get(indices[i]), w.constant([-1], _INT64))
-        name = w.op("Gather", name, positions, axis=i)
-    return name
-
-
 def _cat(w: Writer, node: Node) -> str:
     parts: Any = node.args[0]
     axis: Any = (*node.args, 0)[1]
@@ -290,7 +277,7 @@ def _split(w: Writer, node: Node) -> list[str]:
     ends = _running(w, lengths)
     return [
         w.op("Slice", w.get(x), start, end, axes, w.constant([1], _INT64))
-        for start, end in zip(ends, ends[1:], strict=False)
+        for start, end in pairwise(ends)
     ]
 
 
@@ -391,29 +378,6 @@ def _scatter_add(w: Writer, node: Node) -> str:
     return w.op("ScatterElements", *names, axis=axis % val(x).dim(), reduction="add")
 
 
-def _pad(w: Writer, node: Node) -> str:
-    x, sides, *rest = node.args
-    pads: Any = sides
-    value: Any = (rest or [0])[0]
-    rank = val(x).dim()
-    starts, ends = [0] * rank, [0] * rank
-    for i, (start, end) in enumerate(zip(pads[::2], pads[1::2], strict=True)):
-        starts[rank - 1 - i], ends[rank - 1 - i] = start, end
-    name = w.get(x)
-    if min(*starts, *ends, 0) < 0:
-        cut = [list(map(_negative, side)) for side in (starts, ends)]
-        limits = [-end if end else 2**62 for end in cut[1]]
-        axes = w.constant([*range(rank)], _INT64)
-        name = w.op("Slice", name, w.constant(cut[0], _INT64), w.constant(limits, _INT64), axes)
-        starts, ends = ([max(side, 0) for side in sides] for sides in (starts, ends))
-    at = w.constant([*starts, *ends], _INT64)
-    return w.op("Pad", name, at, w.constant(value, _dtype(node)), mode="constant")
-
-
-def _negative(side: int) -> int:
-    return max(-side, 0)
-
-
 def _full(w: Writer, node: Node) -> str:
     sizes, value = node.args[:2]
     shape: Any = sizes
@@ -448,11 +412,12 @@ def _eye(w: Writer, node: Node) -> str:
 
 
 def _convolution(w: Writer, node: Node) -> str:
-    x, weight, bias, stride, padding, dilation, transposed, output_padding, groups = node.args
-    own: Any = {
+    arguments: Any = node.args
+    x, weight, bias, stride, padding, dilation, transposed, output_padding, groups = arguments
+    own: dict[str, Any] = {
         "strides": stride,
         "dilations": dilation,
-        "pads": [*padding, *padding],  # pyright: ignore
+        "pads": [*padding, *padding],
         "group": groups,
     }
     names = [w.get(x), w.get(weight), *([] if bias is None else [w.get(bias)])]
@@ -521,10 +486,6 @@ def _largest(
     stacked = w.op("Concat", *shifted, axis=extra)
     largest = w.op("ReduceMax", stacked, w.constant([extra], _INT64), keepdims=0)
     which = w.op("ArgMax", stacked, axis=extra, keepdims=0)
-    if not any(padding) and all(e <= 0 for e in ends):
-        base = w.constant(places[0], _INT64)
-        steps_to = w.constant([int((p - places[0]).flat[0]) for p in places], _INT64)
-        return [largest, w.op("Add", base, w.op("Gather", steps_to, which, axis=0))]
     base = w.constant(places[0], _INT64)
     steps_to = w.constant([int((p - places[0]).flat[0]) for p in places], _INT64)
     return [largest, w.op("Add", base, w.op("Gather", steps_to, which, axis=0))]
@@ -633,12 +594,10 @@ OPERATORS: dict[Any, Callable[[Writer, Node], Names]] = {
     aten.transpose.int: _transpose,
     aten.t.default: _turned,
     aten.expand.default: _expand,
-    torch.ops.prims.broadcast_in_dim.default: _broadcast,
+    _prims.broadcast_in_dim.default: _broadcast,
     aten.slice.Tensor: _slice,
     aten.select.int: _select,
     aten.index_select.default: _index_select,
-    aten.index.Tensor: _index,
-    aten._unsafe_index.Tensor: _index,
     aten.cat.default: _cat,
     aten.split_with_sizes.default: _split,
     aten.unsqueeze.default: _unsqueeze,
@@ -656,7 +615,6 @@ OPERATORS: dict[Any, Callable[[Writer, Node], Names]] = {
     aten._log_softmax.default: _along("LogSoftmax"),
     aten.gather.default: _gather,
     aten.scatter_add.default: _scatter_add,
-    aten.constant_pad_nd.default: _pad,
     aten.full.default: _full,
     aten.full_like.default: _full_like,
     aten.empty_like.default: _full_like,
@@ -670,12 +628,12 @@ OPERATORS: dict[Any, Callable[[Writer, Node], Names]] = {
     aten.max_pool2d_with_indices.default: _max_pool,
     aten.sym_size.int: _size,
     aten.sym_numel.default: _count,
-    torch.sym_float: _scalar,
+    _torch.sym_float: _scalar,
     operator.add: _arithmetic("Add"),
     operator.sub: _arithmetic("Sub"),
     operator.mul: _arithmetic("Mul"),
-    operator.truediv: _arithmetic("Div"),
-    operator.floordiv: _arithmetic("Div"),
+    _sizes.truediv: _arithmetic("Div"),
+    _sizes.floordiv: _arithmetic("Div"),
     operator.getitem: _item,
 }
 """By operation."""

@@ -3,10 +3,10 @@
     in     state: parameters, buffers, momenta ("momentum.NAME"); x, target, learning_rate; numbers
     out    "new.NAME" of each tensor of the state that changes; loss, accuracy (of classes), output
 
-Random numbers come from the host, uniform on [0, 1): ``uniform``, (n, …), for what is drawn for each
-sample, and ``uniform_step`` for what is drawn once a step. Torch's own would be 64-bit integers that
-wrap around (see ``forwardly.noise``), which few inference runtimes compute as they should. Given the
-numbers of ``noise.uniform`` the step is the one that ``LocalSGD`` takes.
+Random numbers come from the host, uniform on [0, 1): ``uniform``, (n, numbers a sample), for what
+is drawn for each sample, and ``uniform_step`` for what is drawn once a step. Those of ``noise``
+would be 64-bit integers that wrap around, which some inference runtimes compute wrongly. Given the
+numbers of ``noise.uniform`` dropout is that of ``LocalSGD``.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ class Stream(NamedTuple):
     Attributes:
         source: "uniform", in whose columns, or "uniform_step".
         start: the first.
-        count: how many a sample, or in all.
+        size: how many a sample, or in all.
     """
 
     source: str
     start: int
-    count: int
+    size: int
 
 
 class Numbers:
@@ -70,7 +70,7 @@ class Numbers:
         streams = [stream for own in self.streams.values() for stream in own]
         widths: dict[str, int] = {}
         for stream in streams:
-            end = stream.start + stream.count
+            end = stream.start + stream.size
             widths[stream.source] = max(widths.get(stream.source, 0), end)
         return widths
 
@@ -87,7 +87,7 @@ class Numbers:
             return self._found(which, shape, part).to(dtype)
         stream = self.streams[which][part]
         numbers = self.given[stream.source]
-        chosen = numbers.narrow(numbers.dim() - 1, stream.start, stream.count)
+        chosen = numbers.narrow(numbers.dim() - 1, stream.start, stream.size)
         return chosen.reshape(shape).to(dtype)
 
     def _found(self, which: int, shape: tuple[int, ...], part: int) -> Tensor:
@@ -184,6 +184,15 @@ class NamedStep:
             output = functional_call(_Predict(self.rule), values, (inputs["x"],))
         return {"output": cast(Tensor, output)}
 
+    def settings(self) -> dict[str, Any]:
+        """How each parameter descends, as plain data; learning rates as shares of the first."""
+        each = {
+            name: {**descent._asdict(), "lr": self._shares[name]}
+            for name, descent in self._descents.items()
+            if name not in self.frozen
+        }
+        return {"learning_rate": self.learning_rate, "parameters": each}
+
     def _taken(self, inputs: Mapping[str, Tensor], rate: Tensor) -> Tensors:
         values = {name: inputs[name] for name in self.state if not name.startswith(MOMENTUM)}
         momenta = {
@@ -257,9 +266,8 @@ def _shares(descents: Mapping[str, Descent], first: float) -> dict[str, float]:
     rates = {name: descent.lr for name, descent in descents.items()}
     if first == 0 and any(rates.values()):
         raise UsageError(
-            "the optimizer's first group has a learning rate of 0 and another has not: of the first "
-            "the step takes its learning rate, and of the others their share of it. Put another "
-            "group first"
+            "the optimizer's first group has a learning rate of 0 and another has not, but rates "
+            "are exported as shares of the first group's: put another group first"
         )
     return {name: rate / first if first else 1.0 for name, rate in rates.items()}
 

@@ -1,0 +1,279 @@
+"""Exported files in every runtime that is installed, against what torch computed.
+
+One step from each of several states, not a run of steps: where an activation has a kink, two runs
+part for good from a difference in the last digit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from forwardly.data import npz
+from forwardly.errors import UsageError, in_a_line
+from forwardly.export.folder import CHECK, PREDICT, STEP, STEPS, Arrays, Contents, missing
+from forwardly.export.step import NEW
+from forwardly.files.text import visible
+
+Run = Callable[[Arrays], list[NDArray[Any]]]
+"""Values of inputs by name → those of the outputs, in order."""
+
+
+class Row(NamedTuple):
+    """One file in one runtime.
+
+    Attributes:
+        runtime: its name and version.
+        file: the model.
+        absolute: the largest difference from torch.
+        relative: the largest difference of a new value as a share of its tensor's largest update;
+            of tensors whose update is more than rounding.
+        problem: why it is not right, or not run; empty if all is well.
+        refused: whether the runtime does not take the file, rather than computing it wrongly.
+    """
+
+    runtime: str
+    file: str
+    absolute: float
+    relative: float
+    problem: str = ""
+    refused: bool = False
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What was found; ``print`` shows it as a table."""
+
+    rows: list[Row]
+
+    @property
+    def wrong(self) -> list[Row]:
+        """Where something is not as torch computed it."""
+        return [row for row in self.rows if row.problem and not row.refused]
+
+    def __str__(self) -> str:
+        """A table."""
+        heads = ("runtime", "file", "largest error", "of the update", "")
+        cells = [
+            (row.runtime, row.file, *_figures(row), row.problem or "as torch") for row in self.rows
+        ]
+        widths = [max(len(line[i]) for line in (heads, *cells)) for i in range(len(heads))]
+        lines = [
+            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+            for line in (heads, *cells)
+        ]
+        return "\n".join(lines)
+
+
+def _figures(row: Row) -> tuple[str, str]:
+    if row.refused:
+        return "–", "–"
+    return f"{row.absolute:.1e}", f"{row.relative:.1e}" if row.file != PREDICT else "–"
+
+
+def check(contents: Contents) -> Checked:
+    """Run every model in every runtime that is installed.
+
+    Raises:
+        UsageError: if no runtime is installed.
+    """
+    expected = npz.load(contents.path / CHECK)
+    makers = list(_runtimes())
+    if not makers:
+        raise missing("to check an export", "onnxruntime", ImportError("no runtime is installed"))
+    rows: list[Row] = []
+    for name, make in makers:
+        for file, compare in ((STEP, _step), (STEPS, _steps), (PREDICT, _predict)):
+            try:
+                run = make(str(contents.path / file))
+                found = compare(contents, run, expected)
+            except Exception as problem:  # whatever a runtime raises of what it does not take
+                said = visible(in_a_line(problem))[:120]
+                rows.append(Row(name, file, np.nan, np.nan, f"is not taken: {said}", refused=True))
+            else:
+                rows.append(Row(name, file, *found))
+    return Checked(rows)
+
+
+def _runtimes() -> Iterator[tuple[str, Callable[[str], Run]]]:
+    """Those that are installed, with what opens a model in each."""
+    try:
+        import onnx
+
+        yield f"onnx reference {onnx.__version__}", _reference
+    except ImportError:
+        pass
+    try:
+        import onnxruntime  # pyright: ignore[reportMissingTypeStubs]
+
+        yield f"onnxruntime {onnxruntime.__version__}", _onnxruntime  # pyright: ignore
+    except ImportError:
+        pass
+    try:
+        import openvino
+
+        yield f"openvino {openvino.__version__.split('-')[0]}", _openvino  # pyright: ignore
+    except ImportError:
+        pass
+
+
+def _reference(path: str) -> Run:
+    from onnx.reference import ReferenceEvaluator
+
+    evaluator: Any = ReferenceEvaluator(path)
+
+    def run(inputs: Arrays) -> list[NDArray[Any]]:
+        with np.errstate(all="ignore"):
+            return evaluator.run(None, inputs)
+
+    return run
+
+
+def _onnxruntime(path: str) -> Run:
+    session = session_of(path)
+    return lambda inputs: session.run(None, inputs)
+
+
+def session_of(path: str) -> Any:
+    """An onnxruntime session on the processor, quiet.
+
+    Raises:
+        UsageError: if onnxruntime is not installed.
+    """
+    try:
+        import onnxruntime  # pyright: ignore[reportMissingTypeStubs]
+    except ImportError as problem:
+        raise missing("to run an exported step", "onnxruntime", problem) from None
+    runtime: Any = onnxruntime
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3
+    return runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def _openvino(path: str) -> Run:
+    import openvino
+
+    runtime: Any = openvino
+    compiled = runtime.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+
+    def run(inputs: Arrays) -> list[NDArray[Any]]:
+        known = {name for port in compiled.inputs for name in port.get_names()}
+        results = compiled({name: value for name, value in inputs.items() if name in known})
+        return [results[port] for port in compiled.outputs]
+
+    return run
+
+
+def _states(contents: Contents, expected: Arrays) -> Iterator[tuple[int, Arrays]]:
+    """What goes into each step but what is the same in all: the state, and the batch."""
+    state, number = contents.state(), 0
+    while f"{number}/loss" in expected:
+        batch = {n: expected[f"{number}/{n}"] for n in _batch_names(contents)}
+        yield number, state | batch
+        prefix = f"{number}/{NEW}"
+        state = state | {
+            n.removeprefix(prefix): value for n, value in expected.items() if n.startswith(prefix)
+        }
+        number += 1
+    yield number, state
+
+
+def _batch_names(contents: Contents) -> list[str]:
+    names = contents.names(STEP, "inputs")
+    return [n for n in ("x", "target", "uniform", "uniform_step") if n in names]
+
+
+def _rate(contents: Contents) -> Arrays:
+    rate = contents.fields.fields("optimizer").number("learning_rate")
+    return {"learning_rate": np.float32(rate)}  # pyright: ignore[reportReturnType]
+
+
+def _step(contents: Contents, run: Run, expected: Arrays) -> tuple[float, float, str]:
+    names = contents.names(STEP, "inputs")
+    outputs = contents.names(STEP, "outputs")
+    errors = _Errors(contents)
+    *steps, _ = _states(contents, expected)
+    for number, given in steps:
+        inputs = given | _rate(contents)
+        found = run({name: np.asarray(inputs[name]) for name in names})
+        for name, value in zip(outputs, found, strict=True):
+            errors.add(name, value, expected[f"{number}/{name}"], given)
+    return errors.result()
+
+
+def _steps(contents: Contents, run: Run, expected: Arrays) -> tuple[float, float, str]:
+    """The first two steps, whose batches have one size, at once."""
+    batch = _batch_names(contents)
+    names, outputs = contents.names(STEP, "inputs"), contents.names(STEP, "outputs")
+    (_, first), (_, second), *_ = _states(contents, expected)
+    stacked = {name: np.stack([first[name], second[name]]) for name in batch}
+    inputs = first | stacked | _rate(contents)
+    found = run({name: np.asarray(inputs[name]) for name in names})
+    errors = _Errors(contents)
+    kept = [n for n in outputs if not n.startswith(NEW) and n != "output"]
+    order = [*(n for n in outputs if n.startswith(NEW)), *kept]
+    for name, value in zip(order, found, strict=True):
+        each = [expected[f"{number}/{name}"] for number in (0, 1)]
+        errors.add(name, value, np.stack(each) if name in kept else each[1], first)
+    return errors.result()
+
+
+def _predict(contents: Contents, run: Run, expected: Arrays) -> tuple[float, float, str]:
+    names = contents.names(PREDICT, "inputs")
+    *_, (number, state) = _states(contents, expected)
+    inputs = state | {"x": expected[f"{number - 1}/x"]}
+    (found,) = run({name: np.asarray(inputs[name]) for name in names})
+    errors = _Errors(contents)
+    errors.add("output", found, expected["predicted"], {})
+    return errors.result()
+
+
+class _Errors:
+    """The largest errors so far, and the first that is over the tolerance."""
+
+    def __init__(self, contents: Contents) -> None:
+        tolerance = contents.fields.fields("tolerance")
+        self._of_values, self._of_update = map(tolerance.number, ("of_values", "of_update"))
+        self._absolute = self._relative = 0.0
+        self._problem = ""
+
+    def add(self, name: str, found: NDArray[Any], wanted: NDArray[Any], before: Arrays) -> None:
+        found = np.asarray(found)
+        if found.shape != wanted.shape:
+            self._say(f"{name} is of shape {found.shape}, torch's {wanted.shape}")
+            return
+        exact = wanted.astype(np.float64)
+        error = float(np.abs(found - exact).max(initial=0))
+        old = before.get(name.removeprefix(NEW)) if name.startswith(NEW) else None
+        size = float(np.abs(exact).max(initial=0))
+        update = 0.0 if old is None else float(np.abs(exact - old).max(initial=0))
+        rounding = self._of_values * max(1.0, size)
+        self._absolute = max(self._absolute, error)
+        if update > rounding:
+            self._relative = max(self._relative, error / update)
+        if not error <= rounding + self._of_update * update:  # NaN, too
+            self._say(f"{name} differs by {error:.1e}, its update being {update:.1e}")
+
+    def _say(self, problem: str) -> None:
+        self._problem = self._problem or problem
+
+    def result(self) -> tuple[float, float, str]:
+        return self._absolute, self._relative, self._problem
+
+
+def require(checked: Checked) -> None:
+    """Raise if something is not as torch computed it, or onnxruntime does not take a file.
+
+    Raises:
+        UsageError: that says what.
+    """
+    needed = [r for r in checked.rows if r.refused and not r.runtime.startswith("openvino")]
+    for row in (*checked.wrong, *needed):
+        raise UsageError(
+            f"{row.file} in {row.runtime} is not what torch computed: {row.problem}. Learn by "
+            "another runtime, and tell us"
+        )
