@@ -108,7 +108,10 @@ class Browser:
         """Set the window's size, and what its user prefers."""
         self.call(
             "Emulation.setDeviceMetricsOverride",
-            **{"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False},
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=False,
         )
         preferred = {
             "prefers-color-scheme": "dark" if dark else "light",
@@ -130,7 +133,9 @@ class Browser:
         answer = self.call(
             "Runtime.evaluate",
             seconds=seconds,
-            **{"expression": expression, "awaitPromise": True, "returnByValue": True},
+            expression=expression,
+            awaitPromise=True,
+            returnByValue=True,
         )
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ Names = str | list[str]
 _INT64 = torch.int64
 
 
+@runtime_checkable
 class Writer(Protocol):
     """What writes a graph; see ``forwardly.export.model``."""
 

@@ -23,7 +23,7 @@ from forwardly import __version__, data, files, saving
 from forwardly.audit import audit
 from forwardly.audit.page import answers
 from forwardly.errors import UsageError
-from forwardly.export import web_runtime
+from forwardly.export import export, web_runtime
 from forwardly.files import page
 from forwardly.rule import Rule
 from forwardly.rules import RULES
@@ -160,8 +160,6 @@ def exported_steps() -> tuple[Step, ...]:
 
 
 def _steps(task: str, folder: Path) -> Iterator[Step]:
-    from forwardly.export.door import export
-
     kinds: dict[str, tuple[str, dict[str, Any]]] = {
         **{f"pepita-{p}": ("pepita", {"presynaptic": p}) for p in ("modulated", "clean")},
         **{name: (name, {}) for name in ("readout-only", "backprop")},
