@@ -421,18 +421,8 @@ def test_the_runtime_is_downloaded_once_and_only_if_it_is_the_right_one(
     monkeypatch.delenv(web_runtime.VARIABLE, raising=False)
     monkeypatch.setenv("FORWARDLY_DATA", str(tmp_path))
 
-    class Another:
-        def read(self, *_: object, **__: object) -> bytes:
-            return b"another package"
-
     class Answer:
-        raw = Another()
-
-        def __enter__(self) -> Answer:
-            return self
-
-        def __exit__(self, *_: object) -> None:
-            pass
+        content = b"another package"
 
         def raise_for_status(self) -> None:
             pass

@@ -20,8 +20,6 @@ from forwardly.files.text import visible
 VERSION = "1.30.0"
 VARIABLE = "FORWARDLY_ONNXRUNTIME_WEB"
 _ADDRESS = f"https://registry.npmjs.org/onnxruntime-web/-/onnxruntime-web-{VERSION}.tgz"
-_LARGEST = 100_000_000
-"""Bytes of the package; it has 33 million."""
 
 
 SCRIPT, WASM = NAMES = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
@@ -99,9 +97,9 @@ def _download(cache: Path) -> None:
     import requests
 
     try:
-        with requests.get(_ADDRESS, timeout=60, stream=True) as answer:
-            answer.raise_for_status()
-            packed = answer.raw.read(_LARGEST, decode_content=False)
+        answer = requests.get(_ADDRESS, timeout=60)
+        answer.raise_for_status()
+        packed = answer.content
     except requests.RequestException as problem:
         raise UsageError(
             f"onnxruntime-web {VERSION}, which runs in the page, could not be downloaded from "
@@ -116,6 +114,12 @@ def _download(cache: Path) -> None:
         content = {}
     if any(hashlib.sha256(content.get(n, b"")).hexdigest() != c for n, c in _CHECKSUMS.items()):
         raise UsageError(f"what {_ADDRESS} gives is not onnxruntime-web {VERSION}")
-    cache.mkdir(parents=True, exist_ok=True)
-    for name, part in content.items():
-        files.write(cache / name, part)
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        for name, part in content.items():
+            files.write(cache / name, part)
+    except OSError as problem:
+        raise UsageError(
+            f"cannot write to {visible(str(cache))}: {problem.strerror}; name another data folder "
+            f"by the variable {data.VARIABLE}"
+        ) from None

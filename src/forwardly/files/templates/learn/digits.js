@@ -60,6 +60,11 @@ class Digits {
     for (const button of document.querySelectorAll("[data-digit]")) {
       button.onclick = () => this.teach(Number(button.dataset.digit));
     }
+    $("forget").onclick = async () => {
+      await this.thread.ask("forget");
+      $("forget").disabled = true;
+      $("teach-said").textContent = "Forgotten: batches have none of your drawings any more.";
+    };
     for (const button of document.querySelectorAll("[data-save]")) {
       button.onclick = () => this.save(button.dataset.save);
     }
@@ -146,6 +151,7 @@ class Digits {
       return;
     }
     const count = await this.thread.ask("teach", { picture: this.pad.picture, target });
+    $("forget").disabled = false;
     $("teach-said").textContent =
       `Learned as a ${target} from now on: ${count} drawing${count > 1 ? "s" : ""} of yours, up to 4 in ` +
       `each batch of 32. ${this.running ? "" : "Press Learn to go on."}`;

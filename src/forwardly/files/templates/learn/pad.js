@@ -56,6 +56,7 @@ class Pad {
 
   // Draw to a place, from the last one or a new stroke there.
   to(place, on) {
+    if (this.shown) this.clear(); // what was put there is no drawing to go on with
     const c = this.ink.getContext("2d");
     const [from, to] = [on ? this.pen : place, place].map(([x, y]) => [x * 256, y * 256]);
     c.strokeStyle = "#000";
@@ -67,6 +68,7 @@ class Pad {
   }
 
   clear() {
+    this.shown = false;
     this.ink.getContext("2d").clearRect(0, 0, 256, 256);
     this.look();
   }
@@ -80,6 +82,7 @@ class Pad {
       c.fillRect((i % 8) * 32, Math.floor(i / 8) * 32, 32, 32);
     });
     this.picture = Float32Array.from(picture);
+    this.shown = true;
     this.draw();
     this.changed();
   }

@@ -53,17 +53,17 @@ class Passes {
   }
 
   words() {
-    const { target, clean, e, modulated, F, updates } = this.step;
+    const { target, clean, e, modulated, F, updates, presynaptic } = this.step;
     const sum = Math.hypot(...F);
     const moved = Math.hypot(...F.map((f) => f * e[0]));
     const changes = clean.hidden.filter((h, j) => h !== modulated.hidden[j]).length;
     return [
       `Sixteen numbers from 0 to 1 come in, the fuller a circle the larger. The teacher's answer is ${short(target[0])}.`,
       `They pass through both layers, as in any network. The student's answer is ${short(clean.output[0])}.`,
-      `Its error e is ${short(clean.output[0])} − ${short(target[0])} = ${short(e[0])}. The last layer can learn from it at once; the hidden layer does not know it.`,
+      `Its error e is ${short(clean.output[0])} − ${enclosed(target[0])} = ${short(e[0])}. The last layer can learn from it at once; the hidden layer does not know it.`,
       `F, sixteen random numbers of length ${short(sum)}, takes the error to the input: each number is moved a little, all together by ${short(moved)}. No weight is passed on the way.`,
       `The moved input goes through the same weights. ${changes} of 8 hidden units answer differently than before; rings show how (drawn larger than they are). That difference is all the hidden layer hears of the error.`,
-      `Each weight changes by what its two ends know. Hidden: (clean − modulated activity) × its input. Last layer: e × its input. Lines show what is subtracted, times the learning rate; the largest is ${short(Math.max(...updates.flatMap((u) => [...u].map(Math.abs))))}. These numbers come out of the exported step.`,
+      `Each weight changes by what its two ends know. Hidden: (clean − modulated activity) × its ${presynaptic} input. Last layer: e × its ${presynaptic} input. Lines show what is subtracted, times the learning rate; the largest is ${short(Math.max(...updates.flatMap((u) => [...u].map(Math.abs))))}. These numbers come out of the exported step.`,
     ][this.part];
   }
 
@@ -124,7 +124,7 @@ class Passes {
     const to = places[2][0][0];
     const x = from + (to - from) * moved;
     const glow = c.createLinearGradient(x - 60, 0, x + 8, 0);
-    glow.addColorStop(0, "transparent");
+    glow.addColorStop(0, `color-mix(in srgb, ${palette.lit} 0%, transparent)`);
     glow.addColorStop(1, palette.lit);
     c.globalAlpha = 0.35;
     c.fillStyle = glow;
@@ -186,6 +186,8 @@ class Passes {
     }
   }
 }
+
+const enclosed = (value) => (value < 0 ? `(${short(value)})` : short(value));
 
 const short = (value) => {
   if (value === undefined || Number.isNaN(value)) return "–";

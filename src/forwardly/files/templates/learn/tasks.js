@@ -147,7 +147,8 @@ class TeacherTask {
     const updates = [W1, W2].map((name, l) =>
       weights[l].map((w, i) => w - results[NEW + name].data[i]),
     );
-    return { sample, x, target, weights, F, clean, e, modulatedX, modulated, updates };
+    const { presynaptic } = this.settings;
+    return { sample, x, target, weights, F, clean, e, modulatedX, modulated, updates, presynaptic };
   }
 
   snapshot() {
