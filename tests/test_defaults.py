@@ -34,7 +34,7 @@ RECORDS = Path(__file__).parent.parent / "records"
 
 TESTED = {
     *("teacher-student", "train", "predict", "evaluate", "reproduce", "report", "compare"),
-    *("audit", "bench", "rules", "cite"),
+    *("audit", "bench", "rules", "cite", "export"),
 }
 
 
@@ -183,6 +183,18 @@ def test_audit(call: Any, capsys: pytest.CaptureFixture[str]) -> None:
             for part, value in answers[question].items():
                 if part != "evidence":  # which names lines
                     assert made[name][question][part] == value, (name, question, part)
+
+
+def test_export(call: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("onnxruntime")
+    assert call("export") == 0
+    folder = only_run("export")
+    assert names_in(folder) == {
+        *("train_step.onnx", "train_steps.onnx", "predict.onnx", "state.safetensors"),
+        *("forwardly.json", "check.npz", "README.md"),
+    }
+    assert call("export", "--check", str(folder)) == 0
+    assert capsys.readouterr().out.count("onnxruntime") == 6
 
 
 def test_bench(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,12 +55,17 @@ class Checked:
         """Where something is not as torch computed it."""
         return [row for row in self.rows if row.problem and not row.refused]
 
-    def __str__(self) -> str:
-        """A table."""
-        heads = ("runtime", "file", "largest error", "of the update", "")
-        cells = [
+    def cells(self) -> list[tuple[str, ...]]:
+        """What a table shows: runtime, file, largest error, the same of the update, and whether
+        all is well.
+        """
+        return [
             (row.runtime, row.file, *_figures(row), row.problem or "as torch") for row in self.rows
         ]
+
+    def __str__(self) -> str:
+        """A table."""
+        heads, cells = ("runtime", "file", "largest error", "of the update", ""), self.cells()
         widths = [max(len(line[i]) for line in (heads, *cells)) for i in range(len(heads))]
         lines = [
             "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
@@ -265,14 +270,19 @@ class _Errors:
         return self._absolute, self._relative, self._problem
 
 
+def needed(checked: Checked) -> list[Row]:
+    """Where something is wrong: not as torch computed it, or not taken by onnxruntime or ONNX."""
+    others = [r for r in checked.rows if r.refused and not r.runtime.startswith("openvino")]
+    return [*checked.wrong, *others]
+
+
 def require(checked: Checked) -> None:
-    """Raise if something is not as torch computed it, or onnxruntime does not take a file.
+    """Raise where something is wrong.
 
     Raises:
         UsageError: that says what.
     """
-    needed = [r for r in checked.rows if r.refused and not r.runtime.startswith("openvino")]
-    for row in (*checked.wrong, *needed):
+    for row in needed(checked):
         raise UsageError(
             f"{row.file} in {row.runtime} is not what torch computed: {row.problem}. Learn by "
             "another runtime, and tell us"

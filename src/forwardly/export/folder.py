@@ -81,13 +81,15 @@ def missing(what: str, package: str, problem: ImportError) -> UsageError:
 
 
 def _batch(rule: Rule, example: Any) -> Tensors:
-    given: tuple[Any, ...] = example if isinstance(example, tuple) else ()
-    if len(given) != 2 or not all(isinstance(part, Tensor) for part in given):
+    try:
+        x, target = example
+    except (TypeError, ValueError):
+        x = target = None
+    if not (isinstance(x, Tensor) and isinstance(target, Tensor)):
         raise UsageError(
             "example must be a batch, two tensors (x, target) as the rule takes them; given is "
-            f"{type(example).__name__}"
+            f"of class {type(example).__name__}"
         )
-    x, target = given
     if x.dtype != torch.float32:
         raise UsageError(f"x of the example must be float32; it is {x.dtype}: x.float()")
     try:

@@ -1,0 +1,119 @@
+"""``forwardly export``: a training step as files that inference runtimes run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import torch
+from cyclopts import Parameter
+from rich.table import Table
+from torch import Tensor
+
+from forwardly.commands.console import PlainConsole
+from forwardly.commands.options import fields_but
+from forwardly.errors import UsageError
+from forwardly.experiments.evaluation import model_of
+from forwardly.experiments.recipe import Recipe, load_data, prepare_on
+from forwardly.experiments.run_folder import RunFolder
+from forwardly.experiments.settings import at_least, require
+from forwardly.export import export as export_step
+from forwardly.export.check import Checked, check, needed
+from forwardly.export.folder import Contents
+from forwardly.files.fields import Fields
+from forwardly.rule import Rule
+from forwardly.rules.options import read_options
+from forwardly.training.local_sgd import LocalSGD
+
+_DEFAULTS = Recipe(data="digits", hidden=(64,))
+_LATER = (
+    *("options", "hidden", "conv_rate", "mirroring", "dtype", "preprocessing", "batch", "epochs"),
+    *("milestones", "gamma", "validation", "patience", "keep", "flip", "shift", "crop", "stress"),
+)
+"""Settings of a run that a single step has not."""
+_EXAMPLES = 8
+
+
+def export(
+    *,
+    recipe: Annotated[Recipe, fields_but(*_LATER)] = _DEFAULTS,
+    hidden: tuple[int, ...] = _DEFAULTS.hidden,
+    rule_options: tuple[str, ...] = (),
+    seed: int = 0,
+    data_root: Path | None = None,
+    from_run: Annotated[Path | None, Parameter(name="--from")] = None,
+    check_folder: Annotated[Path | None, Parameter(name="--check")] = None,
+    out: Path | None = None,
+) -> int:
+    """Write a training step as ONNX files, which learn wherever inference runs.
+
+    Writes train_step.onnx, train_steps.onnx, predict.onnx, state.safetensors, forwardly.json,
+    check.npz and a README that shows how to use them, and holds the files to torch in every runtime
+    that is installed: onnxruntime, ONNX's reference, OpenVINO.
+
+    Parameters
+    ----------
+    hidden
+        Sizes of the hidden layers, separated by spaces; for conv, its channels.
+    rule_options
+        Options of the rule as NAME=VALUE, e.g. output_error=second sign=-1 projection=0.1.
+    seed
+        Of weights and feedback.
+    data_root
+        The folder that holds, or is to hold, the data sets (default: the variable FORWARDLY_DATA,
+        else the user's cache).
+    from_run
+        Go on from a run of ``forwardly train``: its rule and weights, with momenta of zero.
+    check_folder
+        Write nothing, but check a folder that was exported.
+    out
+        Folder to write to; it must not hold anything yet (default: runs/export/TIME).
+    """
+    console = PlainConsole()
+    if check_folder is not None:
+        if out is not None or from_run is not None:
+            raise UsageError("--check takes a folder that is there, and neither --out nor --from")
+        return _show(check(Contents.read(check_folder)), console)
+    require(at_least(0), seed=seed)
+    if from_run is not None:
+        if recipe != _DEFAULTS or hidden != _DEFAULTS.hidden or rule_options:
+            raise UsageError(f"{from_run} has its own rule and settings: give --from without them")
+        rule, optimizer, example = _of_run(from_run)
+    else:
+        own = replace(recipe, hidden=hidden, options=read_options(rule_options))
+        prepared = prepare_on(load_data(own, seed, data_root, progress=True), own, seed)
+        x, target = prepared.dataset.train.batch(slice(_EXAMPLES), torch.float32)
+        rule, optimizer, example = prepared.rule, prepared.optimizer, (x, target)
+    folder = RunFolder.new(out, "export").path
+    exported = export_step(rule, optimizer, folder, example)
+    for path in sorted(exported.path.iterdir()):
+        console.say(str(path))
+    return _show(check(Contents.read(folder)), console)
+
+
+def _of_run(run: Path) -> tuple[Rule, LocalSGD, tuple[Tensor, Tensor]]:
+    """The rule that a run has trained, its optimizer anew, and a batch like those it learned."""
+    saved = model_of(run)
+    if saved.data is None or not run.is_dir():
+        raise UsageError(f"{run} does not say what it learned from: name the folder of a run")
+    recipe = Recipe.from_data(Fields.read(run / "config.json").fields("recipe").content)
+    rule = saved.rule.train()
+    optimizer = LocalSGD(
+        rule, recipe.learning_rate, recipe.momentum, weight_decay=recipe.weight_decay
+    )
+    numbers = torch.Generator().manual_seed(0)
+    x = torch.rand(_EXAMPLES, *saved.data.sample_shape, generator=numbers)
+    target = torch.rand(_EXAMPLES, saved.data.outputs, generator=numbers)
+    return rule, optimizer, (x, target.argmax(1) if saved.data.classes else target)
+
+
+def _show(checked: Checked, console: PlainConsole) -> int:
+    """The exit code, after the table."""
+    table = Table()
+    for heading in ("runtime", "file", "largest error", "of the update", "is"):
+        table.add_column(heading, justify="right" if "error" in heading else "left")
+    for cells in checked.cells():
+        table.add_row(*cells)
+    console.table(table)
+    return 1 if needed(checked) else 0
