@@ -31,7 +31,7 @@ class Row(NamedTuple):
         file: the model.
         absolute: the largest difference from torch.
         relative: the largest difference of a new value as a share of its tensor's largest update;
-            of tensors whose update is more than rounding.
+            of tensors whose update is well above rounding.
         problem: why it is not right, or not run; empty if all is well.
         refused: whether the runtime does not take the file, rather than computing it wrongly.
     """
@@ -258,7 +258,7 @@ class _Errors:
         update = 0.0 if old is None else float(np.abs(exact - old).max(initial=0))
         rounding = self._of_values * max(1.0, size)
         self._absolute = max(self._absolute, error)
-        if update > rounding:
+        if update > 50 * rounding:
             self._relative = max(self._relative, error / update)
         if not error <= rounding + self._of_update * update:  # NaN, too
             self._say(f"{name} differs by {error:.1e}, its update being {update:.1e}")

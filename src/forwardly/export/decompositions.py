@@ -8,6 +8,8 @@ convolution, back    W: the correlation of a and δ, a convolution with δ as it
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -185,9 +187,7 @@ def _convolution_backward(
         ]  # of each group by itself: not every runtime's transposed convolution has groups
         for_x = own[0] if groups == 1 else torch.cat(own, 1)
     if wanted[1]:
-        parts = zip(x.chunk(groups, 1), signal.chunk(groups, 1), strict=True)
-        own = [_correlation(a, delta, weight, stride, padding, dilation) for a, delta in parts]
-        for_weight = own[0] if groups == 1 else torch.cat(own)
+        for_weight = _correlation(x, signal, weight, stride, padding, dilation, groups)
     if wanted[2]:
         for_bias = signal.sum([0, *range(2, signal.dim())])
     return for_x, for_weight, for_bias
@@ -200,14 +200,26 @@ def _correlation(
     stride: Sequence[int],
     padding: Sequence[int],
     dilation: Sequence[int],
+    groups: int,
 ) -> Tensor:
-    none = [0] * len(stride)
-    found = aten.convolution(
-        a.transpose(0, 1), delta.transpose(0, 1), None, dilation, padding, stride, False, none, 1
-    )
-    for dimension, size in enumerate(weight.shape[2:], start=2):
-        found = found.narrow(dimension, 0, int(size))  # further ones meet what no window reached
-    return found.transpose(0, 1)
+    """Of each group: δ (units, samples · positions) times patches of a, one a place in W."""
+    n, channels, *_ = a.shape
+    units, out = delta.shape[1], [int(size) for size in delta.shape[2:]]
+    sides = [side for end in reversed(padding) for side in (end, end)]
+    padded = _pad(a, sides) if any(sides) else a
+    patches: list[Tensor] = []
+    for place in itertools.product(*(range(int(size)) for size in weight.shape[2:])):
+        patch = padded
+        for i, (at, size) in enumerate(zip(place, out, strict=True)):
+            start = at * dilation[i]
+            stop = start + (size - 1) * stride[i] + 1
+            patch = aten.slice.Tensor(patch, i + 2, start, stop, stride[i])
+        patches.append(patch.flatten(2))
+    positions, places = math.prod(out), len(patches)
+    each = torch.stack(patches, 2).reshape(n, groups, channels // groups * places, positions)
+    pre = each.permute(1, 0, 3, 2).reshape(groups, n * positions, -1)
+    post = delta.reshape(n, groups, units // groups, positions).permute(1, 2, 0, 3)
+    return torch.bmm(post.reshape(groups, -1, n * positions), pre).reshape(weight.shape)
 
 
 def _pad(x: Tensor, sides: Sequence[int], value: float = 0) -> Tensor:

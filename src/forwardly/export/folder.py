@@ -103,9 +103,7 @@ def _with_numbers(step: NamedStep, inputs: Tensors) -> Tensors:
     """With what the host is to draw, where the step takes random numbers."""
     if step.rule.noise is None:
         return inputs
-    symbolic = Symbolic(inputs, BATCH)
-    with symbolic.mode:
-        step.find_numbers(symbolic.tensors, SAMPLES)
+    trace(lambda own: step.find_numbers(own, SAMPLES), Symbolic(inputs, BATCH))
     widths = step.numbers.widths
     numbers = {
         name: torch.zeros(*([len(inputs["x"])] if name == "uniform" else []), widths[name])

@@ -5,14 +5,14 @@
 
 Random numbers come from the host, uniform on [0, 1): ``uniform``, (n, numbers a sample), for what
 is drawn for each sample, and ``uniform_step`` for what is drawn once a step. Those of ``noise``
-would be 64-bit integers that wrap around, which some inference runtimes compute wrongly. Given the
-numbers of ``noise.uniform`` dropout is that of ``LocalSGD``.
+would be 64-bit integers that wrap around, which some inference runtimes compute wrongly. Given
+u + ½ modulo 1 for the numbers u of ``noise.uniform``, dropout is that of ``LocalSGD``.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
 
@@ -103,10 +103,9 @@ class Numbers:
             own.append(Stream(source, self.widths.get(source, 0), count))
         return torch.full(shape, 0.5)
 
-    def find(self, step: Callable[[], object], samples: int) -> None:
-        """Take a step that is not counted, of so many samples, to see which streams there are."""
+    def find(self, samples: int) -> None:
+        """Note in the next step, of so many samples, which streams there are."""
         self._samples, self.given = samples, None
-        step()
 
     def _mask(
         self, _: Tensor, which: int, shape: tuple[int, ...], p: float, like: Tensor
@@ -173,9 +172,10 @@ class NamedStep:
         self.numbers.given = inputs
         return self._taken(inputs, rate)
 
-    def find_numbers(self, inputs: Mapping[str, Tensor], samples: int) -> None:
-        """See which random numbers a step takes; see ``Numbers.find``."""
-        self.numbers.find(lambda: self._taken(inputs, inputs["learning_rate"]), samples)
+    def find_numbers(self, inputs: Mapping[str, Tensor], samples: int) -> Tensors:
+        """A step to see which random numbers it takes, of so many samples; see ``Numbers``."""
+        self.numbers.find(samples)
+        return self._taken(inputs, inputs["learning_rate"])
 
     def predict(self, inputs: Mapping[str, Tensor]) -> Tensors:
         """The output of ``rule.predict``, in evaluation mode."""

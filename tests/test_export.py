@@ -1,0 +1,433 @@
+"""Exported steps: every rule in every installed runtime against torch, and what is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import forwardly as fw
+from forwardly import noise
+from forwardly.errors import UsageError
+from forwardly.export.folder import BATCH, CHECK, STEP, STEPS
+from forwardly.export.graph import SAMPLES, Symbolic, trace
+from forwardly.export.step import NEW, NamedStep
+from forwardly.rule import Rule
+from forwardly.rules.plugins import RULES
+from forwardly.training.functional import descents_of, state_of, step_of
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+pytestmark = pytest.mark.unchecked  # traces take long as it is
+
+Net = Callable[[], list[nn.Module]]
+NETS: dict[str, tuple[Net, tuple[int, ...], Callable[[], nn.Module]]] = {
+    "dense": (
+        lambda: [
+            *(nn.Dropout(0.1), nn.Linear(7, 6), nn.BatchNorm1d(6, affine=False), nn.Tanh()),
+            *(nn.Dropout(0.3), nn.Linear(6, 5, bias=False), nn.ReLU(), nn.Linear(5, 3)),
+        ],
+        (7,),
+        lambda: nn.CrossEntropyLoss(label_smoothing=0.1),
+    ),
+    "convolution": (
+        lambda: [
+            *(nn.Conv2d(2, 4, 3, stride=2, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(4, 4, 2, groups=2, padding="same", bias=False), nn.SiLU()),
+            *(nn.AvgPool2d(2, stride=1), nn.Flatten(), nn.Linear(4, 3)),
+        ],
+        (2, 9, 8),
+        nn.CrossEntropyLoss,
+    ),
+    "numbers": (
+        lambda: [nn.Flatten(), nn.Linear(6, 5), nn.GELU(), nn.Linear(5, 2)],
+        (2, 3),
+        nn.MSELoss,
+    ),
+}
+
+OPERATORS = {
+    *("Abs", "Add", "And", "ArgMax", "Cast", "Concat", "Conv", "ConvTranspose", "Cos", "Div"),
+    *("Equal", "Erf", "Exp", "Expand", "Gather", "GatherElements", "Gemm", "Greater"),
+    *("GreaterOrEqual", "Identity", "LessOrEqual", "Log", "LogSoftmax", "MatMul", "Max", "MaxPool"),
+    *("Min", "Mod", "Mul", "Neg", "Not", "Pad", "Pow", "Reciprocal", "ReduceMax", "ReduceMean"),
+    *("ReduceProd", "ReduceSum", "Relu", "Reshape", "Scan", "ScatterElements", "Shape", "Sigmoid"),
+    *("Sign", "Size", "Slice", "Softmax", "Sqrt", "Squeeze", "Sub", "Tanh", "Transpose"),
+    *("Unsqueeze", "Where"),
+}
+"""All that a runtime must have; WebGPU, say, has not every operator of ONNX."""
+
+
+def made(name: str, net: str, **options: Any) -> Rule:
+    layers, shape, loss = NETS[net]
+    torch.manual_seed(3)
+    model = nn.Sequential(*layers())
+    if RULES[name].needs_learning_rate:
+        options["learning_rate"] = 0.1
+    numbers = torch.Generator().manual_seed(1)
+    return RULES[name](model, loss(), input_shape=shape, generator=numbers, **options)
+
+
+def batch(net: str, n: int = 6, seed: int = 0) -> tuple[Tensor, Tensor]:
+    _, shape, loss = NETS[net]
+    numbers = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, *shape, generator=numbers)
+    if loss is nn.MSELoss:
+        return x, torch.randn(n, 2, generator=numbers)
+    return x, torch.randint(3, (n,), generator=numbers)
+
+
+def sgd(rule: Rule, **options: Any) -> torch.optim.SGD:
+    given = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01, **options}
+    return torch.optim.SGD(rule.parameters(), **given)
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], fw.Exported]:
+    root = tmp_path_factory.mktemp("exports")
+
+    @cache
+    def export(name: str, net: str) -> fw.Exported:
+        rule = made(name, net)
+        return fw.export(rule, sgd(rule), root / f"{name}-{net}", batch(net))
+
+    return export
+
+
+def takes(name: str, net: str) -> bool:
+    return not (RULES[name].teacher == "label" and net == "numbers")
+
+
+CASES = [(name, net) for net in NETS for name in RULES if takes(name, net)]
+
+
+def test_all_rules_are_there() -> None:
+    assert len(RULES) >= 23
+    assert len(CASES) == 3 * len(RULES) - 1  # forward-forward learns no numbers
+
+
+@pytest.mark.parametrize(("name", "net"), CASES)
+def test_steps_are_torchs(name: str, net: str, exported: Any) -> None:
+    """From three states, the last with another batch size; and what two at once come to."""
+    checked = exported(name, net).check()
+    runtimes = {row.runtime.split()[0] for row in checked.rows}
+    assert {"onnx", "onnxruntime"} <= runtimes
+    assert len(checked.rows) == 3 * len({row.runtime for row in checked.rows})
+    most = 5e-3 if RULES[name].compares_passes else 5e-5
+    for row in checked.rows:
+        assert not row.problem, row
+        assert row.absolute < 2e-5, row
+        assert row.relative < most, row
+
+
+@pytest.mark.parametrize(("name", "net"), CASES)
+def test_operators_are_among_few(name: str, net: str, exported: Any) -> None:
+    from forwardly.export.model import OPSET, operators_in
+
+    for file in (STEP, STEPS):
+        model = onnx.load(exported(name, net).path / file)
+        assert operators_in(model) <= OPERATORS
+        assert [(own.domain, own.version) for own in model.opset_import] == [("", OPSET)]
+
+
+def test_the_check_bites(exported: Any, tmp_path: Path) -> None:
+    """A weight of torch's that is off by a thousandth is found, and so is a wrong loss."""
+    from forwardly.data import npz
+    from forwardly.export.check import check
+    from forwardly.export.folder import Contents, _npz
+
+    contents = exported("backprop", "dense")._contents
+    for name in ("0/new.model.1.weight", "1/loss", "predicted"):
+        arrays = npz.load(contents.path / CHECK)
+        arrays[name] = arrays[name] * np.float32(1.001)
+        wrong = tmp_path / name.replace("/", "-")
+        wrong.mkdir()
+        for path in contents.path.iterdir():
+            (wrong / path.name).write_bytes(path.read_bytes())
+        (wrong / CHECK).write_bytes(_npz(arrays))
+        assert check(Contents(wrong, contents.fields)).wrong
+
+
+def test_the_loss_is_smoothed(exported: Any) -> None:
+    rule, session = made("pepita", "dense"), fw.Exported(exported("pepita", "dense").path)
+    rule.model.eval()
+    x, target = batch("dense")
+    output = torch.tensor(np.array(session.predict(x)))
+    smoothed = nn.functional.cross_entropy(output, target, label_smoothing=0.1)
+    plain = nn.functional.cross_entropy(output, target)
+    assert abs(smoothed - plain) > 1e-3
+    torch.testing.assert_close(output, rule.predict(x))
+    without = made("pepita", "dense")
+    for part in without.modules():
+        if isinstance(part, nn.Dropout):
+            part.p = 0.0
+    # Of the step, in which dropout drops nothing where numbers are 1 or near it.
+    names = session._contents.names(STEP, "inputs")
+    inputs = session.state | {"x": x.numpy(), "target": target.numpy()}
+    inputs |= {"learning_rate": np.asarray(0.1, np.float32)}
+    inputs["uniform"] = np.full((6, session._inputs["uniform"][0][1]), 0.999, np.float32)
+    results = session._run(STEP, {name: inputs[name] for name in names})
+    found = dict(zip(session._outputs, results, strict=True))
+    logits = torch.tensor(found["output"])
+    expected = nn.functional.cross_entropy(logits, target, label_smoothing=0.1)
+    assert abs(float(found["loss"]) - float(expected)) < 1e-6
+    assert float(found["accuracy"]) == float((logits.argmax(1) == target).float().mean())
+
+
+def test_given_noises_numbers_dropout_is_the_rules() -> None:
+    rule = made("pepita", "dense")
+    optimizer = sgd(rule)
+    step = NamedStep(rule, optimizer)
+    x, target = batch("dense")
+    inputs = {**step.state, "x": x, "target": target, "learning_rate": torch.tensor(0.1)}
+    trace(lambda own: step.find_numbers(own, SAMPLES), Symbolic(inputs, BATCH))
+    assert step.numbers.widths == {"uniform": 7 + 6}
+    drawn = [noise.uniform(rule.noise, i, (6, size), torch.float32) for i, size in ((0, 7), (1, 6))]
+    result = step(inputs | {"uniform": (torch.cat(drawn, 1) + 0.5) % 1})
+    after, credit = step_of(rule, descents_of(rule, optimizer))(state_of(rule), x, target)
+    torch.testing.assert_close(result["loss"], credit.loss, rtol=0, atol=0)
+    for name, value in after.values.items():
+        if NEW + name in result:
+            torch.testing.assert_close(result[NEW + name], value, rtol=0, atol=0)
+
+
+def test_equal_rules_give_equal_bytes(exported: Any, tmp_path: Path) -> None:
+    first = exported("sign-symmetry-batch", "dense").path
+    rule = made("sign-symmetry-batch", "dense")
+    second = fw.export(rule, sgd(rule), tmp_path / "again", batch("dense")).path
+    names = sorted(path.name for path in first.iterdir())
+    assert len(names) == 7
+    for name in names:
+        assert (first / name).read_bytes() == (second / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_nothing_is_said_of_the_machine(net: str, exported: Any) -> None:
+    here = {str(Path(fw.__file__).parent), str(Path(torch.__file__).parent), str(Path.cwd())}
+    for path in exported("backprop", net).path.iterdir():
+        content = path.read_bytes()
+        assert not re.search(
+            rb"\.py\b|Traceback|site-packages|stack_trace|/home|/tmp|/root", content
+        )
+        assert not [place for place in here if place.encode() in content]
+
+
+def test_what_stands_in_the_description(exported: Any) -> None:
+    path = exported("pepita", "dense").path
+    said = json.loads((path / "forwardly.json").read_text("utf-8"))
+    assert said["rule"] == "pepita"
+    assert said["paper"]["year"] == 2022
+    assert said["classes"] == 3
+    assert said["numbers"] == {"uniform": "uniform on [0, 1)"}
+    for name, digest in said["files"].items():
+        assert hashlib.sha256((path / name).read_bytes()).hexdigest() == digest
+    model = onnx.load(path / STEP)
+    assert [i["name"] for i in said[STEP]["inputs"]] == [i.name for i in model.graph.input]
+    assert [o["name"] for o in said[STEP]["outputs"]] == [o.name for o in model.graph.output]
+
+
+def test_a_run_of_steps_learns(exported: Any) -> None:
+    """And its weights can be taken back to torch, and be written."""
+    session = fw.Exported(exported("backprop", "numbers").path)
+    x, target = batch("numbers")
+    losses = [session.step(x, target).loss for _ in range(30)]
+    assert losses[-1] < losses[0] / 2
+    still = session.step(x, target, learning_rate=0.0)
+    assert still.accuracy is None
+    rule = made("backprop", "numbers")
+    session.load_into(rule)
+    rule.eval()
+    np.testing.assert_allclose(rule.predict(x).numpy(), session.predict(x), atol=1e-6)
+
+
+def test_frozen_parameters_stay(tmp_path: Path) -> None:
+    rule = made("pepita", "numbers")
+    rule.model[1].weight.requires_grad_(False)
+    session = fw.export(rule, sgd(rule), tmp_path / "step", batch("numbers"))
+    before = session.state["model.1.weight"].copy()
+    session.step(*batch("numbers"))
+    assert (session.state["model.1.weight"] == before).all()
+    assert "momentum.model.1.weight" not in session.state
+    assert json.loads((tmp_path / "step/forwardly.json").read_text("utf-8"))["frozen"] == [
+        "model.1.weight"
+    ]
+
+
+def test_momenta_go_on(tmp_path: Path) -> None:
+    """Those that the optimizer has; the same steps as torch's own, Nesterov's and a decay too."""
+    rule = made("direct-feedback-alignment", "numbers")
+    optimizer = sgd(rule, nesterov=True)
+    x, target = batch("numbers")
+    for _ in range(2):
+        optimizer.zero_grad()
+        rule.accumulate(x, target)
+        optimizer.step()
+    session = fw.export(rule, optimizer, tmp_path / "step", (x, target))
+    for _ in range(3):
+        optimizer.zero_grad()
+        rule.accumulate(x, target)
+        optimizer.step()
+        session.step(x, target)
+    for name, value in rule.named_parameters():
+        np.testing.assert_allclose(session.state[name], value.detach().numpy(), atol=2e-6)
+
+
+def test_a_loss_that_is_not_finite_leaves_the_state(exported: Any) -> None:
+    session = fw.Exported(exported("pepita", "dense").path)
+    before = {name: value.copy() for name, value in session.state.items()}
+    x, target = batch("dense")
+    x[0, 0] = torch.nan
+    metrics = session.step(x, target)
+    assert not metrics.taken
+    assert np.isnan(metrics.loss)
+    for name, value in before.items():
+        np.testing.assert_array_equal(session.state[name], value)
+    assert session.step(*batch("dense")).taken
+
+
+@pytest.mark.parametrize("wrong", [-1, 3])
+def test_a_class_out_of_range_is_refused(wrong: int, exported: Any) -> None:
+    session = fw.Exported(exported("pepita", "dense").path)
+    before = session.state
+    x, target = batch("dense")
+    target[2] = wrong
+    with pytest.raises(UsageError, match=rf"class indices must be 0 to 2; the target has {wrong}"):
+        session.step(x, target)
+    assert session.state is before
+
+
+def test_other_shapes_are_refused(exported: Any) -> None:
+    session = fw.Exported(exported("pepita", "dense").path)
+    x, target = batch("dense")
+    with pytest.raises(UsageError, match=r"x must be of shape \(samples, 7\); given is \(6, 6\)"):
+        session.step(x[:, 1:], target)
+    with pytest.raises(UsageError, match="x has 6 samples, and the target 5"):
+        session.step(x, target[1:])
+    with pytest.raises(UsageError, match="target must be class indices; given is float32"):
+        session.step(x, target.float())
+    with pytest.raises(UsageError, match="the rule has other tensors"):
+        session.load_into(made("pepita", "numbers"))
+
+
+def test_a_changed_file_is_refused(exported: Any, tmp_path: Path) -> None:
+    for path in exported("pepita", "numbers").path.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / STEP).write_bytes((tmp_path / STEP).read_bytes() + b"\0")
+    with pytest.raises(UsageError, match="is not the file that was exported"):
+        fw.Exported(tmp_path)
+    with pytest.raises(UsageError, match=r"there is no forwardly\.json"):
+        fw.Exported(tmp_path / "nowhere")
+
+
+def refused(rule: Rule, optimizer: Any, folder: Path, example: Any) -> str:
+    with pytest.raises((UsageError, TypeError)) as failure:
+        fw.export(rule, optimizer, folder, example)
+    assert not folder.exists()
+    assert not list(folder.parent.iterdir())
+    return str(failure.value)
+
+
+def test_what_cannot_be_exported_is_refused(tmp_path: Path) -> None:
+    folder, example = tmp_path / "step", batch("numbers")
+    rule = made("pepita", "numbers")
+    adam: Any = torch.optim.Adam(rule.parameters())
+    assert "must be of class LocalSGD; given is Adam" in refused(rule, adam, folder, example)
+    damped = sgd(rule, dampening=0.1)
+    assert "dampening=0" in refused(rule, damped, folder, example)
+    assert "two tensors (x, target)" in refused(rule, sgd(rule), folder, 3)
+    x, target = example
+    assert "must be float32" in refused(rule, sgd(rule), folder, (x.double(), target))
+    assert "does not take the example" in refused(rule, sgd(rule), folder, (x[:, 1:], target))
+    half = made("pepita", "numbers")
+    with pytest.warns(UserWarning, match="subtracts two passes"):
+        half.bfloat16().look()
+    assert "which half precision drowns" in refused(half, sgd(half), folder, example) or (
+        "whose difference half precision drowns" in refused(half, sgd(half), folder, example)
+    )
+    double = made("backprop", "numbers").double()
+    assert "exported in float32; the model is torch.float64" in refused(
+        double, sgd(double), folder, example
+    )
+    still = made("pepita", "numbers").eval()
+    assert "rule.train()" in refused(still, sgd(still), folder, example)
+    other = made("pepita", "numbers")
+    assert "not the rule's" in refused(rule, sgd(other), folder, example)
+    around = fw.PEPITA(
+        nn.Sequential(
+            nn.Conv2d(1, 2, 2, padding=1, padding_mode="circular"), nn.Flatten(), nn.Linear(24, 2)
+        ),
+        nn.MSELoss(),
+        input_shape=(1, 2, 3),
+    )
+    images = x[:, None], target
+    assert "pads by going round" in refused(around, sgd(around), folder, images)
+    rounded = fw.LocalSGD(rule, 0.1, precision="bf16")
+    assert "precision='bf16'" in refused(rule, rounded, folder, example)
+
+
+def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "own.txt").write_text("mine", "utf-8")
+    rule = made("pepita", "numbers")
+    with pytest.raises(UsageError, match="nothing is overwritten"):
+        fw.export(rule, sgd(rule), tmp_path, batch("numbers"))
+    assert [path.name for path in tmp_path.iterdir()] == ["own.txt"]
+
+
+def test_without_onnx_it_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "forwardly.export.model", None)
+    rule = made("pepita", "numbers")
+    with pytest.raises(UsageError, match=r"pip install 'forwardly\[export\]'"):
+        fw.export(rule, sgd(rule), tmp_path / "step", batch("numbers"))
+
+
+def test_learning_rates_of_groups_keep_their_share(tmp_path: Path) -> None:
+    rule = made("backprop", "numbers")
+    first, *others = rule.parameters()
+    groups: list[Any] = [{"params": [first], "lr": 0.1}, {"params": others, "lr": 0.02}]
+    optimizer = torch.optim.SGD(groups)
+    x, target = batch("numbers")
+    session = fw.export(rule, optimizer, tmp_path / "step", (x, target))
+    session.step(x, target, learning_rate=0.05)
+    for group in optimizer.param_groups:
+        group["lr"] /= 2
+    rule.accumulate(x, target)
+    optimizer.step()
+    for name, value in rule.named_parameters():
+        np.testing.assert_allclose(session.state[name], value.detach().numpy(), atol=1e-6)
+
+
+def test_a_trained_run_is_exported(command: Any, tmp_path: Path) -> None:
+    done = command(
+        "train", "--data", "digits", "--hidden", 8, "--epochs", 1, "--out", "run", "--dropout", 0.1
+    )
+    assert done.returncode == 0, done.stderr
+    done = command("export", "--from", "run", "--out", "step")
+    assert done.returncode == 0, done.stderr
+    session, rule = fw.Exported("step"), fw.load("run/model.safetensors").eval()
+    x, _ = fw.data.load("digits").test.batch(slice(5), torch.float32)
+    np.testing.assert_allclose(session.predict(x), rule.predict(x).numpy(), atol=1e-5)
+    assert command("export", "--from", "run", "--rule", "drtp").returncode == 2
+    assert command("export", "--check", "run").returncode == 2
+
+
+def test_importing_forwardly_imports_no_onnx() -> None:
+    import subprocess
+    import sys
+
+    program = "import sys, forwardly; print([n for n in sys.modules if n.startswith('onnx')])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
