@@ -7,6 +7,7 @@ import functools
 import http.server
 import json
 import re
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,17 +24,18 @@ from forwardly.errors import UsageError
 pytest.importorskip("onnx", reason="steps are exported by onnx: pip install 'forwardly[export]'")
 ort = pytest.importorskip("onnxruntime", reason="pip install 'forwardly[export]'")
 
+from forwardly.cli import main  # noqa: E402
 from forwardly.export import page, web_runtime  # noqa: E402
 from forwardly.export.page import Step, exported_steps, network, write_page  # noqa: E402
 
 no_runtime = not web_runtime.is_there()
+NO_RUNTIME = (
+    f"onnxruntime-web {web_runtime.VERSION} is not there: make page, or name its folder dist by "
+    f"{web_runtime.VARIABLE}"
+)
 needs_browser = [
     pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: apt install chromium"),
-    pytest.mark.skipif(
-        no_runtime,
-        reason=f"onnxruntime-web {web_runtime.VERSION} is not there: name its folder dist by "
-        f"{web_runtime.VARIABLE}",
-    ),
+    pytest.mark.skipif(no_runtime, reason=NO_RUNTIME),
 ]
 MODELS = tuple(
     f"{task}/{rule}"
@@ -62,6 +64,14 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def opened(built: Path, browser: Browser) -> Iterator[Browser]:
     """The page, ready, and nothing running; it may complain of nothing."""
     yield from visit(browser, built.as_uri() + "#still")
+
+
+@pytest.fixture(scope="module")
+def asked(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """The page for tests that ask its thread, and leave it as it is."""
+    browser = Browser(tmp_path_factory.mktemp("chromium"))
+    yield from visit(browser, built.as_uri() + "#still")
+    browser.close()
 
 
 def visit(browser: Browser, address: str) -> Iterator[Browser]:
@@ -117,7 +127,7 @@ class TestInABrowser:
     pytestmark = needs_browser
 
     @pytest.mark.parametrize("model", MODELS)
-    def test_100_steps_equal_onnxruntimes(self, model: str, opened: Browser) -> None:
+    def test_100_steps_equal_onnxruntimes(self, model: str, asked: Browser) -> None:
         task = model.split("/")[0]
         d, _, k = SIZES[task]
         rng = np.random.default_rng(1)
@@ -133,9 +143,7 @@ class TestInABrowser:
                 "classes": classes,
             },
         }
-        found = ask(
-            opened, "steps", model=model, state=as_sent(state), rate=0.05, count=100, **sent
-        )
+        found = ask(asked, "steps", model=model, state=as_sent(state), rate=0.05, count=100, **sent)
 
         (train,) = (step.train for step in exported_steps() if step.name == model)
         session = ort.InferenceSession(train)
@@ -154,7 +162,7 @@ class TestInABrowser:
         assert losses[-1] < losses[0]
         assert (state[W1] == before[W1]).all() == ("readout" in model)
 
-    def test_digits_are_learned_as_in_python(self, opened: Browser) -> None:
+    def test_digits_are_learned_as_in_python(self, asked: Browser) -> None:
         """Against the readable rules in torch, which know nothing of exported files."""
         digits = fw.data.load("digits", seed=0)
         x, target = digits.train.x, digits.train.target
@@ -167,7 +175,7 @@ class TestInABrowser:
         ]
         state = state_of("digits", 4)
         settings = {"seed": 0, "rate": 0.3, "scale": 0.5, "presynaptic": "clean"}
-        found = ask(opened, "learnDigits", settings=settings, state=as_sent(state), batches=batches)
+        found = ask(asked, "learnDigits", settings=settings, state=as_sent(state), batches=batches)
 
         accuracies: dict[str, float] = {}
         for name in RULES:
@@ -184,8 +192,8 @@ class TestInABrowser:
         assert found == pytest.approx(accuracies, abs=0.01)
         assert found["readout-only"] + 0.05 < found["pepita"] < found["backprop"] + 0.02
 
-    def test_a_pass_that_is_drawn_agrees_with_the_exported_step(self, opened: Browser) -> None:
-        look = ask(opened, "look", sample=5)
+    def test_a_pass_that_is_drawn_agrees_with_the_exported_step(self, asked: Browser) -> None:
+        look = ask(asked, "look", sample=5)
         clean, modulated = (
             np.array(list(look[p]["hidden"].values())) for p in ("clean", "modulated")
         )
@@ -400,6 +408,27 @@ def test_the_page_escapes_what_it_shows() -> None:
     assert "http" not in policy[1]
     assert "connect-src &#39;none&#39;" in policy[1]
     assert re.findall(r'(?:src|href)="([^"#]+)"', shown) == []
+
+
+@pytest.mark.skipif(no_runtime, reason=NO_RUNTIME)
+def test_by_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def call(*arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["forwardly", "export", "--page", *arguments])
+        with pytest.raises(SystemExit) as end:
+            main()
+        return int(end.value.code or 0)
+
+    folder = tmp_path / "page"
+    assert call("--out", str(folder)) == 0
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    said = "".join(capsys.readouterr().out.split())
+    assert all(str(path) in said for path in files)
+    assert {folder / "learn.html", folder / "hosted" / "learn.html"} < set(files)
+    assert (folder / "learn.html").stat().st_size < 6_000_000
+    assert call("--rule", "backprop") != 0
+    assert "has rules and data of its own" in " ".join(capsys.readouterr().err.split())
 
 
 def test_another_runtime_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

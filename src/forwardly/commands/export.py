@@ -44,6 +44,7 @@ def export(
     data_root: Path | None = None,
     from_run: Annotated[Path | None, Parameter(name="--from")] = None,
     check_folder: Annotated[Path | None, Parameter(name="--check")] = None,
+    page: bool = False,
     out: Path | None = None,
 ) -> int:
     """Write a training step as ONNX files, which learn wherever inference runs.
@@ -67,17 +68,32 @@ def export(
         Go on from a run of ``forwardly train``: its rule and weights, with momenta of zero.
     check_folder
         Write nothing, but check a folder that was exported.
+    page
+        Write learn.html instead, a page on which exported steps of PEPITA, its control and backprop
+        learn in a browser: a file with all in itself, and a folder for a server, hosted.
     out
         Folder to write to; it must not hold anything yet (default: runs/export/TIME).
     """
     console = PlainConsole()
+    given = recipe != _DEFAULTS or hidden != _DEFAULTS.hidden or bool(rule_options)
+    if page:
+        if given or seed or from_run is not None or check_folder is not None:
+            raise UsageError("--page has rules and data of its own: give --out with it, or nothing")
+        # Slow to import, and only needed here.
+        from forwardly.export.page import write_page
+
+        folder = RunFolder.new(out, "page").path
+        written = [*write_page(folder), *write_page(folder / "hosted", single_file=False)]
+        for path in written:
+            console.say(str(path))
+        return 0
     if check_folder is not None:
         if out is not None or from_run is not None:
             raise UsageError("--check takes a folder that is there, and neither --out nor --from")
         return _show(check(Contents.read(check_folder)), console)
     require(at_least(0), seed=seed)
     if from_run is not None:
-        if recipe != _DEFAULTS or hidden != _DEFAULTS.hidden or rule_options:
+        if given:
             raise UsageError(f"{from_run} has its own rule and settings: give --from without them")
         rule, optimizer, example = _of_run(from_run)
     else:
