@@ -28,6 +28,7 @@ from forwardly.cli import main  # noqa: E402
 from forwardly.export import page, web_runtime  # noqa: E402
 from forwardly.export.page import Step, exported_steps, network, write_page  # noqa: E402
 
+pytestmark = pytest.mark.unchecked  # as users build it
 no_runtime = not web_runtime.is_there()
 NO_RUNTIME = (
     f"onnxruntime-web {web_runtime.VERSION} is not there: make page, or name its folder dist by "
