@@ -82,6 +82,9 @@ def visit(browser: Browser, address: str) -> Iterator[Browser]:
     browser.requests.clear()
     browser.open(address)
     browser.until("document.documentElement.dataset.state")
+    assert browser.evaluate("[...document.querySelectorAll(':disabled')].map(e => e.id)") == [
+        "forget"
+    ]
     said = browser.evaluate("document.getElementById('status').textContent")
     assert said.startswith(f"Ready: ONNX Runtime Web {web_runtime.VERSION}"), said
     yield browser

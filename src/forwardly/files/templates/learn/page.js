@@ -1,6 +1,11 @@
 // Begins: unpacks what the page carries, hands it to the thread, and wakes the sections.
 
+// Nothing can be pressed before there is something to answer.
+const controls = [...document.querySelectorAll("main :is(button, input, select):enabled")];
+const enable = (on) => controls.forEach((control) => (control.disabled = !on));
+
 async function begin() {
+  enable(false);
   readPalette();
   if (!window.DecompressionStream || !window.Worker || !window.WebAssembly) {
     throw new Error("this browser is too old; any of the last years will do");
@@ -51,6 +56,7 @@ async function begin() {
   document.addEventListener("visibilitychange", () => {
     if (document.hidden) [teacher, reader].forEach((one) => one.running && one.run(false));
   });
+  enable(true);
   $("status").textContent = `Ready: ONNX Runtime Web ${version}, one thread, nothing from elsewhere.`;
   document.documentElement.dataset.state = "ready";
   const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
