@@ -26,13 +26,14 @@ def named(*besides: str) -> set[str]:
 def test_the_lowest_versions_are_the_bounds() -> None:
     """`make test-lowest` installs these, so a bound is one that has been tried.
 
-    Examples and loggers run with the versions of constraints.txt only.
+    Examples, exports and loggers run with the versions of constraints.txt only.
     """
     lines = (ROOT / "constraints-lowest.txt").read_text("utf-8").splitlines()
     pinned = [line for line in lines if not line.startswith("#")]
     assert all(re.fullmatch(r"[\w-]+>=[\w.]+", one) for one in named())
     assert sorted(pinned) == sorted(
-        one.replace(">=", "==") for one in named("examples", "tensorboard", "wandb", "mlflow")
+        one.replace(">=", "==")
+        for one in named("examples", "export", "tensorboard", "wandb", "mlflow")
     )
 
 

@@ -41,7 +41,8 @@ def check_not_exported() -> None:
     if torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling():
         raise NotImplementedError(
             "torch.export cannot trace a backward pass, not even one through a single layer; rules "
-            "with uses_autograd = False can be exported, on torch's own modules without hooks"
+            "with uses_autograd = False can be exported, on torch's own modules without hooks; "
+            "fw.export writes the step of any rule as ONNX"
         )
 
 
