@@ -15,7 +15,7 @@ PYTEST := -m pytest --numprocesses 2 --dist worksteal
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-narrow test-ascii test-haswell test-without-numba test-lowest test-newest \
-  test-examples lint types format docs dist clean
+  test-examples page lint types format docs dist clean
 
 demo: $(VENV)/installed
 	$(BIN)/forwardly teacher-student
@@ -74,7 +74,13 @@ test-newest:
 # What examples/ are about, in an environment of its own, with versions that have been looked at.
 test-examples: $(VENV)-examples/installed-examples
 	NUMBA_CACHE_DIR=$(abspath $(VENV)-examples)/numba \
-	  $(VENV)-examples/bin/python $(PYTEST) $(call files,$(addprefix tests/test_,examples export loggers optimizers own_data))
+	  $(VENV)-examples/bin/python $(PYTEST) $(call files,$(addprefix tests/test_,examples export learn_page loggers optimizers own_data))
+
+# The page on which exported steps learn: build/page/learn.html, and a folder for a server. What runs
+# in it, onnxruntime-web, comes from where FORWARDLY_ONNXRUNTIME_WEB says, or is downloaded once.
+page: $(VENV)-examples/installed-examples
+	rm -rf build/page
+	$(VENV)-examples/bin/forwardly export --page --out build/page
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check

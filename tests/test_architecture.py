@@ -15,7 +15,7 @@ SOURCE = Path(fw.__file__).parent
 DOCS = SOURCE.parent.parent / "docs"
 
 ROOMS = (
-    *("cli", "commands", "benchmarks", "experiments", "audit", "sklearn", "export"),
+    *("cli", "commands", "benchmarks", "experiments", "export", "audit", "sklearn"),
     *("training", "fast"),
     *(
         "saving",

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ from torch.func import vmap
 
 import forwardly as fw
 from forwardly.errors import UsageError
-from forwardly.export.c import NAMES, write_c
+from forwardly.export.c import NAMES, Sizes, write_c
 from forwardly.rule import Rule
 from forwardly.training.functional import State, descents_of, state_of, step_of
 
@@ -901,3 +901,30 @@ def test_sizes_on_the_page(row: tuple[str, ...], tmp_path: Path) -> None:
 
 def test_the_page_has_all_sizes() -> None:
     assert len(rows()) == 3 * 6
+
+
+def test_the_command_and_the_function_write_the_same(command: Any, tmp_path: Path) -> None:
+    done = command("export", "--rule", "drtp", "--hidden", 4, "--format", "c", "--out", "step")
+    assert done.returncode == 0, done.stderr
+    assert "bytes of RAM" in done.stdout
+    assert {path.name for path in (tmp_path / "step").iterdir()} == set(NAMES)
+    header = (tmp_path / "step" / "forwardly_step.h").read_text()
+    assert re.search(r"#define FORWARDLY_INPUTS +64\b", header)
+
+    rule, optimizer = OF_NAME["pepita"].build()
+    sizes = fw.export(rule, optimizer, tmp_path / "own", format="c")
+    assert isinstance(sizes, Sizes)
+    write_c(rule, optimizer, tmp_path / "again")
+    for name in NAMES:
+        assert (tmp_path / "own" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+    with pytest.raises(ValueError, match="format must be one of 'onnx', 'c'; given 'tflite'"):
+        fw.export(rule, optimizer, tmp_path / "third", format=cast(Any, "tflite"))
+
+
+def test_the_command_refuses_before_it_writes(command: Any, tmp_path: Path) -> None:
+    done = command("export", "--rule", "foton", "--format", "onnx", "c", "--out", "step")
+    assert done.returncode == 2
+    assert "FOTON is not written in C" in done.stderr
+    assert not (tmp_path / "step").exists()
+    assert command("export", "--check", "step", "--format", "c").returncode == 2
+    assert command("export", "--page", "--format", "c").returncode == 2

@@ -19,6 +19,7 @@ from forwardly.experiments.recipe import Recipe, load_data, prepare_on
 from forwardly.experiments.run_folder import RunFolder
 from forwardly.experiments.settings import at_least, require
 from forwardly.export import export as export_step
+from forwardly.export.c.plan import plan_of
 from forwardly.export.check import Checked, check, needed
 from forwardly.export.folder import Contents
 from forwardly.files.fields import Fields
@@ -45,6 +46,7 @@ def export(
     from_run: Annotated[Path | None, Parameter(name="--from")] = None,
     check_folder: Annotated[Path | None, Parameter(name="--check")] = None,
     formats: Annotated[tuple[Literal["onnx", "c"], ...], Parameter(name="--format")] = ("onnx",),
+    page: bool = False,
     out: Path | None = None,
 ) -> int:
     """Write a training step as files that learn without torch: wherever inference runs, or in C.
@@ -71,17 +73,36 @@ def export(
         Write nothing, but check a folder that was exported.
     formats
         onnx, or c, or both, separated by a space; C files lie in the folder c then.
+    page
+        Write learn.html instead, a page on which exported steps of PEPITA, its control and backprop
+        learn in a browser: a file with all in itself, and a folder for a server, hosted.
     out
         Folder to write to; it must not hold anything yet (default: runs/export/TIME).
     """
     console = PlainConsole()
+    given = recipe != _DEFAULTS or hidden != _DEFAULTS.hidden or bool(rule_options)
+    if not formats:
+        raise UsageError("--format needs onnx, c, or both")
+    if formats != ("onnx",) and (page or check_folder is not None):
+        raise UsageError("--format is of a step to be written: --page and --check have ONNX alone")
+    if page:
+        if given or seed or from_run is not None or check_folder is not None:
+            raise UsageError("--page has rules and data of its own: give --out with it, or nothing")
+        # Slow to import, and only needed here.
+        from forwardly.export.page import write_page
+
+        folder = RunFolder.new(out, "page").path
+        written = [*write_page(folder), *write_page(folder / "hosted", single_file=False)]
+        for path in written:
+            console.say(str(path))
+        return 0
     if check_folder is not None:
         if out is not None or from_run is not None:
             raise UsageError("--check takes a folder that is there, and neither --out nor --from")
         return _show(check(Contents.read(check_folder)), console)
     require(at_least(0), seed=seed)
     if from_run is not None:
-        if recipe != _DEFAULTS or hidden != _DEFAULTS.hidden or rule_options:
+        if given:
             raise UsageError(f"{from_run} has its own rule and settings: give --from without them")
         rule, optimizer, example = _of_run(from_run)
     else:
@@ -89,8 +110,8 @@ def export(
         prepared = prepare_on(load_data(own, seed, data_root, progress=True), own, seed)
         x, target = prepared.dataset.train.batch(slice(_EXAMPLES), torch.float32)
         rule, optimizer, example = prepared.rule, prepared.optimizer, (x, target)
-    if not formats:
-        raise UsageError("--format needs onnx, c, or both")
+    if "c" in formats:
+        plan_of(rule, optimizer)  # what cannot be in C is refused before anything is written
     folder = RunFolder.new(out, "export").path
     code = 0
     if "onnx" in formats:

@@ -1,6 +1,6 @@
 """Training steps taken elsewhere: as ONNX files that run where only inference does, or as C99.
 
-May import ``training`` and what is below it. Nothing here imports onnx before it is needed.
+May import ``audit`` and what is below it. Nothing here imports onnx before it is needed.
 """
 
 from __future__ import annotations

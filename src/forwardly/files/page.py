@@ -15,7 +15,8 @@ def render(template: str, **values: Any) -> str:
     """A page, self-contained, from one of ``templates/``.
 
     All text is escaped, and control characters are written out. The templates, which extend
-    ``base.html.jinja``, forbid scripts and whatever lies outside the page.
+    ``base.html.jinja``, forbid whatever lies outside the page, and scripts: all but
+    ``learn.html.jinja``, whose scripts are files beside it.
     """
     environment = Environment(
         loader=PackageLoader("forwardly.files"),
