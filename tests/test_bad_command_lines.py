@@ -201,6 +201,10 @@ predict full --data t.csv                        | there is no model.safetensors
 predict text.npz --data t.csv                    | text.npz is no file of safetensors, or damaged
 predict pipe --data t.csv                        | pipe is not a file
 predict run --data t.csv --out                   | needs a value
+export --check nowhere | there is no forwardly.json in nowhere
+export --check run --out new | --check takes a folder that is there
+export --from nowhere | there is no
+export --rule nonsense --out new | unknown rule
 evaluate                                         | needs a value
 evaluate nowhere                                 | there is no file nowhere
 evaluate run                                     | there is no model.safetensors in run

@@ -131,6 +131,39 @@ def test_steps_are_torchs(name: str, net: str, exported: Any) -> None:
         assert row.relative < most, row
 
 
+def of_pool(pool: nn.Module) -> tuple[list[nn.Module], tuple[int, ...]]:
+    layers = [nn.Conv2d(1, 2, 2), pool, nn.Tanh(), nn.Flatten()]
+    size = nn.Sequential(*layers)(torch.zeros(1, 1, 9, 9)).shape[1]
+    return [*layers, nn.Linear(size, 3)], (1, 9, 9)
+
+
+def of_activations(*activations: nn.Module) -> tuple[list[nn.Module], tuple[int, ...]]:
+    hidden = [part for own in activations for part in (nn.Linear(6, 6), own)]
+    return [*hidden, nn.Linear(6, 3)], (6,)
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        of_activations(nn.CELU(), nn.Hardshrink(0.1), nn.Softshrink(0.1), nn.Softplus()),
+        of_activations(nn.Hardswish(), nn.Hardsigmoid(), nn.LogSigmoid(), nn.Mish(), nn.PReLU()),
+        of_pool(nn.MaxPool2d(3, 2, 1, ceil_mode=True)),
+        of_pool(nn.AvgPool2d(3, 2, 1, ceil_mode=True, count_include_pad=False)),
+        of_pool(nn.AdaptiveMaxPool2d((4, 2))),
+        of_pool(nn.Conv2d(2, 2, (2, 3), padding="same", padding_mode="reflect")),
+    ],
+    ids=("kinks", "smooth", "max", "average", "adaptive", "mirrored"),
+)
+def test_derivatives_of_modules(
+    net: tuple[list[nn.Module], tuple[int, ...]], tmp_path: Path
+) -> None:
+    layers, shape = net
+    rule = fw.Backprop(nn.Sequential(*layers), nn.CrossEntropyLoss())
+    x, target = torch.randn(5, *shape), torch.randint(3, (5,))
+    checked = fw.export(rule, sgd(rule), tmp_path / "step", (x, target)).check()
+    assert [row.problem for row in checked.rows] == [""] * len(checked.rows)
+
+
 @pytest.mark.parametrize(("name", "net"), CASES)
 def test_operators_are_among_few(name: str, net: str, exported: Any) -> None:
     from forwardly.export.model import OPSET, operators_in

@@ -263,6 +263,10 @@ def _mirrored(mode: str, back: bool) -> Callable[..., Tensor]:
     return write
 
 
+def _shrink_backward(signal: Tensor, x: Tensor, bound: float) -> Tensor:
+    return torch.where(x.abs() <= bound, torch.zeros_like(signal), signal)
+
+
 def _var_mean(x: Tensor, dims: list[int], **options: Any) -> tuple[Tensor, Tensor]:
     mean = x.mean(dims, keepdim=options.get("keepdim", False))
     return aten.var.correction(x, dims, **options), mean
@@ -278,6 +282,8 @@ _OWN: dict[Any, Callable[..., Any]] = {
     aten.replication_pad1d_backward.default: _mirrored("replicate", back=True),
     aten.replication_pad2d_backward.default: _mirrored("replicate", back=True),
     aten.constant_pad_nd.default: _pad,
+    aten.hardshrink_backward.default: _shrink_backward,
+    aten.softshrink_backward.default: _shrink_backward,
     aten.var_mean.correction: _var_mean,
     aten.avg_pool2d.default: _average_pool,
     aten.avg_pool2d_backward.default: _average_pool_backward,

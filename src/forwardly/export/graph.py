@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -92,6 +93,8 @@ def trace(
         return list(result.values())
 
     table, values = decompositions(), tuple(symbolic.tensors.values())
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    before, log.disabled = log.disabled, True  # it prints stacks of what is refused below
     try:
         with symbolic.mode:
             module = make_fx(functionalize(flat, remove="mutations"), table)(*values)
@@ -105,6 +108,8 @@ def trace(
             f"the step cannot be traced for export ({in_a_line(failure)}); modules and rules of "
             "torch's operations alone can be, if they never ask what a tensor's values are"
         ) from failure
+    finally:
+        log.disabled = before
     symbolic.check_free()
     graph = module.graph
     graph.eliminate_dead_code()
