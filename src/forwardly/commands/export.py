@@ -29,7 +29,17 @@ from forwardly.training.local_sgd import LocalSGD
 
 _DEFAULTS = Recipe(data="digits", hidden=(64,))
 _LATER = (
-    *("options", "hidden", "conv_rate", "mirroring", "dtype", "preprocessing", "batch", "epochs"),
+    *(
+        "data",
+        "options",
+        "hidden",
+        "conv_rate",
+        "mirroring",
+        "dtype",
+        "preprocessing",
+        "batch",
+        "epochs",
+    ),
     *("milestones", "gamma", "validation", "patience", "keep", "flip", "shift", "crop", "stress"),
 )
 """Settings of a run that a single step has not."""
@@ -39,6 +49,7 @@ _EXAMPLES = 8
 def export(
     *,
     recipe: Annotated[Recipe, fields_but(*_LATER)] = _DEFAULTS,
+    data: str = _DEFAULTS.data,
     hidden: tuple[int, ...] = _DEFAULTS.hidden,
     rule_options: tuple[str, ...] = (),
     seed: int = 0,
@@ -58,6 +69,9 @@ def export(
 
     Parameters
     ----------
+    data
+        mnist, fashion-mnist, cifar10, cifar100, digits, mnist1d or teacher-student; or a file of your
+        own, my.npz or my.csv, or a folder of images.
     hidden
         Sizes of the hidden layers, separated by spaces; for conv, its channels.
     rule_options
@@ -80,7 +94,8 @@ def export(
         Folder to write to; it must not hold anything yet (default: runs/export/TIME).
     """
     console = PlainConsole()
-    given = recipe != _DEFAULTS or hidden != _DEFAULTS.hidden or bool(rule_options)
+    own = replace(recipe, data=data, hidden=hidden, options=read_options(rule_options))
+    given = own != _DEFAULTS
     if not formats:
         raise UsageError("--format needs onnx, c, or both")
     if formats != ("onnx",) and (page or check_folder is not None):
@@ -106,7 +121,6 @@ def export(
             raise UsageError(f"{from_run} has its own rule and settings: give --from without them")
         rule, optimizer, example = _of_run(from_run)
     else:
-        own = replace(recipe, hidden=hidden, options=read_options(rule_options))
         prepared = prepare_on(load_data(own, seed, data_root, progress=True), own, seed)
         x, target = prepared.dataset.train.batch(slice(_EXAMPLES), torch.float32)
         rule, optimizer, example = prepared.rule, prepared.optimizer, (x, target)
