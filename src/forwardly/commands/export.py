@@ -70,8 +70,8 @@ def export(
     Parameters
     ----------
     data
-        mnist, fashion-mnist, cifar10, cifar100, digits, mnist1d or teacher-student; or a file of your
-        own, my.npz or my.csv, or a folder of images.
+        mnist, fashion-mnist, cifar10, cifar100, digits, mnist1d or teacher-student; or a file of
+        your own, my.npz or my.csv, or a folder of images.
     hidden
         Sizes of the hidden layers, separated by spaces; for conv, its channels.
     rule_options
