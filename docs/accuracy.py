@@ -17,7 +17,7 @@ from forwardly.experiments.report import Column, Line, columns
 FIGURE = Path(__file__).parent / "accuracy.svg"
 _RULES = (
     *("backprop", "feedback-alignment", "direct-feedback-alignment"),
-    *("adaptive-feedback-alignment", "pepita", "drtp", "readout-only"),
+    *("adaptive-feedback-alignment", "pepita", unbound_cifar10.MIRRORED, "drtp", "readout-only"),
 )
 _COLUMN = "fc-cifar10"
 _MARKS = {
@@ -52,7 +52,7 @@ def points(found: Sequence[Record]) -> list[Point]:
     unbound = columns(unbound_cifar10.EXPERIMENT, found)
     for kind, name in (("unbound", _COLUMN), ("unbound, flips", f"{_COLUMN}-flips")):
         for line in _named(unbound, name).lines:
-            if line.name in unbound_cifar10.CHOSEN:
+            if line.name in (*unbound_cifar10.CHOSEN, unbound_cifar10.MIRRORED):
                 made += _point(line.name, kind, line)
     return made
 

@@ -411,8 +411,12 @@ def unbound() -> str:
     for rule in dict.fromkeys(rule for lines in recorded for rule in lines):
         lines = [of_rule.get(rule) for of_rule in recorded]
         rows.append((rule, *("–" if line is None else _with_seeds(line) for line in lines)))
-    behind = (difference(*_paired(of["pepita"], of["backprop"])) for of in recorded)
-    rows.append(("pepita − backprop", *("–" if d is None else d.text() for d in behind)))
+    for rule in ("pepita", unbound_cifar10.MIRRORED):
+        behind = [
+            difference(*_paired(of[rule], of["backprop"])) if rule in of else None
+            for of in recorded
+        ]
+        rows.append((f"{rule} − backprop", *("–" if d is None else d.text() for d in behind)))
     heads = "test accuracy (%), seeds", *(head for head, _, _ in _UNBOUND)
     return "\n".join(table(heads, rows)) + "\n"
 

@@ -27,6 +27,7 @@ CHOSEN: dict[str, dict[str, float]] = {
     module.EXPERIMENT.name: {f"rates/{rule}": rate for rule, rate in module.CHOSEN.items()}
     for module in (unbound_cifar10, unbound_mnist, unbound_convolution, unbound_rules)
 }
+CHOSEN["unbound_cifar10"][f"rates/{unbound_cifar10.MIRRORED}"] = unbound_cifar10.CHOSEN_MIRRORED
 CHOSEN["unbound_depth"] = {
     f"rates-{column}/{rule}-{layers}": rate
     for column, of_rules in unbound_depth.CHOSEN.items()
@@ -84,6 +85,15 @@ def test_all_rules_are_treated_alike(name: str) -> None:
         own = {"rule", "options", "learning_rate"}
         same = [{n: v for n, v in recipe.items() if n not in own} for recipe in made]
         assert all(recipe == same[0] for recipe in same)
+
+
+def test_mirroring_differs_from_pepita_in_f_alone() -> None:
+    cells = unbound_cifar10.EXPERIMENT.cells
+    mirrored = cells[f"fc-cifar10-flips/{unbound_cifar10.MIRRORED}"].recipe.as_data()
+    plain = cells["fc-cifar10-flips/pepita"].recipe.as_data()
+    differs = {name for name, value in plain.items() if mirrored[name] != value}
+    assert differs == {"options", "mirroring"}
+    assert {**plain["options"], "projection": 0.14} == mirrored["options"]
 
 
 def test_depths_differ_in_layers_alone() -> None:

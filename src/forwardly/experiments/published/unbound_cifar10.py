@@ -1,4 +1,9 @@
-"""PEPITA beyond the papers' accuracy on CIFAR-10; see ``unbound``. Images are flipped."""
+"""PEPITA beyond the papers' accuracy on CIFAR-10; see ``unbound``. Images are flipped.
+
+With two rows more: the modulated presynaptic term, and PEPITA whose F learns
+(``feedback.JacobianMirror``). Of the latter F's length was tried too, with flipped images and a
+seed: of 0.05, 0.1 and 0.2 the longest learns most in 15 epochs, and diverges within 100.
+"""
 
 from __future__ import annotations
 
