@@ -33,7 +33,7 @@ class Backprop(Rule):
     """The gradient, by torch autograd (Rumelhart, Hinton & Williams 1986).
 
     Takes and raises what ``Rule`` does. Trains every parameter of the model, normalisation layers'
-    too. Cannot be passed to ``torch.export``, which does not trace a backward pass.
+    too. Not for ``torch.export``, which traces no backward pass, but for ``fw.export``.
     """
 
     paper = paper("rumelhart1986backprop")

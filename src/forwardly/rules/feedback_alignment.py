@@ -77,7 +77,7 @@ class FeedbackAlignment(Rule):
 
     The buffers ``B_2`` … ``B_L`` have the shapes of the weights; ``rule.B`` lists them by synapse.
 
-    Raises what ``Rule`` does. Cannot be passed to ``torch.export``.
+    Raises what ``Rule`` does. Not for ``torch.export``, but for ``fw.export``.
     """
 
     paper = paper("lillicrap2016random")

@@ -49,7 +49,7 @@ class UniformSignSymmetry(Rule):
         error: see ``Rule``.
         generator: see ``Rule``.
 
-    Raises what ``Rule`` does. Cannot be passed to ``torch.export``.
+    Raises what ``Rule`` does. Not for ``torch.export``, but for ``fw.export``.
     """
 
     paper = paper("liao2016symmetry")
