@@ -917,8 +917,13 @@ def test_the_command_and_the_function_write_the_same(command: Any, tmp_path: Pat
     write_c(rule, optimizer, tmp_path / "again")
     for name in NAMES:
         assert (tmp_path / "own" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+
+@pytest.mark.unchecked
+def test_other_formats_are_refused(tmp_path: Path) -> None:
+    rule, optimizer = OF_NAME["pepita"].build()
     with pytest.raises(ValueError, match="format must be one of 'onnx', 'c'; given 'tflite'"):
-        fw.export(rule, optimizer, tmp_path / "third", format=cast(Any, "tflite"))
+        fw.export(rule, optimizer, tmp_path / "step", format=cast(Any, "tflite"))
 
 
 def test_the_command_refuses_before_it_writes(command: Any, tmp_path: Path) -> None:
