@@ -130,6 +130,10 @@ def test_steps_are_torchs(name: str, net: str, tmp_path: Path) -> None:
     # A last digit of a weight of 1, 1.2e-7, is 6e-5 of an update of 2e-3.
     most = 5e-3 if RULES[name].compares_passes else 2e-4
     for row in checked.rows:
+        if row.refused and row.runtime.startswith("tract"):
+            # Its Scan knows batches of one size only, and not all of a convolution's steps go.
+            assert row.file == STEPS or net == "convolution", row
+            continue
         assert not row.problem, row
         assert row.absolute < 2e-4, row
         assert row.relative < most, row
@@ -169,7 +173,8 @@ def test_derivatives_of_modules(
     rule = fw.Backprop(nn.Sequential(*layers), nn.CrossEntropyLoss())
     x, target = torch.randn(5, *shape), torch.randint(3, (5,))
     checked = fw.export(rule, sgd(rule), tmp_path / "step", (x, target)).check()
-    assert [row.problem for row in checked.rows] == [""] * len(checked.rows)
+    assert not checked.wrong
+    assert all(row.runtime.startswith("tract") for row in checked.rows if row.refused)
 
 
 def test_the_check_bites(exported: Any, tmp_path: Path) -> None:

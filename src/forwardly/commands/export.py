@@ -64,7 +64,7 @@ def export(
 
     As onnx it writes train_step.onnx, train_steps.onnx, predict.onnx, state.safetensors,
     forwardly.json, check.npz and a README that shows how to use them, and holds the files to torch
-    in every runtime that is installed: onnxruntime, ONNX's reference, OpenVINO. As c, for
+    in every runtime that is installed: onnxruntime, ONNX's reference, OpenVINO, tract. As c, for
     microcontrollers, it writes forwardly_step.c, forwardly_step.h and a README.
 
     Parameters

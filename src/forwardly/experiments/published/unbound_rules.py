@@ -37,8 +37,10 @@ FREED: Mapping[str, tuple[str, dict[str, float | int | str]]] = {
 RATES = (0.000025, 0.0001, 0.0004, 0.0016, 0.0064, 0.025, 0.1, 0.4)
 CHOSEN = {
     "foton": 0.1,
+    "foton-warm": 0.025,
     "pepita": 0.1,
     "node-perturbation": 0.0004,
+    "node-perturbation-16": 0.0016,
     "readout-only": 0.1,
     "backprop": 0.025,
     "local-errors": 0.1,
