@@ -22,7 +22,8 @@ COMMANDS = {
     "train:train": "Train a model by a rule; the test samples are looked at once, at the end.",
     "predict:predict": "Say what a trained model makes of samples, as a table (CSV).",
     "evaluate:evaluate": "Hold a trained model to samples whose targets are known.",
-    "export:export": "Write a training step as ONNX files, which learn wherever inference runs.",
+    "export:export": "Write a training step as files that learn without torch: wherever inference "
+    "runs, or in C.",
     "reproduce:reproduce": (
         "Run a published experiment, as far as it is not recorded yet, or list what is."
     ),
