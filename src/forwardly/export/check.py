@@ -113,13 +113,13 @@ def _runtimes() -> Iterator[tuple[str, Callable[[str], Run]]]:
     except ImportError:
         pass
     try:
-        import onnxruntime  # pyright: ignore[reportMissingTypeStubs]
+        import onnxruntime  # pyright: ignore
 
         yield f"onnxruntime {onnxruntime.__version__}", _onnxruntime  # pyright: ignore
     except ImportError:
         pass
     try:
-        import openvino
+        import openvino  # pyright: ignore
 
         yield f"openvino {openvino.__version__.split('-')[0]}", _openvino  # pyright: ignore
     except ImportError:
@@ -157,7 +157,7 @@ def session_of(path: str) -> Any:
         UsageError: if onnxruntime is not installed.
     """
     try:
-        import onnxruntime  # pyright: ignore[reportMissingTypeStubs]
+        import onnxruntime  # pyright: ignore
     except ImportError as problem:
         raise missing("to run an exported step", "onnxruntime", problem) from None
     runtime: Any = onnxruntime
@@ -167,7 +167,7 @@ def session_of(path: str) -> Any:
 
 
 def _openvino(path: str) -> Run:
-    import openvino
+    import openvino  # pyright: ignore
 
     runtime: Any = openvino
     compiled = runtime.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
