@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -456,13 +456,16 @@ def test_the_runtime_is_downloaded_once_and_only_if_it_is_the_right_one(
     monkeypatch.setenv("FORWARDLY_DATA", str(tmp_path))
 
     class Answer:
-        content = b"another package"
+        headers: ClassVar[dict[str, str]] = {}
 
         def raise_for_status(self) -> None:
             pass
 
+        def iter_content(self, **_: object) -> Iterator[bytes]:
+            yield b"another package"
+
     monkeypatch.setattr(requests, "get", lambda *_, **__: Answer())
-    with pytest.raises(UsageError, match="gives is not onnxruntime-web"):
+    with pytest.raises(UsageError, match=r"could not be downloaded .*wrong checksum"):
         web_runtime.find()
     assert list(tmp_path.iterdir()) == []
 

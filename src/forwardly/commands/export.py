@@ -107,7 +107,10 @@ def export(
         from forwardly.export.page import write_page
 
         folder = RunFolder.new(out, "page").path
-        written = [*write_page(folder), *write_page(folder / "hosted", single_file=False)]
+        written = [
+            *write_page(folder, progress=True),
+            *write_page(folder / "hosted", single_file=False),
+        ]
         for path in written:
             console.say(str(path))
         return 0

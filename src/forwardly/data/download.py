@@ -43,32 +43,12 @@ def download(name: str, path: Path, progress: bool = False) -> None:
 
 def _fetch(name: str, file: Path, checksum: str, path: Path, progress: bool) -> None:
     """Get one file from the first mirror that has it whole."""
-    import pooch  # pyright: ignore  # slow to import
-    from requests import RequestException
-
-    pooch.get_logger().setLevel(logging.WARNING)  # pyright: ignore
     problems: list[str] = []
     for mirror in SOURCES[name].mirrors:
-        with _bar(file.name) if progress else nullcontext() as bar:
-            options: dict[str, Any] = {"progressbar": bar or False, "timeout": 30}
-            downloader: Any = pooch.HTTPDownloader(**options)
-            try:
-                # Downloads beside the file and moves it there once its checksum is right.
-                pooch.retrieve(  # pyright: ignore[reportUnknownMemberType]
-                    mirror + file.name,
-                    known_hash=checksum,
-                    fname=file.name,
-                    path=file.parent,
-                    downloader=downloader,
-                )
-            except RequestException as problem:
-                problems.append(f"{mirror}{file.name}: {type(problem).__name__}")
-            except ValueError:  # pooch's, of a wrong checksum
-                problems.append(f"{mirror}{file.name}: not the file expected (wrong checksum)")
-            except OSError as problem:
-                problems.append(f"{mirror}{file.name}: {problem.strerror or problem}")
-            else:
-                return
+        problem = fetch(mirror + file.name, file, checksum, progress)
+        if problem is None:
+            return
+        problems.append(f"{mirror}{file.name}: {problem}")
     raise UsageError(
         f"{name} is not in {path.parent}, and could not be downloaded:\n  "
         + "\n  ".join(problems)
@@ -76,6 +56,37 @@ def _fetch(name: str, file: Path, checksum: str, path: Path, progress: bool) -> 
         f"{path.name} (Keras' layout: uint8 x_train, y_train, x_test, y_test) into {path.parent}; "
         "or name the folder that has it with --data-root or the variable FORWARDLY_DATA"
     )
+
+
+def fetch(address: str, file: Path, checksum: str, progress: bool = False) -> str | None:
+    """Have a file that has a checksum, from an address if it is not there yet, perhaps with a bar.
+
+    Returns:
+        None, or in a few words why it could not be had.
+    """
+    import pooch  # pyright: ignore  # slow to import
+    from requests import RequestException
+
+    pooch.get_logger().setLevel(logging.WARNING)  # pyright: ignore
+    with _bar(file.name) if progress else nullcontext() as bar:
+        options: dict[str, Any] = {"progressbar": bar or False, "timeout": 30}
+        downloader: Any = pooch.HTTPDownloader(**options)
+        try:
+            # Downloads beside the file and moves it there once its checksum is right.
+            pooch.retrieve(  # pyright: ignore[reportUnknownMemberType]
+                address,
+                known_hash=checksum,
+                fname=file.name,
+                path=file.parent,
+                downloader=downloader,
+            )
+        except RequestException as problem:
+            return type(problem).__name__
+        except ValueError:  # pooch's, of a wrong checksum
+            return "not the file expected (wrong checksum)"
+        except OSError as problem:
+            return problem.strerror or str(problem)
+    return None
 
 
 class _bar:  # noqa: N801

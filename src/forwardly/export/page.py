@@ -54,7 +54,9 @@ class Step(NamedTuple):
     predict: bytes
 
 
-def write_page(out: Path, *, single_file: bool = True, runtime: Path | None = None) -> list[Path]:
+def write_page(
+    out: Path, *, single_file: bool = True, runtime: Path | None = None, progress: bool = False
+) -> list[Path]:
     """Write the page.
 
     Args:
@@ -62,6 +64,7 @@ def write_page(out: Path, *, single_file: bool = True, runtime: Path | None = No
         single_file: whether ``learn.html`` has all in itself, about 5 MB; else the runtime's files
             and the exported steps lie beside it, for a server.
         runtime: the folder ``dist`` of onnxruntime-web; see ``web_runtime.find``.
+        progress: whether a bar is shown while the runtime is downloaded.
 
     Returns:
         The files written.
@@ -69,7 +72,7 @@ def write_page(out: Path, *, single_file: bool = True, runtime: Path | None = No
     Raises:
         UsageError: if the runtime is not there, or a file cannot be written.
     """
-    found = web_runtime.find(runtime)
+    found = web_runtime.find(runtime, progress=progress)
     try:
         out.mkdir(parents=True, exist_ok=True)
         steps = exported_steps()

@@ -7,20 +7,20 @@ taken if their checksums are the release's.
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import tarfile
 from pathlib import Path
 from typing import NamedTuple
 
 from forwardly import data, files
+from forwardly.data.download import fetch
 from forwardly.errors import UsageError
 from forwardly.files.text import visible
 
 VERSION = "1.30.0"
 VARIABLE = "FORWARDLY_ONNXRUNTIME_WEB"
 _ADDRESS = f"https://registry.npmjs.org/onnxruntime-web/-/onnxruntime-web-{VERSION}.tgz"
-
+_PACKED = "d2228df7e4616bc3348bf504ee888f3bec43789a273f0a63f3e68d203ce3bf71"
 
 SCRIPT, WASM = NAMES = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
 
@@ -43,13 +43,14 @@ _CHECKSUMS = {
 }
 
 
-def find(folder: Path | None = None) -> WebRuntime:
+def find(folder: Path | None = None, *, progress: bool = False) -> WebRuntime:
     """The runtime's files.
 
     Args:
         folder: the package's ``dist``, or another folder with the two files; if None, the one that
             the variable FORWARDLY_ONNXRUNTIME_WEB names; if that is not set, the user's cache,
             which is filled from npm's registry where it is empty.
+        progress: whether a bar is shown while 33 MB are downloaded.
 
     Raises:
         UsageError: if they are not there, are other files, or cannot be downloaded.
@@ -59,7 +60,7 @@ def find(folder: Path | None = None) -> WebRuntime:
         return _read(given)
     cache = _cache()
     if not all((cache / name).is_file() for name in _CHECKSUMS):
-        _download(cache)
+        _download(cache, progress)
     return _read(cache)
 
 
@@ -93,31 +94,21 @@ def _read(folder: Path) -> WebRuntime:
     return WebRuntime(*found)
 
 
-def _download(cache: Path) -> None:
-    import requests
-
-    try:
-        answer = requests.get(_ADDRESS, timeout=60)
-        answer.raise_for_status()
-        packed = answer.content
-    except requests.RequestException as problem:
+def _download(cache: Path, progress: bool) -> None:
+    packed = cache.with_name(f"{cache.name}.tgz")
+    if problem := fetch(_ADDRESS, packed, _PACKED, progress):
         raise UsageError(
             f"onnxruntime-web {VERSION}, which runs in the page, could not be downloaded from "
-            f"{_ADDRESS} ({type(problem).__name__}); where it is installed, name its folder dist "
-            f"by the variable {VARIABLE}"
-        ) from None
-    try:
-        with tarfile.open(fileobj=io.BytesIO(packed), mode="r:gz") as package:
-            members = {name: package.extractfile(f"package/dist/{name}") for name in _CHECKSUMS}
-            content = {name: member.read() for name, member in members.items() if member}
-    except (tarfile.TarError, KeyError, EOFError, OSError):
-        content = {}
-    if any(hashlib.sha256(content.get(n, b"")).hexdigest() != c for n, c in _CHECKSUMS.items()):
-        raise UsageError(f"what {_ADDRESS} gives is not onnxruntime-web {VERSION}")
+            f"{_ADDRESS} ({problem}); where it is installed, name its folder dist by the variable "
+            f"{VARIABLE}"
+        )
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        for name, part in content.items():
-            files.write(cache / name, part)
+        with tarfile.open(packed) as package:
+            for name in NAMES:
+                member = package.extractfile(f"package/dist/{name}")
+                files.write(cache / name, b"" if member is None else member.read())
+        packed.unlink()
     except OSError as problem:
         raise UsageError(
             f"cannot write to {visible(str(cache))}: {problem.strerror}; name another data folder "
