@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import forwardly as fw
 from forwardly import noise
 from forwardly.errors import UsageError
-from forwardly.export.folder import BATCH, CHECK, STEP, STEPS
+from forwardly.export.folder import BATCH, CHECK, EPOCHS, STEP, STEPS
 from forwardly.export.graph import SAMPLES, Symbolic, trace
 from forwardly.export.step import NEW, NamedStep
 from forwardly.rule import Rule
@@ -61,7 +61,17 @@ NETS: dict[str, tuple[Net, tuple[int, ...], Callable[[], nn.Module]]] = {
 OPERATORS = {
     *("Abs", "Add", "And", "ArgMax", "Cast", "Concat", "Conv", "ConvTranspose", "Cos", "Div"),
     *("Equal", "Erf", "Exp", "Expand", "Gather", "GatherElements", "Gemm", "Greater"),
-    *("GreaterOrEqual", "Identity", "LessOrEqual", "Log", "LogSoftmax", "MatMul", "Max", "MaxPool"),
+    *(
+        "GreaterOrEqual",
+        "Identity",
+        "LessOrEqual",
+        "Log",
+        "Loop",
+        "LogSoftmax",
+        "MatMul",
+        "Max",
+        "MaxPool",
+    ),
     *("Min", "Mod", "Mul", "Neg", "Not", "Pad", "Pow", "Reciprocal", "ReduceMax", "ReduceMean"),
     *("ReduceProd", "ReduceSum", "Relu", "Reshape", "Scan", "ScatterElements", "Shape", "Sigmoid"),
     *("Sign", "Size", "Slice", "Softmax", "Sqrt", "Squeeze", "Sub", "Tanh", "Transpose"),
@@ -126,18 +136,18 @@ def test_steps_are_torchs(name: str, net: str, tmp_path: Path) -> None:
     checked = exported.check()
     runtimes = {row.runtime.split()[0] for row in checked.rows}
     assert {"onnx", "onnxruntime"} <= runtimes
-    assert len(checked.rows) == 3 * len({row.runtime for row in checked.rows})
+    assert len(checked.rows) == 4 * len({row.runtime for row in checked.rows})
     # A last digit of a weight of 1, 1.2e-7, is 6e-5 of an update of 2e-3.
     most = 5e-3 if RULES[name].compares_passes else 2e-4
     for row in checked.rows:
         if row.refused and row.runtime.startswith("tract"):
             # Its Scan knows batches of one size only, and not all of a convolution's steps go.
-            assert row.file == STEPS or net == "convolution", row
+            assert row.file in (STEPS, EPOCHS) or net == "convolution", row
             continue
         assert not row.problem, row
         assert row.absolute < 2e-4, row
         assert row.relative < most, row
-    for file in (STEP, STEPS):
+    for file in (STEP, STEPS, EPOCHS):
         model = onnx.load(exported.path / file)
         assert operators_in(model) <= OPERATORS
         assert [(own.domain, own.version) for own in model.opset_import] == [("", OPSET)]
@@ -243,7 +253,7 @@ def test_equal_rules_give_equal_bytes(exported: Any, tmp_path: Path) -> None:
     rule = made("sign-symmetry-batch", "dense")
     second = fw.export(rule, sgd(rule), tmp_path / "again", batch("dense")).path
     names = sorted(path.name for path in first.iterdir())
-    assert len(names) == 7
+    assert len(names) == 8
     for name in names:
         assert (first / name).read_bytes() == (second / name).read_bytes(), name
 

@@ -15,8 +15,18 @@ from numpy.typing import NDArray
 
 from forwardly.data import npz
 from forwardly.errors import UsageError, in_a_line
-from forwardly.export.folder import CHECK, PREDICT, STEP, STEPS, Arrays, Contents, missing
-from forwardly.export.step import NEW
+from forwardly.export.folder import (
+    AGAIN,
+    CHECK,
+    EPOCHS,
+    PREDICT,
+    STEP,
+    STEPS,
+    Arrays,
+    Contents,
+    missing,
+)
+from forwardly.export.step import NEW, NUMBERS
 from forwardly.files.text import visible
 
 Run = Callable[[Arrays], list[NDArray[Any]]]
@@ -92,7 +102,7 @@ def check(contents: Contents) -> Checked:
         raise missing("to check an export", "onnxruntime", ImportError("no runtime is installed"))
     rows: list[Row] = []
     for name, make in makers:
-        for file, compare in ((STEP, _step), (STEPS, _steps), (PREDICT, _predict)):
+        for file, compare in COMPARISONS:
             try:
                 run = make(str(contents.path / file))
                 found = compare(contents, run, expected)
@@ -214,7 +224,7 @@ def _states(contents: Contents, expected: Arrays) -> Iterator[tuple[int, Arrays]
 
 def _batch_names(contents: Contents) -> list[str]:
     names = contents.names(STEP, "inputs")
-    return [n for n in ("x", "target", "uniform", "uniform_step") if n in names]
+    return [n for n in ("x", "target", *NUMBERS) if n in names]
 
 
 def _rate(contents: Contents) -> Arrays:
@@ -237,18 +247,37 @@ def _step(contents: Contents, run: Run, expected: Arrays) -> tuple[float, float,
 
 def _steps(contents: Contents, run: Run, expected: Arrays) -> tuple[float, float, str]:
     """The first two steps, whose batches have one size, at once."""
-    batch = _batch_names(contents)
-    names, outputs = contents.names(STEP, "inputs"), contents.names(STEP, "outputs")
     (_, first), (_, second), *_ = _states(contents, expected)
-    stacked = {name: np.stack([first[name], second[name]]) for name in batch}
-    inputs = first | stacked | _rate(contents)
+    stacked = {n: np.stack([first[n], second[n]]) for n in _batch_names(contents)}
+    names = contents.names(STEP, "inputs")
+    return _two(contents, run, expected, names, first, stacked, ("0", "1"))
+
+
+def _epochs(contents: Contents, run: Run, expected: Arrays) -> tuple[float, float, str]:
+    """Two steps with the batch of the first."""
+    (_, first), (_, second), *_ = _states(contents, expected)
+    given = {n: np.stack([first[n], second[n]]) for n in _batch_names(contents) if n in NUMBERS}
+    names = [*contents.names(STEP, "inputs"), "epochs"]
+    given["epochs"] = np.asarray(2)
+    return _two(contents, run, expected, names, first, given, ("0", AGAIN))
+
+
+def _two(
+    contents: Contents,
+    run: Run,
+    expected: Arrays,
+    names: list[str],
+    before: Arrays,
+    given: Arrays,
+    keys: tuple[str, str],
+) -> tuple[float, float, str]:
+    inputs = before | given | _rate(contents)
     found = run({name: np.asarray(inputs[name]) for name in names})
     errors = _Errors(contents)
-    kept = [n for n in outputs if not n.startswith(NEW) and n != "output"]
-    order = [*(n for n in outputs if n.startswith(NEW)), *kept]
+    order, kept = contents.of_several()
     for name, value in zip(order, found, strict=True):
-        each = [expected[f"{number}/{name}"] for number in (0, 1)]
-        errors.add(name, value, np.stack(each) if name in kept else each[1], first)
+        each = [expected[f"{key}/{name}"] for key in keys]
+        errors.add(name, value, np.stack(each) if name in kept else each[1], before)
     return errors.result()
 
 
@@ -260,6 +289,10 @@ def _predict(contents: Contents, run: Run, expected: Arrays) -> tuple[float, flo
     errors = _Errors(contents)
     errors.add("output", found, expected["predicted"], {})
     return errors.result()
+
+
+COMPARISONS = ((STEP, _step), (STEPS, _steps), (EPOCHS, _epochs), (PREDICT, _predict))
+"""Each model, and what holds a run of it to torch's figures."""
 
 
 class _Errors:

@@ -24,24 +24,27 @@ from forwardly import files
 from forwardly.errors import UsageError
 from forwardly.export import readme
 from forwardly.export.graph import SAMPLES, Graph, Symbolic, is_symbolic, trace
-from forwardly.export.step import NEW, NamedStep, Tensors, explicit_padding
+from forwardly.export.step import NEW, NUMBERS, NamedStep, Tensors, explicit_padding
 from forwardly.files.fields import Fields
 from forwardly.rule import Rule
 from forwardly.rules import RULES
 
 Arrays = dict[str, NDArray[Any]]
 FORMAT = 1
-STEP, STEPS, PREDICT = "train_step.onnx", "train_steps.onnx", "predict.onnx"
+STEP, STEPS, EPOCHS = "train_step.onnx", "train_steps.onnx", "train_epochs.onnx"
+PREDICT = "predict.onnx"
 STATE, CHECK, CONTENTS = "state.safetensors", "check.npz", "forwardly.json"
 BATCH = frozenset(("x", "target", "uniform"))
 """Inputs with a sample in each element of their first dimension."""
+AGAIN = "again"
+"""In ``check.npz``, what the second step comes to with the batch of the first."""
 
 
 def write(
     rule: Rule, optimizer: Optimizer, folder: Path, example: tuple[Tensor, Tensor] | None
 ) -> None:
     """Write all files, see ``forwardly.export.export``; the folder appears whole or not at all."""
-    model_of, steps_of = _writers()
+    writing = _writing()
     step = NamedStep(rule, optimizer)
     inputs = {**step.state, **_batch(rule, example)}
     inputs["learning_rate"] = torch.tensor(step.learning_rate)
@@ -52,9 +55,10 @@ def write(
     carried = {n: n.removeprefix(NEW) for n in graph.outputs if n.startswith(NEW)}
     order = list(inputs)
     content: dict[str, bytes] = {
-        STEP: _bytes(model_of(graph, order)),
-        STEPS: _bytes(steps_of(graph, order, carried)),
-        PREDICT: _bytes(model_of(predicting, [*step.state, "x"])),
+        STEP: _bytes(writing.model_of(graph, order)),
+        STEPS: _bytes(writing.steps_of(graph, order, carried)),
+        EPOCHS: _bytes(writing.epochs_of(graph, order, carried)),
+        PREDICT: _bytes(writing.model_of(predicting, [*step.state, "x"])),
         STATE: _safetensors(step.state),
         CHECK: _npz(_expected(step, inputs)),
     }
@@ -67,12 +71,13 @@ def write(
     _put(folder, content)
 
 
-def _writers() -> tuple[Any, Any]:
+def _writing() -> Any:
+    """The module that writes models."""
     try:
-        from forwardly.export.model import model_of, steps_of
+        from forwardly.export import model
     except ImportError as problem:
         raise missing("to export", "onnx", problem) from None
-    return model_of, steps_of
+    return model
 
 
 def missing(what: str, package: str, problem: ImportError) -> UsageError:
@@ -109,22 +114,25 @@ def _with_numbers(step: NamedStep, inputs: Tensors) -> Tensors:
     widths = step.numbers.widths
     numbers = {
         name: torch.zeros(*([len(inputs["x"])] if name == "uniform" else []), widths[name])
-        for name in ("uniform", "uniform_step")
+        for name in NUMBERS
         if name in widths
     }
     return inputs | numbers
 
 
 def _expected(step: NamedStep, inputs: Tensors) -> Arrays:
-    """Three steps of torch's, each from where the last one ended; the third of another batch."""
+    """Three steps of torch's, each from where the last one ended, the third of another batch; and
+    what the second would come to with the batch of the first, as in epochs.
+    """
     generator = torch.Generator().manual_seed(0)
     state, arrays = dict(step.state), dict[str, Any]()
     given = len(inputs["x"])
     size = min(max(given, 3), 8)
+    first: Tensors = {}
     for number, samples in enumerate((size, size, size - 1)):
         chosen = (torch.arange(samples) + number * size) % given
         own = {**inputs, **state, "x": inputs["x"][chosen], "target": inputs["target"][chosen]}
-        for name in ("uniform", "uniform_step"):
+        for name in NUMBERS:
             if name in own:
                 shape = (samples, *own[name].shape[1:]) if name == "uniform" else own[name].shape
                 own[name] = torch.rand(shape, generator=generator)
@@ -132,6 +140,11 @@ def _expected(step: NamedStep, inputs: Tensors) -> Arrays:
         batch = [n for n in own if n not in state and n != "learning_rate"]
         arrays |= {f"{number}/{name}": own[name].numpy() for name in batch}
         arrays |= {f"{number}/{name}": value.numpy() for name, value in result.items()}
+        if number == 0:
+            first = {"x": own["x"], "target": own["target"]}
+        if number == 1:
+            again = step({**own, **first})
+            arrays |= {f"{AGAIN}/{name}": value.numpy() for name, value in again.items()}
         state |= {n.removeprefix(NEW): v for n, v in result.items() if n.startswith(NEW)}
     last = {**state, "x": inputs["x"][(torch.arange(size - 1) + 2 * size) % given]}
     arrays["predicted"] = step.predict(last)["output"].numpy()
@@ -157,7 +170,7 @@ def _described(step: NamedStep, inputs: Tensors, graph: Graph, predicting: Graph
         "frozen": step.frozen,
         "opset": 18,
         "state": list(step.state),
-        "numbers": {n: "uniform on [0, 1)" for n in ("uniform", "uniform_step") if n in inputs},
+        "numbers": {n: "uniform on [0, 1)" for n in NUMBERS if n in inputs},
         STEP: _signature(graph),
         PREDICT: _signature(predicting),
         "tolerance": {"of_values": 2e-6, "of_update": 1e-2 if rule.compares_passes else 1e-3},
@@ -249,7 +262,7 @@ class Contents:
         if (found := content.whole("format")) != FORMAT:
             files.refuse(folder / CONTENTS, f"has format {found}; this version reads {FORMAT}")
         hashes = content.fields("files")
-        needed = {STEP, STEPS, PREDICT, STATE, CHECK}
+        needed = {STEP, STEPS, EPOCHS, PREDICT, STATE, CHECK}
         if lost := needed - set(hashes):
             files.refuse(folder / CONTENTS, f"names no {', '.join(sorted(lost))}")
         for name in sorted(needed):
@@ -261,6 +274,12 @@ class Contents:
         """Of the inputs or outputs of a model, in order."""
         listed = self.fields.fields(model).list(which)
         return [listed.fields(number).text("name") for number in listed]
+
+    def of_several(self) -> tuple[list[str], list[str]]:
+        """The outputs of several steps, in order; and which of them each step has its own of."""
+        outputs = self.names(STEP, "outputs")
+        kept = [n for n in outputs if not n.startswith(NEW) and n != "output"]
+        return [*(n for n in outputs if n.startswith(NEW)), *kept], kept
 
     def shapes(self, model: str, which: str) -> dict[str, tuple[Sequence[Any], str]]:
         """Shape and dtype of each input or output."""

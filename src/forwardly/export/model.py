@@ -22,6 +22,7 @@ from torch.fx import Node
 
 from forwardly.export.graph import Graph, is_symbolic
 from forwardly.export.operators import OPERATORS, unknown
+from forwardly.export.step import NUMBERS
 
 OPSET = 18
 _IR = 9
@@ -39,7 +40,7 @@ _ARRAYS: dict[torch.dtype, Any] = {
     torch.float64: np.float64,
     torch.int32: np.int32,
 }
-STACKED = ("x", "target", "uniform", "uniform_step")
+STACKED = ("x", "target", *NUMBERS)
 """Inputs of which each of several steps has its own."""
 _SAMPLES = "samples"
 """The name of a batch's dimension."""
@@ -93,8 +94,69 @@ def steps_of(graph: Graph, inputs: Sequence[str], carried: Mapping[str, str]) ->
         helper.make_graph(
             [scan],
             "steps",
-            [_stacked(info) if name in stacked else info for name, info in infos.items()],
-            [_stacked(info) if name in kept else info for name, info in ends.items()],
+            [_stacked(info, "steps") if name in stacked else info for name, info in infos.items()],
+            [_stacked(info, "steps") if name in kept else info for name, info in ends.items()],
+        )
+    )
+
+
+def epochs_of(graph: Graph, inputs: Sequence[str], carried: Mapping[str, str]) -> ModelProto:
+    """A model that takes a number of steps, the last input, on one batch: ONNX's Loop of the graph.
+
+    Random numbers are a row for each step; all else that stays the same the body sees around it.
+
+    Args:
+        graph: of one step.
+        inputs: as for ``model_of``.
+        carried: the input that each "new" output is of, in the next step.
+    """
+    given = [name for name in inputs if name in graph.inputs]
+    drawn = [name for name in given if name in NUMBERS]
+    moved = [name for name, of in carried.items() if of in given]
+    kept = [name for name in graph.outputs if name not in carried and name != "output"]
+    writing = _Writing(graph)
+    body = writing.graph("one_epoch", given)
+    results = {value.name: value for value in body.output}
+    rows = [
+        helper.make_node("Gather", [name, "epoch"], [f"step.{name}"], name=f"row.{name}", axis=0)
+        for name in drawn
+    ]
+    outputs = [*moved, *kept]
+    own = {name: f"step.{name}" for name in (*drawn, *(carried[n] for n in moved), *outputs)}
+    _rename(body, own)
+    flags = [helper.make_tensor_value_info(n, TensorProto.BOOL, []) for n in ("on", "still_on")]
+    body.node.insert(0, helper.make_node("Identity", ["on"], ["still_on"], name="still_on"))
+    for row in reversed(rows):
+        body.node.insert(0, row)
+    states = {value.name: value for value in body.input}
+    del body.input[:], body.output[:]
+    count = helper.make_tensor_value_info("epoch", TensorProto.INT64, [])
+    body.input.extend([count, flags[0], *(states[own[carried[name]]] for name in moved)])
+    body.output.extend([flags[1], *(results[name] for name in outputs)])
+    # ONNX's own reference wants the condition, and stacks numbers as columns.
+    true, flat = np.array(True), np.array([-1])
+    loop = helper.make_node(
+        "Loop",
+        ["epochs", "true", *(carried[n] for n in moved)],
+        [*moved, *(f"stacked.{name}" for name in kept)],
+        name="epochs",
+        body=body,
+    )
+    flattened = [
+        helper.make_node("Reshape", [f"stacked.{n}", "flat"], [n], name=f"flat.{n}") for n in kept
+    ]
+    infos = {name: writing.info(name, graph.inputs[name]) for name in given}
+    ends = {name: writing.info(name, graph.outputs[name]) for name in outputs}
+    return _model(
+        helper.make_graph(
+            [loop, *flattened],
+            "epochs",
+            [
+                *(_stacked(i, "epochs") if name in drawn else i for name, i in infos.items()),
+                helper.make_tensor_value_info("epochs", TensorProto.INT64, []),
+            ],
+            [_stacked(i, "epochs") if name in kept else i for name, i in ends.items()],
+            [numpy_helper.from_array(true, "true"), numpy_helper.from_array(flat, "flat")],
         )
     )
 
@@ -127,10 +189,10 @@ def _rename(graph: GraphProto, names: Mapping[str, str]) -> None:
         value.name = names.get(value.name, value.name)
 
 
-def _stacked(info: ValueInfoProto) -> ValueInfoProto:
+def _stacked(info: ValueInfoProto, times: str) -> ValueInfoProto:
     kind = info.type.tensor_type
     sizes = [d.dim_param or d.dim_value for d in kind.shape.dim]
-    return helper.make_tensor_value_info(info.name, kind.elem_type, ["steps", *sizes])
+    return helper.make_tensor_value_info(info.name, kind.elem_type, [times, *sizes])
 
 
 class _Writing:

@@ -31,6 +31,8 @@ from forwardly.training.functional import State, descents_of, state_of, step_of
 from forwardly.training.local_sgd import LocalSGD
 
 Tensors = dict[str, Tensor]
+NUMBERS = ("uniform", "uniform_step")
+"""Inputs of random numbers: for each sample, and for each step."""
 MOMENTUM = "momentum."
 NEW = "new."
 
