@@ -297,6 +297,49 @@ def test_a_run_of_steps_learns(exported: Any) -> None:
     np.testing.assert_allclose(rule.predict(x).numpy(), session.predict(x), atol=1e-6)
 
 
+@pytest.mark.parametrize("net", ["dense", "numbers"])
+def test_many_steps_in_one_call(net: str, exported: Any) -> None:
+    """As the same steps one by one, with the same random numbers."""
+    path = exported("pepita", net).path
+    one, several = fw.Exported(path, seed=4), fw.Exported(path, seed=4)
+    batches = [batch(net, seed=seed) for seed in range(3)]
+    each = [one.step(*own, learning_rate=0.05) for own in batches]
+    x, target = (torch.stack(own) for own in zip(*batches, strict=True))
+    course = several.steps(x, target, learning_rate=0.05)
+    again = [one.step(*batches[0]) for _ in range(4)]
+    epochs = several.epochs(*batches[0], epochs=4)
+    for alone, together in ((each, course), (again, epochs)):
+        assert together.taken
+        np.testing.assert_allclose(together.losses, [own.loss for own in alone], rtol=1e-6)
+        if net == "numbers":
+            assert together.accuracies is None
+        else:
+            assert together.accuracies is not None
+            assert together.accuracies.tolist() == [own.accuracy for own in alone]
+    for name, value in one.state.items():
+        np.testing.assert_allclose(several.state[name], value, rtol=1e-6, atol=1e-7)
+        assert name.endswith(("num_batches_tracked", "bias")) or np.abs(value).max() > 0
+
+
+def test_many_steps_that_are_not_finite_leave_the_state(exported: Any) -> None:
+    session = fw.Exported(exported("pepita", "numbers").path)
+    x, target = batch("numbers")
+    before = session.state
+    course = session.epochs(x * 1e4, target, 50)
+    assert np.isfinite(course.losses[0])
+    assert not np.isfinite(course.losses[-1])
+    assert not course.taken
+    stacked = torch.stack([x, x * torch.nan])
+    assert not session.steps(stacked, torch.stack([target, target])).taken
+    assert session.state is before
+    with pytest.raises(UsageError, match="epochs must be a whole number, at least 1; given is 0"):
+        session.epochs(x, target, 0)
+    with pytest.raises(UsageError, match="one size; given are \\[4, 6\\] samples"):
+        session.steps([x, x[:4]], [target, target[:4]])
+    with pytest.raises(UsageError, match="as many batches, at least one; given are 1 and 2"):
+        session.steps([x], [target, target])
+
+
 def test_frozen_parameters_stay(tmp_path: Path) -> None:
     rule = made("pepita", "numbers")
     rule.model[1].weight.requires_grad_(False)

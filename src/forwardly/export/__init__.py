@@ -12,13 +12,13 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from forwardly.checks import check_kind, one_of
-from forwardly.export.runner import Exported, Metrics
+from forwardly.export.runner import Course, Exported, Metrics
 from forwardly.rule import Rule
 
 if TYPE_CHECKING:
     from forwardly.export.c import Sizes
 
-__all__ = ["Exported", "Metrics", "export"]
+__all__ = ["Course", "Exported", "Metrics", "export"]
 
 
 @overload
@@ -51,7 +51,8 @@ def export(
 
     As "onnx", for inference runtimes, the folder appears whole or not at all: ``train_step.onnx``
     (state, x, target, learning rate → new state, loss, accuracy of classes, output),
-    ``train_steps.onnx`` (the same for a stack of batches), ``predict.onnx``,
+    ``train_steps.onnx`` (the same for a stack of batches), ``train_epochs.onnx`` (many steps on one
+    batch), ``predict.onnx``,
     ``state.safetensors``, ``forwardly.json`` (names, order and shapes of all of that),
     ``check.npz`` and a README. Equal rules give equal bytes.
 

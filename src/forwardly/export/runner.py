@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple, final
+from typing import Any, NamedTuple, cast, final
 
 import numpy as np
 import torch
@@ -13,8 +13,8 @@ from forwardly import files
 from forwardly.checks import check_kind
 from forwardly.errors import UsageError
 from forwardly.export.check import Checked, check, require, session_of
-from forwardly.export.folder import PREDICT, STEP, Arrays, Contents
-from forwardly.export.step import MOMENTUM, NEW
+from forwardly.export.folder import EPOCHS, PREDICT, STEP, STEPS, Arrays, Contents
+from forwardly.export.step import MOMENTUM, NEW, NUMBERS
 from forwardly.rule import Rule
 from forwardly.training.functional import State, load
 
@@ -31,6 +31,20 @@ class Metrics(NamedTuple):
 
     loss: float
     accuracy: float | None
+    taken: bool
+
+
+class Course(NamedTuple):
+    """What several steps say.
+
+    Attributes:
+        losses: before each step, (steps,).
+        accuracies: likewise; None where targets are no classes.
+        taken: whether the state has moved; not if a loss, or what it would become, is not finite.
+    """
+
+    losses: NDArray[np.float32]
+    accuracies: NDArray[np.float32] | None
     taken: bool
 
 
@@ -73,26 +87,62 @@ class Exported:
             UsageError: if a shape does not fit, or a class is out of range; then nothing has
                 changed.
         """
-        rate = self.learning_rate if learning_rate is None else learning_rate
-        given = {"x": self._given("x", x), "target": self._given("target", target)}
+        given = self._batch(x, target)
         samples = len(given["x"])
-        if len(given["target"]) != samples:
-            raise UsageError(f"x has {samples} samples, and the target {len(given['target'])}")
-        self._check_classes(given["target"])
-        for name in ("uniform", "uniform_step"):
-            if name in self._inputs:
-                sizes, _ = self._inputs[name]
-                shape = [samples if size == "samples" else int(size) for size in sizes]
-                given[name] = self._numbers.random(shape, dtype=np.float32)
-        inputs = self.state | given | {"learning_rate": np.asarray(rate, np.float32)}
-        results = self._run(STEP, {name: inputs[name] for name in self._inputs})
-        found = dict(zip(self._outputs, results, strict=True))
-        new = {n.removeprefix(NEW): value for n, value in found.items() if n.startswith(NEW)}
-        finite = all(np.isfinite(value).all() for value in (found["loss"], *new.values()))
-        if finite:
-            self.state = self.state | new
+        given |= self._drawn(samples)
+        found = self._taken(STEP, self._outputs, given, learning_rate)
         accuracy = float(found["accuracy"]) if "accuracy" in found else None
-        return Metrics(float(found["loss"]), accuracy, bool(finite))
+        return Metrics(float(found["loss"]), accuracy, bool(found["taken"]))
+
+    def steps(self, x: Any, target: Any, learning_rate: float | None = None) -> Course:
+        """Train on several batches of one size, a step on each, in one call of the runtime.
+
+        If a loss is not finite, the state stays as it was before all of them.
+
+        Args:
+            x: k batches of n samples, (k, n, …).
+            target: k batches of n targets.
+            learning_rate: in place of ``learning_rate``.
+
+        Raises:
+            UsageError: as ``step`` does.
+        """
+        if len(x) != len(target) or not len(x):
+            raise UsageError(
+                f"x and target must be as many batches, at least one; given are {len(x)} and "
+                f"{len(target)}"
+            )
+        batches = [self._batch(*one) for one in zip(x, target, strict=True)]
+        sizes = {len(batch["x"]) for batch in batches}
+        if len(sizes) > 1:
+            raise UsageError(f"batches must have one size; given are {sorted(sizes)} samples")
+        each = [batch | self._drawn(len(batch["x"])) for batch in batches]
+        given = {name: np.stack([one[name] for one in each]) for name in each[0]}
+        return self._course(STEPS, given, learning_rate)
+
+    def epochs(
+        self, x: Any, target: Any, epochs: int, learning_rate: float | None = None
+    ) -> Course:
+        """Train on one batch, all the data say, for a number of steps, in one call of the runtime.
+
+        For networks so small that the call is what takes the time. If a loss is not finite, the
+        state stays as it was before all of them.
+
+        Args:
+            x: n samples.
+            target: n targets.
+            epochs: how many steps, at least one.
+            learning_rate: in place of ``learning_rate``.
+
+        Raises:
+            UsageError: as ``step`` does.
+        """
+        if not isinstance(cast(object, epochs), int) or epochs < 1:
+            raise UsageError(f"epochs must be a whole number, at least 1; given is {epochs!r}")
+        given = self._batch(x, target)
+        rows = [self._drawn(len(given["x"])) for _ in range(epochs)]
+        given |= {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+        return self._course(EPOCHS, given | {"epochs": np.asarray(epochs, np.int64)}, learning_rate)
 
     def predict(self, x: Any) -> NDArray[Any]:
         """What ``rule.predict`` gives for n samples, (n, k), with the state as it is now.
@@ -140,6 +190,41 @@ class Exported:
         from safetensors.numpy import save  # of use here alone
 
         files.write(Path(path), save({n: np.ascontiguousarray(v) for n, v in self.state.items()}))
+
+    def _batch(self, x: Any, target: Any) -> Arrays:
+        given = {"x": self._given("x", x), "target": self._given("target", target)}
+        if len(given["target"]) != (samples := len(given["x"])):
+            raise UsageError(f"x has {samples} samples, and the target {len(given['target'])}")
+        self._check_classes(given["target"])
+        return given
+
+    def _drawn(self, samples: int) -> Arrays:
+        """Random numbers of one step, where it takes some."""
+        drawn: Arrays = {}
+        for name in NUMBERS:
+            if name in self._inputs:
+                sizes, _ = self._inputs[name]
+                shape = [samples if size == "samples" else int(size) for size in sizes]
+                drawn[name] = self._numbers.random(shape, dtype=np.float32)
+        return drawn
+
+    def _course(self, file: str, given: Arrays, learning_rate: float | None) -> Course:
+        outputs, _ = self._contents.of_several()
+        found = self._taken(file, outputs, given, learning_rate)
+        return Course(found["loss"], found.get("accuracy"), bool(found["taken"]))
+
+    def _taken(self, file: str, outputs: list[str], given: Arrays, rate: float | None) -> Arrays:
+        """What a model says, and whether its new state was taken over."""
+        chosen = self.learning_rate if rate is None else rate
+        inputs = self.state | given | {"learning_rate": np.asarray(chosen, np.float32)}
+        names = [*self._inputs, *(["epochs"] if file == EPOCHS else [])]
+        results = self._run(file, {name: inputs[name] for name in names})
+        found = dict(zip(outputs, results, strict=True))
+        new = {n.removeprefix(NEW): value for n, value in found.items() if n.startswith(NEW)}
+        finite = all(np.isfinite(value).all() for value in (found["loss"], *new.values()))
+        if finite:
+            self.state = self.state | new
+        return found | {"taken": np.asarray(finite)}
 
     def _run(self, file: str, inputs: Arrays) -> list[NDArray[Any]]:
         if file not in self._sessions:
