@@ -18,7 +18,8 @@ from torch import Tensor, nn
 import forwardly as fw
 from forwardly import noise
 from forwardly.errors import UsageError
-from forwardly.export.folder import BATCH, CHECK, EPOCHS, STEP, STEPS
+from forwardly.export.check import check
+from forwardly.export.folder import BATCH, CHECK, EPOCHS, STEP, STEPS, Contents
 from forwardly.export.graph import SAMPLES, Symbolic, trace
 from forwardly.export.step import NEW, NamedStep
 from forwardly.rule import Rule
@@ -190,8 +191,7 @@ def test_derivatives_of_modules(
 def test_the_check_bites(exported: Any, tmp_path: Path) -> None:
     """A weight of torch's that is off by a thousandth is found, and so is a wrong loss."""
     from forwardly.data import npz
-    from forwardly.export.check import check
-    from forwardly.export.folder import Contents, _npz
+    from forwardly.export.folder import _npz
 
     contents = exported("backprop", "dense")._contents
     for name in ("0/new.model.1.weight", "1/loss", "predicted"):
@@ -246,6 +246,28 @@ def test_given_noises_numbers_dropout_is_the_rules() -> None:
     for name, value in after.values.items():
         if NEW + name in result:
             torch.testing.assert_close(result[NEW + name], value, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["mem-pepita", "node-perturbation", "sign-symmetry-batch"])
+def test_numbers_of_the_graph_are_the_rules(name: str, tmp_path: Path) -> None:
+    """So steps are those of ``LocalSGD``, masks and all, where the runtime's integers are right."""
+    rule = made(name, "dense")
+    optimizer = fw.LocalSGD(rule, 0.1, 0.9)
+    path = tmp_path / "step"
+    session = fw.export(rule, optimizer, path, batch("dense"), numbers="graph")
+    assert not session._contents.fields.fields("numbers").content
+    for number in range(3):
+        x, target = batch("dense", 6 + number, number)
+        loss = optimizer.step(x, target).loss
+        assert session.step(x, target).loss == pytest.approx(float(loss), rel=1e-5)
+    np.testing.assert_array_equal(session.state["noise"], rule.noise.numpy())
+    for key, value in rule.named_parameters():
+        np.testing.assert_allclose(session.state[key], value.detach().numpy(), atol=2e-6)
+    again = made(name, "dense")
+    session.load_into(again)
+    assert torch.equal(again.noise, rule.noise)
+    for row in check(Contents.read(path)).rows:
+        assert not (row.problem and row.runtime.startswith("onnx")), row
 
 
 def test_equal_rules_give_equal_bytes(exported: Any, tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ def export(
     example: tuple[Tensor, Tensor],
     *,
     format: Literal["onnx"] = "onnx",
+    numbers: Literal["host", "graph"] = "host",
 ) -> Exported: ...
 @overload
 def export(
@@ -46,6 +47,7 @@ def export(
     example: tuple[Tensor, Tensor] | None = None,
     *,
     format: Literal["onnx", "c"] = "onnx",  # noqa: A002, as it is the word for it
+    numbers: Literal["host", "graph"] = "host",
 ) -> Exported | Sizes:
     """Write the training step of a rule and its optimizer as files that do without torch.
 
@@ -67,24 +69,29 @@ def export(
         folder: to write; for ONNX it must not hold anything yet, of C files are replaced.
         example: a batch (x, target), of any number of samples; x (n, …) in float32. C needs none.
         format: "onnx" or "c".
+        numbers: where random numbers of an ONNX step come from: "host", an input to be filled with
+            numbers on [0, 1); or "graph", computed from 64-bit integers that are a part of the
+            state, so that a step has the very masks of ``LocalSGD``'s. Not every runtime computes
+            those as it should: see ``check()``.
 
     Returns:
         Of ONNX the folder, opened: ``check()`` holds it to torch. Of C what it takes of memory.
 
     Raises:
         TypeError: if rule or optimizer are of another class.
-        ValueError: if format is neither.
+        ValueError: if format or numbers are none of these.
         UsageError: if the step cannot be exported, and why; if the folder holds something, or
             cannot be written; if the package onnx is missing.
     """
     check_kind("rule", rule, Rule)
     check_kind("optimizer", optimizer, Optimizer)
     one_of("format", format, ("onnx", "c"))
+    one_of("numbers", numbers, ("host", "graph"))
     if format == "c":
         from forwardly.export.c import write_c  # its templates are of use here alone
 
         return write_c(rule, optimizer, Path(folder))
     from forwardly.export.folder import write
 
-    write(rule, optimizer, Path(folder), example)
+    write(rule, optimizer, Path(folder), example, from_host=numbers == "host")
     return Exported(folder)

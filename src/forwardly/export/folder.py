@@ -41,11 +41,15 @@ AGAIN = "again"
 
 
 def write(
-    rule: Rule, optimizer: Optimizer, folder: Path, example: tuple[Tensor, Tensor] | None
+    rule: Rule,
+    optimizer: Optimizer,
+    folder: Path,
+    example: tuple[Tensor, Tensor] | None,
+    from_host: bool,
 ) -> None:
     """Write all files, see ``forwardly.export.export``; the folder appears whole or not at all."""
     writing = _writing()
-    step = NamedStep(rule, optimizer)
+    step = NamedStep(rule, optimizer, from_host=from_host)
     inputs = {**step.state, **_batch(rule, example)}
     inputs["learning_rate"] = torch.tensor(step.learning_rate)
     with explicit_padding(rule.model):
@@ -108,7 +112,7 @@ def _batch(rule: Rule, example: Any) -> Tensors:
 
 def _with_numbers(step: NamedStep, inputs: Tensors) -> Tensors:
     """With what the host is to draw, where the step takes random numbers."""
-    if step.rule.noise is None:
+    if step.rule.noise is None or step.numbers is None:
         return inputs
     trace(lambda own: step.find_numbers(own, SAMPLES), Symbolic(inputs, BATCH))
     widths = step.numbers.widths

@@ -129,6 +129,29 @@ def _comparison(kind: str, negated: bool = False) -> Callable[[Writer, Node], st
     return write
 
 
+def _bits(kind: str) -> Callable[[Writer, Node], str]:
+    """Of truth values, or of the bits of integers."""
+
+    def write(w: Writer, node: Node) -> str:
+        dtype = _dtype(node)
+        names = [w.get(a, dtype) for a in node.args]
+        return w.op(kind if dtype == torch.bool else f"Bitwise{kind}", *names)
+
+    return write
+
+
+def _shift_right(w: Writer, node: Node) -> str:
+    """Of integers, keeping the sign, which ONNX's own does not know: ⌊x / 2ᵏ⌋, exactly."""
+    by: Any = node.args[1]
+    x, power = w.get(node.args[0], _INT64), w.constant(2**by, _INT64)
+    return w.op("Div", w.op("Sub", x, w.op("Mod", x, power)), power)
+
+
+def _shift_left(w: Writer, node: Node) -> str:
+    by: Any = node.args[1]
+    return w.op("Mul", w.get(node.args[0], _INT64), w.constant(2**by, _INT64))
+
+
 def _chain(*kinds: str) -> Callable[[Writer, Node], str]:
     def write(w: Writer, node: Node) -> str:
         name = w.get(node.args[0], _dtype(node))
@@ -554,7 +577,15 @@ OPERATORS: dict[Any, Callable[[Writer, Node], Names]] = {
     aten.lt.Scalar: _comparison("Less"),
     aten.le.Tensor: _comparison("LessOrEqual"),
     aten.le.Scalar: _comparison("LessOrEqual"),
-    aten.bitwise_and.Tensor: _elementwise("And"),
+    aten.bitwise_and.Tensor: _bits("And"),
+    aten.bitwise_and.Scalar: _bits("And"),
+    aten.bitwise_xor.Tensor: _bits("Xor"),
+    aten.bitwise_right_shift.Tensor_Scalar: _shift_right,
+    aten.__rshift__.Scalar: _shift_right,
+    aten.bitwise_left_shift.Tensor_Scalar: _shift_left,
+    aten.__lshift__.Scalar: _shift_left,
+    aten.__and__.Scalar: _bits("And"),
+    aten.__xor__.Tensor: _bits("Xor"),
     aten.logical_and.default: _elementwise("And"),
     aten.bitwise_or.Tensor: _elementwise("Or"),
     aten.logical_or.default: _elementwise("Or"),

@@ -173,7 +173,8 @@ class Exported:
         """
         check_kind("rule", rule, Rule)
         own = {**dict(rule.named_parameters()), **dict(rule.named_buffers())}
-        own.pop("noise", None)
+        if "noise" not in self.state:
+            own.pop("noise", None)
         mine = {n: value for n, value in self.state.items() if not n.startswith(MOMENTUM)}
         if {n: tuple(v.shape) for n, v in own.items()} != {n: v.shape for n, v in mine.items()}:
             raise UsageError(

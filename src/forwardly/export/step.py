@@ -25,7 +25,7 @@ from forwardly.checks import check_kind, shape_of
 from forwardly.errors import UsageError
 from forwardly.fast.sgd import Descent
 from forwardly.metrics import correct
-from forwardly.network.step import Kernels
+from forwardly.network.step import NO_KERNELS, Kernels
 from forwardly.rule import Rule, evaluating
 from forwardly.training.functional import State, descents_of, state_of, step_of
 from forwardly.training.local_sgd import LocalSGD
@@ -138,18 +138,21 @@ class NamedStep:
     Args:
         rule: on the processor, in float32.
         optimizer: ``LocalSGD`` or ``torch.optim.SGD``.
+        from_host: whether random numbers are an input, see the module docstring. Otherwise they
+            are those of ``noise``, bit for bit, whose seed and count of steps are a part of the
+            state.
 
     Raises:
         TypeError: if an argument is something else.
         UsageError: if the optimizer or the rule is one whose step cannot be taken elsewhere.
     """
 
-    def __init__(self, rule: Rule, optimizer: Optimizer) -> None:
+    def __init__(self, rule: Rule, optimizer: Optimizer, *, from_host: bool = True) -> None:
         check_kind("rule", rule, Rule)
         check_kind("optimizer", optimizer, LocalSGD, SGD)
         _check_form(rule, optimizer)
         self.rule = rule
-        self.numbers = Numbers()
+        self.numbers = Numbers() if from_host else None
         self._descents = _descents(rule, optimizer)
         self.learning_rate = next(iter(self._descents.values())).lr
         self._shares = _shares(self._descents, self.learning_rate)
@@ -158,7 +161,8 @@ class NamedStep:
             for name, parameter in rule.named_parameters()
             if name not in self._descents or not parameter.requires_grad
         )
-        values = {name: value for name, value in state_of(rule).values.items() if name != "noise"}
+        values = state_of(rule).values
+        values = {n: value for n, value in values.items() if n != "noise" or not from_host}
         self.state: Tensors = {
             **values,
             **{
@@ -170,13 +174,14 @@ class NamedStep:
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> Tensors:
         """What comes out; see the module docstring."""
-        rate = inputs["learning_rate"]
-        self.numbers.given = inputs
-        return self._taken(inputs, rate)
+        if self.numbers is not None:
+            self.numbers.given = inputs
+        return self._taken(inputs, inputs["learning_rate"])
 
     def find_numbers(self, inputs: Mapping[str, Tensor], samples: int) -> Tensors:
         """A step to see which random numbers it takes, of so many samples; see ``Numbers``."""
-        self.numbers.find(samples)
+        if self.numbers is not None:
+            self.numbers.find(samples)
         return self._taken(inputs, inputs["learning_rate"])
 
     def predict(self, inputs: Mapping[str, Tensor]) -> Tensors:
@@ -211,12 +216,13 @@ class NamedStep:
         try:
             if own.needs_learning_rate:
                 own.learning_rate = rate
-            step = step_of(self.rule, descents, self.numbers.kernels())
+            kernels = NO_KERNELS if self.numbers is None else self.numbers.kernels()
+            step = step_of(self.rule, descents, kernels)
             after, credit = step(State(values, momenta), inputs["x"], inputs["target"])
         finally:
             if own.needs_learning_rate:
                 own.learning_rate = before
-        new = {n: v for n, v in after.values.items() if n != "noise" and v is not values.get(n)}
+        new = {n: v for n, v in after.values.items() if v is not values.get(n)}
         new |= {MOMENTUM + n: v for n, v in after.momenta.items() if v is not momenta.get(n)}
         result = {NEW + name: new[name] for name in self.state if name in new}
         result["loss"] = credit.loss
