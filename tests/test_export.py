@@ -18,12 +18,14 @@ from torch import Tensor, nn
 import forwardly as fw
 from forwardly import noise
 from forwardly.errors import UsageError
+from forwardly.experiments.evaluation import model_of
 from forwardly.export.check import check
 from forwardly.export.folder import BATCH, CHECK, EPOCHS, STEP, STEPS, Contents
 from forwardly.export.graph import SAMPLES, Symbolic, trace
 from forwardly.export.step import NEW, NamedStep
 from forwardly.rule import Rule
 from forwardly.rules.plugins import RULES
+from forwardly.training import checkpoint
 from forwardly.training.functional import descents_of, state_of, step_of
 
 onnx = pytest.importorskip("onnx")
@@ -238,6 +240,7 @@ def test_given_noises_numbers_dropout_is_the_rules() -> None:
     x, target = batch("dense")
     inputs = {**step.state, "x": x, "target": target, "learning_rate": torch.tensor(0.1)}
     trace(lambda own: step.find_numbers(own, SAMPLES), Symbolic(inputs, BATCH))
+    assert step.numbers is not None
     assert step.numbers.widths == {"uniform": 7 + 6}
     drawn = [noise.uniform(rule.noise, i, (6, size), torch.float32) for i, size in ((0, 7), (1, 6))]
     result = step(inputs | {"uniform": (torch.cat(drawn, 1) + 0.5) % 1})
@@ -260,12 +263,13 @@ def test_numbers_of_the_graph_are_the_rules(name: str, tmp_path: Path) -> None:
         x, target = batch("dense", 6 + number, number)
         loss = optimizer.step(x, target).loss
         assert session.step(x, target).loss == pytest.approx(float(loss), rel=1e-5)
+    assert rule.noise is not None
     np.testing.assert_array_equal(session.state["noise"], rule.noise.numpy())
     for key, value in rule.named_parameters():
         np.testing.assert_allclose(session.state[key], value.detach().numpy(), atol=2e-6)
     again = made(name, "dense")
     session.load_into(again)
-    assert torch.equal(again.noise, rule.noise)
+    assert torch.equal(again.get_buffer("noise"), rule.noise)
     for row in check(Contents.read(path)).rows:
         assert not (row.problem and row.runtime.startswith("onnx")), row
 
@@ -522,18 +526,60 @@ def test_learning_rates_of_groups_keep_their_share(tmp_path: Path) -> None:
         np.testing.assert_allclose(session.state[name], value.detach().numpy(), atol=1e-6)
 
 
-def test_a_trained_run_is_exported(command: Any, tmp_path: Path) -> None:
-    done = command(
-        "train", "--data", "digits", "--hidden", 8, "--epochs", 1, "--out", "run", "--dropout", 0.1
+@pytest.mark.parametrize("kind", [(), ("--centre",), ("--standardise",)])
+def test_a_trained_run_is_exported(kind: tuple[str, ...], command: Any, tmp_path: Path) -> None:
+    """It goes on as the run would, with its momenta and learning rate, on samples prepared so."""
+    settings = "--data digits --hidden 8 --epochs 2 --dropout 0.1 --milestones 1 --out run"
+    done = command("train", *settings.split(), *kind)
+    assert done.returncode == 0, done.stderr
+    done = command("export", "--from", "run", "--out", "step", "--numbers", "graph")
+    assert done.returncode in (0, 1), done.stderr  # 1 where a runtime's integers are wrong
+    session = fw.Exported("step")
+    assert session.learning_rate == pytest.approx(0.01)
+    saved = model_of(Path("run"))
+    test = fw.data.load("digits").test
+    x, target = test.batch(slice(64), torch.float32)
+    assert saved.data is not None
+    own = x if saved.data.preprocessing is None else saved.data.preprocessing(x)
+    assert bool(kind) == (own is not x)
+    np.testing.assert_allclose(
+        session.predict(x), saved.rule.eval().predict(own).numpy(), atol=1e-5
     )
-    assert done.returncode == 0, done.stderr
-    done = command("export", "--from", "run", "--out", "step")
-    assert done.returncode == 0, done.stderr
-    session, rule = fw.Exported("step"), fw.load("run/model.safetensors").eval()
-    x, _ = fw.data.load("digits").test.batch(slice(5), torch.float32)
-    np.testing.assert_allclose(session.predict(x), rule.predict(x).numpy(), atol=1e-5)
+
+    rule = saved.rule.train()
+    optimizer = fw.LocalSGD(rule, 0.1, 0.9)
+    last = checkpoint.load(Path("run/checkpoint.pt"))
+    optimizer.load_state_dict(last["optimizer"])
+    for name, value in rule.named_buffers():
+        if name == "noise":
+            value.copy_(torch.tensor(session.state["noise"]))
+    for _ in range(2):
+        optimizer.step(own, target)
+        session.step(x, target)
+    for name, value in rule.named_parameters():
+        np.testing.assert_allclose(session.state[name], value.detach().numpy(), atol=1e-5)
+
+
+def test_runs_that_cannot_be_exported(command: Any, tmp_path: Path) -> None:
+    settings = "--data digits --hidden 8 --epochs 1 --centre --out run"
+    assert command("train", *settings.split()).returncode == 0
     assert command("export", "--from", "run", "--rule", "drtp").returncode == 2
     assert command("export", "--check", "run").returncode == 2
+    done = command("export", "--from", "run", "--format", "c")
+    assert done.returncode == 2
+    assert "which the C step does not do" in " ".join(done.stderr.split())
+
+
+def test_what_prepares_samples_is_in_the_files(tmp_path: Path) -> None:
+    rule = made("pepita", "numbers")
+    x, target = batch("numbers")
+    session = fw.export(
+        rule, sgd(rule), tmp_path / "step", (x, target), prepare=lambda own: (own - 1) / 2
+    )
+    assert not session.check().wrong
+    loss = rule((x - 1) / 2, target).loss
+    assert session.step(x, target).loss == pytest.approx(float(loss), rel=1e-6)
+    assert float(loss) != pytest.approx(float(rule(x, target).loss), rel=1e-3)
 
 
 def test_importing_forwardly_imports_no_onnx() -> None:

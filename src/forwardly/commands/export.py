@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from cyclopts import Parameter
 from rich.table import Table
 from torch import Tensor
+from torch.optim import Optimizer
 
+from forwardly import files
 from forwardly.commands.console import PlainConsole
 from forwardly.commands.options import fields_but
+from forwardly.data.preprocessing import Preprocessing
 from forwardly.errors import UsageError
 from forwardly.experiments.evaluation import model_of
-from forwardly.experiments.recipe import Recipe, load_data, prepare_on
-from forwardly.experiments.run_folder import RunFolder
+from forwardly.experiments.recipe import Recipe, load_data, optimizer_of, prepare_on
+from forwardly.experiments.run_folder import CHECKPOINT, RunFolder
 from forwardly.experiments.settings import at_least, require
 from forwardly.export import export as export_step
 from forwardly.export.c.plan import plan_of
@@ -25,7 +29,7 @@ from forwardly.export.folder import Contents
 from forwardly.files.fields import Fields
 from forwardly.rule import Rule
 from forwardly.rules.options import read_options
-from forwardly.training.local_sgd import LocalSGD
+from forwardly.training import checkpoint
 
 _DEFAULTS = Recipe(data="digits", hidden=(64,))
 _LATER = (
@@ -57,6 +61,7 @@ def export(
     from_run: Annotated[Path | None, Parameter(name="--from")] = None,
     check_folder: Annotated[Path | None, Parameter(name="--check")] = None,
     formats: Annotated[tuple[Literal["onnx", "c"], ...], Parameter(name="--format")] = ("onnx",),
+    numbers: Literal["host", "graph"] = "host",
     page: bool = False,
     out: Path | None = None,
 ) -> int:
@@ -82,11 +87,15 @@ def export(
         The folder that holds, or is to hold, the data sets (default: the variable FORWARDLY_DATA,
         else the user's cache).
     from_run
-        Go on from a run of ``forwardly train``: its rule and weights, with momenta of zero.
+        Go on from a run of ``forwardly train``: with its rule, weights, momenta and learning rate;
+        where it was trained on centred or standardised samples, the files do that to theirs.
     check_folder
         Write nothing, but check a folder that was exported.
     formats
         onnx, or c, or both, separated by a space; C files lie in the folder c then.
+    numbers
+        Where random numbers of a step come from: host, an input of its own; or graph, computed from
+        64-bit integers, with the very dropout of forwardly train. Some runtimes get those wrong.
     page
         Write learn.html instead, a page on which exported steps of PEPITA, its control and backprop
         learn in a browser: a file with all in itself, and a folder for a server, hosted.
@@ -122,43 +131,81 @@ def export(
     if from_run is not None:
         if given:
             raise UsageError(f"{from_run} has its own rule and settings: give --from without them")
-        rule, optimizer, example = _of_run(from_run)
+        training = _of_run(from_run)
     else:
         prepared = prepare_on(load_data(own, seed, data_root, progress=True), own, seed)
         x, target = prepared.dataset.train.batch(slice(_EXAMPLES), torch.float32)
-        rule, optimizer, example = prepared.rule, prepared.optimizer, (x, target)
+        training = _Training(prepared.rule, prepared.optimizer, (x, target))
     if "c" in formats:
-        plan_of(rule, optimizer)  # what cannot be in C is refused before anything is written
+        if training.prepare is not None:
+            raise UsageError(
+                f"{from_run} was trained on samples with their mean taken off, which the C step "
+                "does not do: train without --centre and --standardise, or export onnx alone"
+            )
+        plan_of(
+            training.rule, training.optimizer
+        )  # what cannot be in C is refused before anything is written
     folder = RunFolder.new(out, "export").path
     code = 0
     if "onnx" in formats:
-        exported = export_step(rule, optimizer, folder, example)
+        exported = export_step(
+            training.rule,
+            training.optimizer,
+            folder,
+            training.example,
+            numbers=numbers,
+            prepare=training.prepare,
+        )
         for path in sorted(exported.path.iterdir()):
             console.say(str(path))
         code = _show(check(Contents.read(folder)), console)
     if "c" in formats:
         place = folder / "c" if "onnx" in formats else folder
-        sizes = export_step(rule, optimizer, place, format="c")
+        sizes = export_step(training.rule, training.optimizer, place, format="c")
         for path in sorted(place.iterdir()):
             console.say(str(path))
         console.say(f"{sizes.ram:,} bytes of RAM and {sizes.flash:,} of constants, and code")
     return code
 
 
-def _of_run(run: Path) -> tuple[Rule, LocalSGD, tuple[Tensor, Tensor]]:
-    """The rule that a run has trained, its optimizer anew, and a batch like those it learned."""
+class _Training(NamedTuple):
+    """What is exported; see ``forwardly.export.export``."""
+
+    rule: Rule
+    optimizer: Optimizer
+    example: tuple[Tensor, Tensor]
+    prepare: Callable[[Tensor], Tensor] | None = None
+
+
+def _of_run(run: Path) -> _Training:
+    """The rule that a run has trained, and its optimizer, to go on from there.
+
+    Momenta and learning rates are those of the last epoch, if the weights are.
+    """
     saved = model_of(run)
     if saved.data is None or not run.is_dir():
         raise UsageError(f"{run} does not say what it learned from: name the folder of a run")
     recipe = Recipe.from_data(Fields.read(run / "config.json").fields("recipe").content)
     rule = saved.rule.train()
-    optimizer = LocalSGD(
-        rule, recipe.learning_rate, recipe.momentum, weight_decay=recipe.weight_decay
-    )
+    full = "float32" if recipe.dtype == "bf16" else recipe.dtype
+    optimizer = optimizer_of(replace(recipe, dtype=full), rule)
+    if files.is_there(run / CHECKPOINT):
+        last = checkpoint.load(run / CHECKPOINT)
+        if all(torch.equal(last["rule"][name], value) for name, value in rule.named_parameters()):
+            optimizer.load_state_dict(last["optimizer"])
     numbers = torch.Generator().manual_seed(0)
     x = torch.rand(_EXAMPLES, *saved.data.sample_shape, generator=numbers)
     target = torch.rand(_EXAMPLES, saved.data.outputs, generator=numbers)
-    return rule, optimizer, (x, target.argmax(1) if saved.data.classes else target)
+    example = x, target.argmax(1) if saved.data.classes else target
+    return _Training(rule, optimizer, example, _prepare(saved.data.preprocessing))
+
+
+def _prepare(fitted: Preprocessing | None) -> Callable[[Tensor], Tensor] | None:
+    """The same on batches of numbers, by operations alone."""
+    if fitted is None:
+        return None
+    mean, scale = fitted.mean, fitted.scale
+    return (lambda x: x - mean) if (scale == 1).all() else lambda x: (x - mean) / scale
 
 
 def _show(checked: Checked, console: PlainConsole) -> int:

@@ -19,7 +19,7 @@ from forwardly.errors import UsageError
 from forwardly.experiments import records
 from forwardly.experiments.provenance import provenance
 from forwardly.experiments.recipe import JacobianMirroring, Prepared, Recipe, prepare
-from forwardly.experiments.run_folder import MODEL, RunFolder
+from forwardly.experiments.run_folder import CHECKPOINT, MODEL, RunFolder
 from forwardly.experiments.settings import SHARE, at_least, require
 from forwardly.rules.options import read_options
 from forwardly.training import Fit, Row, evaluate, loggers
@@ -135,7 +135,7 @@ def _train(
     settings: dict[str, Any] = {"recipe": fixed, "run_seed": seed, "measure": list(measure)}
     if recipe.of_own_data:
         settings["data_sha256"] = prepared.dataset.sha256()
-    checkpoint = folder.path / "checkpoint.pt"
+    checkpoint = folder.path / CHECKPOINT
     rows = Fit.saved(checkpoint).rows if checkpoint.exists() else []
     epochs = max(recipe.epochs, len(rows))
     config = {**settings, "recipe": {**recipe.as_data(), "epochs": epochs}, **provenance()}
@@ -220,7 +220,7 @@ def _finish(prepared: Prepared, trained: Fit, folder: RunFolder, console: PlainC
         curves.training_figure(rows, recipe.rule, _title(prepared)), folder.path / "curves.png"
     )
     _report(trained, tested, recipe.keep, console)
-    for name in ("epochs.csv", "result.json", MODEL, "checkpoint.pt", "curves.png"):
+    for name in ("epochs.csv", "result.json", MODEL, CHECKPOINT, "curves.png"):
         console.say(str(folder.path / name))
     return 0
 

@@ -302,7 +302,7 @@ def prepare_on(dataset: data.Dataset, recipe: Recipe, seed: int) -> Prepared:
             whole = isinstance(recipe.mirroring, JacobianMirroring)
             kind_of_mirror = feedback.JacobianMirror if whole else feedback.Mirror
             mirror = kind_of_mirror(rule, generator=noise, **options)
-        optimizer = _optimizer(recipe, rule)
+        optimizer = optimizer_of(recipe, rule)
     except (TypeError, ValueError) as mistake:
         raise UsageError(f"{recipe.rule} on {recipe.data}: {mistake}") from None
     scheduler = MultiStepLR(optimizer, list(recipe.milestones), gamma=recipe.gamma)
@@ -380,7 +380,8 @@ def _rule(
         raise ValueError(f"{mistake}; {options_in_short(recipe.rule, kind)}") from None
 
 
-def _optimizer(recipe: Recipe, rule: Rule) -> Optimizer:
+def optimizer_of(recipe: Recipe, rule: Rule) -> Optimizer:
+    """What a recipe has a rule descend by."""
     synapses = [stage.synapse for stage in rule.network.stages]
     convolutions = [s.weight for s in synapses if not isinstance(s, nn.Linear)]
     theirs = set(map(id, convolutions))

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 MODEL = "model.safetensors"
 """The file of a trained model in a run's folder."""
+CHECKPOINT = "checkpoint.pt"
+"""The file that a run goes on from."""
 
 
 class RunFolder:

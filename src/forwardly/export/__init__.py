@@ -5,6 +5,7 @@ May import ``audit`` and what is below it. Nothing here imports onnx before it i
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
 
@@ -30,6 +31,7 @@ def export(
     *,
     format: Literal["onnx"] = "onnx",
     numbers: Literal["host", "graph"] = "host",
+    prepare: Callable[[Tensor], Tensor] | None = None,
 ) -> Exported: ...
 @overload
 def export(
@@ -48,6 +50,7 @@ def export(
     *,
     format: Literal["onnx", "c"] = "onnx",  # noqa: A002, as it is the word for it
     numbers: Literal["host", "graph"] = "host",
+    prepare: Callable[[Tensor], Tensor] | None = None,
 ) -> Exported | Sizes:
     """Write the training step of a rule and its optimizer as files that do without torch.
 
@@ -73,6 +76,8 @@ def export(
             numbers on [0, 1); or "graph", computed from 64-bit integers that are a part of the
             state, so that a step has the very masks of ``LocalSGD``'s. Not every runtime computes
             those as it should: see ``check()``.
+        prepare: what an ONNX step and its predictions do to x first, such as to centre it: a pure
+            function of a batch. The example is of samples that are not prepared yet.
 
     Returns:
         Of ONNX the folder, opened: ``check()`` holds it to torch. Of C what it takes of memory.
@@ -93,5 +98,5 @@ def export(
         return write_c(rule, optimizer, Path(folder))
     from forwardly.export.folder import write
 
-    write(rule, optimizer, Path(folder), example, from_host=numbers == "host")
+    write(rule, optimizer, Path(folder), example, from_host=numbers == "host", prepare=prepare)
     return Exported(folder)

@@ -7,7 +7,7 @@ import io
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -45,12 +45,14 @@ def write(
     optimizer: Optimizer,
     folder: Path,
     example: tuple[Tensor, Tensor] | None,
+    *,
     from_host: bool,
+    prepare: Callable[[Tensor], Tensor] | None,
 ) -> None:
     """Write all files, see ``forwardly.export.export``; the folder appears whole or not at all."""
     writing = _writing()
-    step = NamedStep(rule, optimizer, from_host=from_host)
-    inputs = {**step.state, **_batch(rule, example)}
+    step = NamedStep(rule, optimizer, from_host=from_host, prepare=prepare)
+    inputs = {**step.state, **_batch(step, example)}
     inputs["learning_rate"] = torch.tensor(step.learning_rate)
     with explicit_padding(rule.model):
         inputs = _with_numbers(step, inputs)
@@ -91,7 +93,7 @@ def missing(what: str, package: str, problem: ImportError) -> UsageError:
     )
 
 
-def _batch(rule: Rule, example: Any) -> Tensors:
+def _batch(step: NamedStep, example: Any) -> Tensors:
     try:
         x, target = example
     except (TypeError, ValueError):
@@ -104,7 +106,7 @@ def _batch(rule: Rule, example: Any) -> Tensors:
     if x.dtype != torch.float32:
         raise UsageError(f"x of the example must be float32; it is {x.dtype}: x.float()")
     try:
-        rule(x, target)
+        step.rule(step.prepared(x), target)
     except (TypeError, ValueError) as problem:
         raise UsageError(f"the rule does not take the example: {problem}") from None
     return {"x": x, "target": target}

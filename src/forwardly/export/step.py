@@ -12,7 +12,7 @@ u + ½ modulo 1 for the numbers u of ``noise.uniform``, dropout is that of ``Loc
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
 
@@ -141,17 +141,26 @@ class NamedStep:
         from_host: whether random numbers are an input, see the module docstring. Otherwise they
             are those of ``noise``, bit for bit, whose seed and count of steps are a part of the
             state.
+        prepare: what is done to x first, a pure function of a batch; or None.
 
     Raises:
         TypeError: if an argument is something else.
         UsageError: if the optimizer or the rule is one whose step cannot be taken elsewhere.
     """
 
-    def __init__(self, rule: Rule, optimizer: Optimizer, *, from_host: bool = True) -> None:
+    def __init__(
+        self,
+        rule: Rule,
+        optimizer: Optimizer,
+        *,
+        from_host: bool = True,
+        prepare: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
         check_kind("rule", rule, Rule)
         check_kind("optimizer", optimizer, LocalSGD, SGD)
         _check_form(rule, optimizer)
         self.rule = rule
+        self._prepare: Callable[[Tensor], Tensor] = prepare or (lambda x: x)
         self.numbers = Numbers() if from_host else None
         self._descents = _descents(rule, optimizer)
         self.learning_rate = next(iter(self._descents.values())).lr
@@ -188,8 +197,12 @@ class NamedStep:
         """The output of ``rule.predict``, in evaluation mode."""
         values = {f"rule.{n}": inputs[n] for n in self.state if not n.startswith(MOMENTUM)}
         with evaluating(self.rule):
-            output = functional_call(_Predict(self.rule), values, (inputs["x"],))
+            output = functional_call(_Predict(self.rule), values, (self.prepared(inputs["x"]),))
         return {"output": cast(Tensor, output)}
+
+    def prepared(self, x: Tensor) -> Tensor:
+        """Samples as the rule takes them, from such as the step does."""
+        return self._prepare(x)
 
     def settings(self) -> dict[str, Any]:
         """How each parameter descends, as plain data; learning rates as shares of the first."""
@@ -218,7 +231,9 @@ class NamedStep:
                 own.learning_rate = rate
             kernels = NO_KERNELS if self.numbers is None else self.numbers.kernels()
             step = step_of(self.rule, descents, kernels)
-            after, credit = step(State(values, momenta), inputs["x"], inputs["target"])
+            after, credit = step(
+                State(values, momenta), self.prepared(inputs["x"]), inputs["target"]
+            )
         finally:
             if own.needs_learning_rate:
                 own.learning_rate = before
