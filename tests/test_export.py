@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -12,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import torch
 from torch import Tensor, nn
 
@@ -502,8 +506,6 @@ def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:
 def test_without_onnx_it_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import sys
-
     monkeypatch.setitem(sys.modules, "forwardly.export.model", None)
     rule = made("pepita", "numbers")
     with pytest.raises(UsageError, match=r"pip install 'forwardly\[export\]'"):
@@ -577,15 +579,79 @@ def test_what_prepares_samples_is_in_the_files(tmp_path: Path) -> None:
         rule, sgd(rule), tmp_path / "step", (x, target), prepare=lambda own: (own - 1) / 2
     )
     assert not session.check().wrong
+    assert "x goes in as it comes" in (session.path / "README.md").read_text("utf-8")
     loss = rule((x - 1) / 2, target).loss
     assert session.step(x, target).loss == pytest.approx(float(loss), rel=1e-6)
     assert float(loss) != pytest.approx(float(rule(x, target).loss), rel=1e-3)
 
 
-def test_importing_forwardly_imports_no_onnx() -> None:
-    import subprocess
-    import sys
+def snippet(path: Path, language: str) -> str:
+    """The program that stands in an exported folder's README."""
+    found = re.search(rf"```{language}\n(.*?)```", (path / "README.md").read_text("utf-8"), re.S)
+    assert found is not None
+    return found[1]
 
+
+def losses_of_the_example(session: fw.Exported, *shapes: tuple[int, ...]) -> list[float]:
+    """What ten steps on the samples of the README's programs come to."""
+    x = np.full(shapes[0], 0.5, np.float32)
+    target = np.zeros(shapes[1], np.int64 if len(shapes[1]) == 1 else np.float32)
+    return [session.step(x, target).loss for _ in range(10)]
+
+
+PROGRAMS = [("dense", (8, 7), (8,)), ("numbers", (8, 2, 3), (8, 2))]
+
+
+@pytest.mark.parametrize(("net", "x", "target"), PROGRAMS)
+def test_the_readmes_python_runs(
+    net: str, x: tuple[int, ...], target: tuple[int, ...], exported: Any, tmp_path: Path
+) -> None:
+    path = exported("pepita", net).path
+    done = subprocess.run(
+        [sys.executable, "-c", snippet(path, "python").replace("trained.", f"{tmp_path}/trained.")],
+        cwd=path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    session = fw.Exported(path)
+    expected = losses_of_the_example(session, x, target)
+    assert [float(line) for line in done.stdout.split()] == pytest.approx(expected, rel=1e-6)
+    saved = safetensors.numpy.load_file(tmp_path / "trained.safetensors")
+    for name, value in session.state.items():
+        np.testing.assert_array_equal(saved[name], value)
+
+
+@pytest.mark.parametrize(("net", "x", "target"), PROGRAMS)
+def test_the_readmes_cpp_runs(
+    net: str, x: tuple[int, ...], target: tuple[int, ...], exported: Any, tmp_path: Path
+) -> None:
+    openvino = pytest.importorskip("openvino")
+    compiler = shutil.which("g++") or pytest.skip("there is no g++")
+    place, path = Path(openvino.__file__).parent, exported("pepita", net).path
+    (tmp_path / "learn.cpp").write_text(snippet(path, "cpp"), "utf-8")
+    (library,) = (place / "libs").glob("libopenvino.so.*")
+    subprocess.run(
+        [
+            *(compiler, "-std=c++17", "-Wall", "-Werror", "-isystem", place / "include"),
+            *(tmp_path / "learn.cpp", "-o", tmp_path / "learn"),
+            *(library, f"-Wl,-rpath,{library.parent}"),
+        ],
+        check=True,
+    )
+    done = subprocess.run([tmp_path / "learn"], cwd=path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = [float(line) for line in done.stdout.split()]
+    expected = losses_of_the_example(fw.Exported(path), x, target)
+    if net == "numbers":
+        assert found == pytest.approx(expected, rel=1e-4)
+    else:  # its random numbers are of another generator
+        assert len(found) == 10
+        assert found[-1] < found[0] / 2
+        assert expected[-1] < expected[0] / 2
+
+
+def test_importing_forwardly_imports_no_onnx() -> None:
     program = "import sys, forwardly; print([n for n in sys.modules if n.startswith('onnx')])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr

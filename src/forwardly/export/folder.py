@@ -69,7 +69,7 @@ def write(
         CHECK: _npz(_expected(step, inputs)),
     }
     described = _described(step, inputs, graph, predicting)
-    content["README.md"] = readme.text(described).encode()
+    content["README.md"] = readme.text(described, _places(content[STATE])).encode()
     described["files"] = {
         name: hashlib.sha256(data).hexdigest() for name, data in sorted(content.items())
     }
@@ -175,6 +175,7 @@ def _described(step: NamedStep, inputs: Tensors, graph: Graph, predicting: Graph
         "optimizer": step.settings(),
         "frozen": step.frozen,
         "opset": 18,
+        "prepares": step.prepares,
         "state": list(step.state),
         "numbers": {n: "uniform on [0, 1)" for n in NUMBERS if n in inputs},
         STEP: _signature(graph),
@@ -207,6 +208,17 @@ def _safetensors(state: Tensors) -> bytes:
     from safetensors.torch import save  # of use here alone
 
     return save({name: value.detach().contiguous().clone() for name, value in state.items()})
+
+
+def _places(content: bytes) -> dict[str, int]:
+    """Where each tensor's numbers begin in a safetensors file, after its header."""
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    return {
+        name: 8 + length + header[name]["data_offsets"][0]
+        for name in sorted(header)
+        if name != "__metadata__"
+    }
 
 
 def _npz(arrays: Arrays) -> bytes:

@@ -5,32 +5,40 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-_TEXT = """# A training step of {rule}
+_TEXT = """# A training step by {rule}
 
-Written by forwardly, from {title} ({year}), {url}. No backward pass is needed where this runs: the
-step is an ordinary graph, and every runtime that takes its operators can learn.
+Written by forwardly. The rule is from "{title}" ({year}), {url}.
+The step is an ordinary graph of tensor operations: every runtime that takes them can learn.
 
 | file | what it is |
 |---|---|
 | `train_step.onnx` | state, x, target, learning rate → new state, loss, output |
 | `train_steps.onnx` | the same for a stack of batches, one step after another (ONNX Scan) |
+| `train_epochs.onnx` | many steps on one batch, their number an input (ONNX Loop) |
 | `predict.onnx` | parameters, x → output |
 | `state.safetensors` | the state to begin with |
 | `forwardly.json` | names, order, shapes and types of all inputs and outputs; settings; hashes |
 | `check.npz` | batches and what torch computes for them: `forwardly export --check FOLDER` |
 
-x is {x}, target {target}; the dimension `samples` may have any size.{numbers}
+x is {x}, target {target}; the dimension `samples` may have any size.{prepares}{numbers}
 The output `new.NAME` is the input `NAME` of the next step. If the loss is not finite, keep the old
 state and go on from there.
 
 ## Python
 
 ```python
-import forwardly as fw
+import numpy as np
 
-session = fw.Exported("FOLDER")
-metrics = session.step(x, target, learning_rate={rate})
+import forwardly as fw  # with onnxruntime: pip install 'forwardly[export]'
+
+session = fw.Exported(".")
+x = np.full({x_shape}, 0.5, np.float32)  # your samples
+target = np.zeros({target_shape}, np.{target_type})  # and targets
+for _ in range(10):
+    metrics = session.step(x, target, learning_rate={rate})
+    print(metrics.loss)
 output = session.predict(x)
+session.save("trained.safetensors")
 ```
 
 ## JavaScript
@@ -49,31 +57,103 @@ if (Number.isFinite(results.loss.data[0]))
 
 ## C++
 
-```cpp
-#include <onnxruntime_cxx_api.h>
+With OpenVINO; ONNX Runtime takes the same names.
 
-Ort::Env env;
-Ort::Session session(env, "train_step.onnx", Ort::SessionOptions{{}});
-// inputs and outputs: names and values in the order of forwardly.json
-auto results = session.Run(Ort::RunOptions{{}}, input_names, inputs, n_inputs,
-                           output_names, n_outputs);
+```cpp
+#include <cmath>
+#include <fstream>
+#include <iostream>
+#include <map>
+#include <openvino/openvino.hpp>
+#include <random>
+
+int main() {{
+    // Where each tensor begins in state.safetensors, and which of them a step changes.
+    const std::map<std::string, std::streamoff> places = {{
+{places}
+    }};
+    const std::vector<std::string> changed = {{
+{changed}
+    }};
+
+    // By itself OpenVINO would take half precision, where a processor has it.
+    auto step = ov::Core().compile_model("train_step.onnx", "CPU",
+                                         ov::hint::inference_precision(ov::element::f32));
+    std::map<std::string, ov::Tensor> inputs;
+    std::ifstream file("state.safetensors", std::ios::binary);
+    for (const auto& [name, place] : places) {{
+        const auto input = step.input(name);
+        ov::Tensor tensor(input.get_element_type(), input.get_shape());
+        file.seekg(place).read(static_cast<char*>(tensor.data()), tensor.get_byte_size());
+        inputs[name] = tensor;
+    }}
+    ov::Tensor x(ov::element::f32, {x_sizes}), target(ov::element::{target_code}, {target_sizes});
+    std::fill_n(x.data<float>(), x.get_size(), 0.5f);                 // your samples
+    std::fill_n(target.data<{target_in_c}>(), target.get_size(), {target_in_c}(0)); // and targets
+    ov::Tensor rate(ov::element::f32, {{}});
+    *rate.data<float>() = {rate}f;
+    inputs["x"] = x, inputs["target"] = target, inputs["learning_rate"] = rate;
+{drawn_before}
+    auto request = step.create_infer_request();
+    for (int number = 0; number < 10; ++number) {{
+{drawn}        for (const auto& [name, tensor] : inputs) request.set_tensor(name, tensor);
+        request.infer();
+        const float loss = *request.get_tensor("loss").data<float>();
+        std::cout << loss << std::endl;
+        if (!std::isfinite(loss)) break; // and the state is what it was
+        for (const auto& name : changed) request.get_tensor("new." + name).copy_to(inputs[name]);
+    }}
+}}
 ```
 """
 
 
-def text(described: Mapping[str, Any]) -> str:
-    """The README for what ``forwardly.json`` says."""
+_PREPARES = " x goes in as it comes: the files shift and scale it as in training."
+_SAMPLES = 8
+"""In the batches of the examples."""
+_IN_C = {"float32": ("f32", "float"), "int64": ("i64", "int64_t")}
+
+
+def text(described: Mapping[str, Any], places: Mapping[str, int]) -> str:
+    """The README for what ``forwardly.json`` says.
+
+    Args:
+        described: its content.
+        places: where each tensor begins in ``state.safetensors``.
+    """
     inputs = {given["name"]: given for given in described["train_step.onnx"]["inputs"]}
+    outputs = {given["name"] for given in described["train_step.onnx"]["outputs"]}
 
     def said(name: str) -> str:
         given = inputs[name]
         return f"{given['dtype']} ({', '.join(map(str, given['shape']))})"
 
-    numbers = "".join(
+    def sizes(name: str) -> list[int]:
+        return [_SAMPLES if size == "samples" else size for size in inputs[name]["shape"]]
+
+    def in_braces(name: str) -> str:
+        return "{" + ", ".join(map(str, sizes(name))) + "}"
+
+    random = "".join(
         f" `{name}` is random numbers from you, {said(name)}, uniform on [0, 1), new in each step."
         for name in described["numbers"]
     )
-    paper = described["paper"]
+    paper, kind = described["paper"], inputs["target"]["dtype"]
+    code, in_c = _IN_C[kind]
+    used = {name: place for name, place in places.items() if name in inputs}
+    drawn = [
+        f"        for (std::size_t i = 0; i < {name}.get_size(); ++i)\n"
+        f"            {name}.data<float>()[i] = on_0_1(generator);\n"
+        for name in described["numbers"]
+    ]
+    before = [
+        "    std::mt19937 generator;\n    std::uniform_real_distribution<float> on_0_1;\n",
+        *(
+            f"    ov::Tensor {name}(ov::element::f32, {in_braces(name)});\n"
+            f'    inputs["{name}"] = {name};\n'
+            for name in described["numbers"]
+        ),
+    ]
     return _TEXT.format(
         rule=described["rule"],
         title=paper["title"],
@@ -81,7 +161,19 @@ def text(described: Mapping[str, Any]) -> str:
         url=paper["url"],
         x=said("x"),
         target=said("target"),
-        rate=f"{described['optimizer']['learning_rate']:g}",
-        numbers=numbers,
+        rate=repr(float(described["optimizer"]["learning_rate"])),
+        prepares=_PREPARES if described["prepares"] else "",
+        numbers=random,
         more="".join(f", {name}" for name in described["numbers"]),
+        x_shape=tuple(sizes("x")),
+        target_shape=tuple(sizes("target")),
+        target_type=kind,
+        x_sizes=in_braces("x"),
+        target_sizes=in_braces("target"),
+        target_code=code,
+        target_in_c=in_c,
+        places="\n".join(f'        {{"{name}", {place}}},' for name, place in used.items()),
+        changed="\n".join(f'        "{name}",' for name in used if f"new.{name}" in outputs),
+        drawn_before="".join(before) if drawn else "",
+        drawn="".join(drawn),
     )

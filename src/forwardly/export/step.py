@@ -160,7 +160,7 @@ class NamedStep:
         check_kind("optimizer", optimizer, LocalSGD, SGD)
         _check_form(rule, optimizer)
         self.rule = rule
-        self._prepare: Callable[[Tensor], Tensor] = prepare or (lambda x: x)
+        self._prepare = prepare
         self.numbers = Numbers() if from_host else None
         self._descents = _descents(rule, optimizer)
         self.learning_rate = next(iter(self._descents.values())).lr
@@ -202,7 +202,12 @@ class NamedStep:
 
     def prepared(self, x: Tensor) -> Tensor:
         """Samples as the rule takes them, from such as the step does."""
-        return self._prepare(x)
+        return x if self._prepare is None else self._prepare(x)
+
+    @property
+    def prepares(self) -> bool:
+        """Whether something is done to x first."""
+        return self._prepare is not None
 
     def settings(self) -> dict[str, Any]:
         """How each parameter descends, as plain data; learning rates as shares of the first."""
