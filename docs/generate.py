@@ -11,9 +11,10 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-import accuracy  # beside this file, as are convolution and depth
+import accuracy  # beside this file, as are convolution, depth and runtimes
 import convolution
 import depth
+import runtimes
 
 import forwardly as fw
 from forwardly import files
@@ -37,6 +38,7 @@ API = ROOT / "docs" / "api.md"
 AMPLIFICATION = ROOT / "docs" / "self-amplification.md"
 DEPTH = ROOT / "docs" / "depth.md"
 CONVOLUTION = ROOT / "docs" / "convolution.md"
+ON_DEVICE = ROOT / "docs" / "on-device.md"
 YOUR_OWN = ROOT / "docs" / "your-own.md"
 _UNBOUND = (
     ("CIFAR-10", unbound_cifar10.EXPERIMENT, "fc-cifar10"),
@@ -54,6 +56,7 @@ DOCUMENTS = (
     DEPTH,
     CONVOLUTION,
     YOUR_OWN,
+    ON_DEVICE,
 )
 ALL_RECORDS = ROOT / "records"
 RECORDS = ROOT / "records" / "teacher-student"
@@ -109,6 +112,9 @@ def parts(document: Path) -> dict[str, str]:
         return {"convolution": kernels()}
     if document == YOUR_OWN:
         return {"gpu": gpu()}
+    if document == ON_DEVICE:
+        made = (runtimes.runtimes, runtimes.sizes, runtimes.speed, runtimes.memory)
+        return {of.__name__: "\n".join(table(*of())) + "\n" for of in made}
     if document == BENCHMARK:
         return {"costs": costs(), "growth": growth()}
     return {name: comparison(name) for name in ("digits", "digits-16")}

@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import forwardly as fw
+from exported import CASES, NETS, batch, made, sgd
 from forwardly import noise
 from forwardly.errors import UsageError
 from forwardly.experiments.evaluation import model_of
@@ -35,35 +36,11 @@ from forwardly.training.functional import descents_of, state_of, step_of
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
+import on_device  # noqa: E402
+
 from forwardly.export.model import OPSET, operators_in  # noqa: E402, which needs onnx
 
 pytestmark = pytest.mark.unchecked  # traces take long as it is
-
-Net = Callable[[], list[nn.Module]]
-NETS: dict[str, tuple[Net, tuple[int, ...], Callable[[], nn.Module]]] = {
-    "dense": (
-        lambda: [
-            *(nn.Dropout(0.1), nn.Linear(7, 6), nn.BatchNorm1d(6, affine=False), nn.Tanh()),
-            *(nn.Dropout(0.3), nn.Linear(6, 5, bias=False), nn.ReLU(), nn.Linear(5, 3)),
-        ],
-        (7,),
-        lambda: nn.CrossEntropyLoss(label_smoothing=0.1),
-    ),
-    "convolution": (
-        lambda: [
-            *(nn.Conv2d(2, 4, 3, stride=2, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
-            *(nn.Conv2d(4, 4, 2, groups=2, padding="same", bias=False), nn.SiLU()),
-            *(nn.AvgPool2d(2, stride=1), nn.Flatten(), nn.Linear(4, 3)),
-        ],
-        (2, 9, 8),
-        nn.CrossEntropyLoss,
-    ),
-    "numbers": (
-        lambda: [nn.Flatten(), nn.Linear(6, 5), nn.GELU(), nn.Linear(5, 2)],
-        (2, 3),
-        nn.MSELoss,
-    ),
-}
 
 OPERATORS = {
     *("Abs", "Add", "And", "ArgMax", "Cast", "Concat", "Conv", "ConvTranspose", "Cos", "Div"),
@@ -87,30 +64,6 @@ OPERATORS = {
 """All that a runtime must have; WebGPU, say, has not every operator of ONNX."""
 
 
-def made(name: str, net: str, **options: Any) -> Rule:
-    layers, shape, loss = NETS[net]
-    torch.manual_seed(3)
-    model = nn.Sequential(*layers())
-    if RULES[name].needs_learning_rate:
-        options["learning_rate"] = 0.1
-    numbers = torch.Generator().manual_seed(1)
-    return RULES[name](model, loss(), input_shape=shape, generator=numbers, **options)
-
-
-def batch(net: str, n: int = 6, seed: int = 0) -> tuple[Tensor, Tensor]:
-    _, shape, loss = NETS[net]
-    numbers = torch.Generator().manual_seed(seed)
-    x = torch.randn(n, *shape, generator=numbers)
-    if loss is nn.MSELoss:
-        return x, torch.randn(n, 2, generator=numbers)
-    return x, torch.randint(3, (n,), generator=numbers)
-
-
-def sgd(rule: Rule, **options: Any) -> torch.optim.SGD:
-    given = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01, **options}
-    return torch.optim.SGD(rule.parameters(), **given)
-
-
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], fw.Exported]:
     root = tmp_path_factory.mktemp("exports")
@@ -121,13 +74,6 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], f
         return fw.export(rule, sgd(rule), root / f"{name}-{net}", batch(net))
 
     return export
-
-
-def takes(name: str, net: str) -> bool:
-    return not (RULES[name].teacher == "label" and net == "numbers")
-
-
-CASES = [(name, net) for net in NETS for name in RULES if takes(name, net)]
 
 
 def test_all_rules_are_there() -> None:
@@ -349,6 +295,32 @@ def test_many_steps_in_one_call(net: str, exported: Any) -> None:
     for name, value in one.state.items():
         np.testing.assert_allclose(several.state[name], value, rtol=1e-6, atol=1e-7)
         assert name.endswith(("num_batches_tracked", "bias")) or np.abs(value).max() > 0
+
+
+def test_frugal_steps_are_the_same(exported: Any) -> None:
+    path = exported("mem-pepita", "convolution").path
+    usual, frugal = fw.Exported(path), fw.Exported(path, frugal=True)
+    for seed in range(2):
+        own = batch("convolution", seed=seed)
+        assert frugal.step(*own).loss == pytest.approx(usual.step(*own).loss, rel=1e-5)
+    for name, value in usual.state.items():
+        np.testing.assert_allclose(frugal.state[name], value, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="of Linux alone")
+def test_mem_pepita_saves_memory_where_it_is_asked_for(tmp_path: Path) -> None:
+    """Of 16 layers of 128, 8,192 samples: an activity is 4 MiB."""
+    peaks: dict[str, float] = {}
+    for rule_of in (fw.PEPITA, fw.MemPEPITA, fw.Backprop):
+        layers = [part for _ in range(16) for part in (nn.Linear(128, 128), nn.ReLU())]
+        rule = rule_of(nn.Sequential(*layers, nn.Linear(128, 10)), nn.CrossEntropyLoss())
+        path = tmp_path / rule_of.__name__
+        example = torch.rand(4, 128), torch.randint(10, (4,))
+        fw.export(rule, fw.LocalSGD(rule, 0.1), path, example)
+        peaks[path.name] = on_device.peak_bytes(path, 8192) / 2**22
+    assert peaks["MemPEPITA"] < 12
+    assert peaks["Backprop"] > 16
+    assert peaks["PEPITA"] > 30
 
 
 def test_many_steps_that_are_not_finite_leave_the_state(exported: Any) -> None:

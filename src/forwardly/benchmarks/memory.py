@@ -17,7 +17,8 @@ from forwardly.audit.costs import peak_bytes
 from forwardly.benchmarks.cases import CASES
 from forwardly.benchmarks.steps import Step
 
-_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+"""Of Linux; what is written into the second has the peak begin anew."""
 
 
 def activation_bytes(step: Step) -> int:
@@ -42,14 +43,15 @@ def process_bytes(case: str, subject: str, threads: int) -> int | None:
 
 def _rise(case: str, subject: str) -> int:
     (made,) = (known.make() for known in CASES if known.name == case)
-    before = _resident("VmRSS")
-    _CLEAR.write_bytes(b"5")  # the peak begins anew
+    before = resident("VmRSS")
+    CLEAR.write_bytes(b"5")  # the peak begins anew
     for _ in range(3):
         made[subject]()
-    return max(0, _resident("VmHWM") - before)
+    return max(0, resident("VmHWM") - before)
 
 
-def _resident(name: str) -> int:
+def resident(name: str) -> int:
+    """Bytes of this process in memory: "VmRSS" now, "VmHWM" at the peak."""
     found = re.search(rf"{name}:\s+(\d+) kB", _STATUS.read_text("utf-8"))
     if found is None:
         raise OSError(f"{_STATUS} has no {name}")

@@ -160,8 +160,14 @@ def _onnxruntime(path: str) -> Run:
     return lambda inputs: session.run(None, inputs)
 
 
-def session_of(path: str) -> Any:
+def session_of(path: str, *, frugal: bool = False) -> Any:
     """An onnxruntime session on the processor, quiet.
+
+    Args:
+        path: of the model.
+        frugal: operators run in the order in which the rule does things, each as it stands, and
+            memory goes back at once. By itself onnxruntime computes what occurs twice once, and
+            keeps it: MemPEPITA's second pass over a layer, say, which is there to keep nothing.
 
     Raises:
         UsageError: if onnxruntime is not installed.
@@ -173,6 +179,10 @@ def session_of(path: str) -> Any:
     runtime: Any = onnxruntime
     options = runtime.SessionOptions()
     options.log_severity_level = 3
+    if frugal:
+        options.execution_order = runtime.ExecutionOrder.PRIORITY_BASED
+        options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.enable_cpu_mem_arena = options.enable_mem_pattern = False
     return runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 

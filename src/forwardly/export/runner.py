@@ -60,12 +60,14 @@ class Exported:
     Args:
         folder: that ``export`` wrote.
         seed: of the random numbers that are given to a step, where it takes some.
+        frugal: whether a step may take longer so as to need no more memory than the rule does;
+            MemPEPITA needs a fifth of PEPITA's then in a deep network, and otherwise as much.
 
     Raises:
         UsageError: if it is no such folder, or one of its files is not the one that was exported.
     """
 
-    def __init__(self, folder: Path | str, *, seed: int = 0) -> None:
+    def __init__(self, folder: Path | str, *, seed: int = 0, frugal: bool = False) -> None:
         self.path = Path(folder)
         self._contents = Contents.read(self.path)
         self.state: Arrays = self._contents.state()
@@ -73,6 +75,7 @@ class Exported:
         self._inputs = self._contents.shapes(STEP, "inputs")
         self._outputs = self._contents.names(STEP, "outputs")
         self._numbers = np.random.default_rng(seed)
+        self._frugal = frugal
         self._sessions: dict[str, Any] = {}
 
     def step(self, x: Any, target: Any, learning_rate: float | None = None) -> Metrics:
@@ -229,7 +232,7 @@ class Exported:
 
     def _run(self, file: str, inputs: Arrays) -> list[NDArray[Any]]:
         if file not in self._sessions:
-            self._sessions[file] = session_of(str(self.path / file))
+            self._sessions[file] = session_of(str(self.path / file), frugal=self._frugal)
         return self._sessions[file].run(None, inputs)
 
     def _given(self, name: str, value: Any) -> NDArray[Any]:
@@ -244,7 +247,7 @@ class Exported:
         if not fits or not len(array):
             wanted = ", ".join(map(str, sizes))
             raise UsageError(f"{name} must be of shape ({wanted}); given is {array.shape}")
-        return np.ascontiguousarray(array.astype(dtype))
+        return np.ascontiguousarray(array.astype(dtype, copy=False))
 
     def _check_classes(self, target: NDArray[Any]) -> None:
         if "classes" not in self._contents.fields:
