@@ -15,6 +15,14 @@ NETWORKS = {
     "convolution": "convolution, groups, pooling, bias",
     "numbers": "dense, bias, GELU, MSELoss",
 }
+SHOWN = (
+    "readout-only",
+    "pepita",
+    "mem-pepita",
+    "direct-feedback-alignment",
+    "backprop",
+    "forward-forward",
+)
 Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
 """Headings, and rows."""
 
@@ -64,12 +72,10 @@ def _errors(rows: list[Fields]) -> tuple[str, str, str]:
 
 
 def sizes() -> Table:
-    """Of each rule's files."""
+    """Of some rules' files, the smallest and the largest among them."""
     found = Fields.read(RECORDS / "sizes.json").fields("bytes")
     names = (*FILES, "state.safetensors")
-    rows = [
-        (rule, *(f"{found.fields(rule).whole(name, 1):,}" for name in names)) for rule in found
-    ]
+    rows = [(rule, *(f"{found.fields(rule).whole(name, 1):,}" for name in names)) for rule in SHOWN]
     return ("rule", *names), rows
 
 
