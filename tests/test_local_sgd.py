@@ -326,3 +326,31 @@ def test_it_takes_a_rule() -> None:
     for given, what in ((model, "Sequential"), (model.parameters(), "generator")):
         with pytest.raises(TypeError, match=f"rule must be of class Rule; given is {what}"):
             fw.LocalSGD(given, 0.1)
+
+
+@pytest.mark.unchecked
+@pytest.mark.parametrize("quicker", [False, True])
+@pytest.mark.parametrize("name", [n for n, rule in fw.RULES.items() if rule.updates_at_once])
+def test_nothing_later_in_a_step_asks_for_a_layers_weights(name: str, quicker: bool) -> None:
+    """So an update may be applied at once: here each makes its layer's weights unusable."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        *(nn.Linear(6, 5), nn.Tanh(), nn.Dropout(0.2), nn.Linear(5, 4), nn.ReLU()),
+        nn.Linear(4, 3),
+    )
+    rule: Any = fw.RULES[name](model, nn.CrossEntropyLoss())
+    x, target = torch.randn(7, 6), torch.randint(3, (7,))
+    expected, found = rule(x, target).updates, dict[str, torch.Tensor]()
+
+    def apply(stage: Any, post: Any, pre: Any, less: Any) -> None:
+        found.update(rule.network.step().update(stage, post, pre, less))
+        for parameter in stage.synapse.parameters():
+            parameter.fill_(torch.nan)
+
+    assign = ASSIGN[type(rule)].function if quicker and type(rule) in ASSIGN else type(rule).assign
+    with torch.no_grad():
+        credit = assign(rule, x, target, rule.begin_step(apply=apply))
+    found.update(credit.updates)
+    assert found.keys() == expected.keys()
+    for parameter, update in expected.items():
+        torch.testing.assert_close(found[parameter], update, rtol=1e-4, atol=1e-6)

@@ -1,4 +1,4 @@
-"""MemPEPITA holds the activities of about two layers, however deep the network."""
+"""MemPEPITA holds the activities of two layers, however deep; others no more than backprop does."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import forwardly as fw
+from forwardly.audit.costs import peak_bytes as audit_peak
+from forwardly.rules import RULES
 
 SAMPLES = 173  # a size that no weight has
 
@@ -57,6 +59,57 @@ def test_mem_pepita_does_not_grow_with_depth(dropout: bool) -> None:
     assert deep <= 16 * layer
 
 
-def test_pepita_does_and_so_the_count_counts() -> None:
-    shallow, deep = (peak_bytes(fw.PEPITA, depth, False) for depth in (3, 30))
-    assert deep > 5 * shallow
+@pytest.mark.parametrize("rule", [fw.Backprop, fw.PEPITA])
+def test_others_do_and_so_the_count_counts(rule: type[fw.Rule]) -> None:
+    shallow, deep = (peak_bytes(rule, depth, False) for depth in (3, 30))
+    assert deep - shallow >= 27 * SAMPLES * 64 * 4
+
+
+ONE_LAYER = 64 * 64 * 4
+"""Bytes of the activity of a layer of 64 units, of 64 samples, and of a weight."""
+
+
+def peak_of_a_step(step: Any) -> float:
+    """In layers' activities; a step ends with momenta in place."""
+    step()
+
+    def taken() -> list[torch.Tensor]:
+        step()
+        return []
+
+    return audit_peak(taken) / ONE_LAYER
+
+
+def of_backprop(model: nn.Module, x: torch.Tensor, target: torch.Tensor) -> float:
+    """PyTorch's own, gradients there already."""
+    optimizer, loss = torch.optim.SGD(model.parameters(), 0.01, 0.9), nn.CrossEntropyLoss()
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=False)
+        loss(model(x), target).backward()
+        optimizer.step()
+
+    return peak_of_a_step(step)
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh])
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [
+        *((name, 1.1) for name in ("pepita", "sign-pepita", "hebbian-pepita")),
+        ("direct-feedback-alignment", 1.1),
+        ("adaptive-feedback-alignment", 1.15),
+        *((name, 0.3) for name in ("mem-pepita", "drtp", "readout-only", "local-errors")),
+    ],
+)
+def test_local_sgd_needs_no_more_than_backprop(
+    name: str, most: float, activation: type[nn.Module]
+) -> None:
+    """Of 32 hidden layers, all that a step makes: activities, signals, products, updates."""
+    layers = [part for _ in range(32) for part in (nn.Linear(64, 64), activation())]
+    model = nn.Sequential(*layers, nn.Linear(64, 10))
+    x, target = torch.rand(64, 64), torch.randint(10, (64,))
+    backprops = of_backprop(model, x, target)
+    assert 32 <= backprops < 36
+    optimizer = fw.LocalSGD(RULES[name](model, nn.CrossEntropyLoss()), 0.01, 0.9)
+    assert peak_of_a_step(lambda: optimizer.step(x, target)) <= most * backprops

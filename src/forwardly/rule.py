@@ -165,7 +165,10 @@ class Rule(nn.Module, ABC):
 
     updates_at_once: ClassVar[bool] = False
     """Whether a layer's update may be applied as soon as it is known, before the next layer's, as
-    nothing of the layer is needed later. See ``LocalSGD``."""
+    nothing later in the step asks the layer's weights. See ``LocalSGD``."""
+
+    redraws_masks: ClassVar[bool] = False
+    """Whether each pass draws dropout masks again, from the same seed, and none is kept."""
 
     draws: ClassVar[bool] = False
     """Whether every step needs random numbers besides those of dropout."""
@@ -292,8 +295,8 @@ class Rule(nn.Module, ABC):
 
     def begin_step(self, kernels: Kernels = NO_KERNELS, apply: Apply | None = None) -> Step:
         """A step through the network with this rule's random numbers; see ``Network.step``."""
-        masks = not self.updates_at_once
-        return self.network.step(self.noise, kernels=kernels, apply=apply, keep_masks=masks)
+        keep = not self.redraws_masks
+        return self.network.step(self.noise, kernels=kernels, apply=apply, keep_masks=keep)
 
     def moved_buffers(self, step: Step) -> dict[str, Tensor]:
         """See ``run``."""

@@ -17,6 +17,6 @@ from __future__ import annotations
 
 from forwardly.network.reader import Network
 from forwardly.network.stage import Activity, Part, Stage
-from forwardly.network.step import Step
+from forwardly.network.step import Kept, Step
 
-__all__ = ["Activity", "Network", "Part", "Stage", "Step"]
+__all__ = ["Activity", "Kept", "Network", "Part", "Stage", "Step"]

@@ -70,7 +70,7 @@ def _prelu(module: Any, z: Tensor) -> Tensor:
 
 
 def _where(condition: Tensor, z: Tensor, inside: float, outside: float) -> Tensor:
-    return torch.where(condition, torch.ones_like(z) * inside, torch.ones_like(z) * outside)
+    return torch.where(condition, z.new_full((), inside), z.new_full((), outside))
 
 
 DERIVATIVES: dict[type[nn.Module], Callable[[Any, Tensor], Tensor]] = {

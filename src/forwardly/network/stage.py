@@ -79,6 +79,11 @@ class Stage:
             return functional.linear(a, weight, bias)
         return synapse._conv_forward(a, weight, bias)  # pyright: ignore[reportPrivateUsage]
 
+    @property
+    def updated(self) -> list[str]:
+        """The names of ``synapse_update``'s results."""
+        return [f"{self.name}.{own}" for own in ("weight", "bias") if own in self.trained]
+
     def synapse_update(self, post: Tensor, pre: Tensor) -> dict[str, Tensor]:
         """Mean over the batch of post ⊗ pre for the weight, and of post for the bias.
 
@@ -157,5 +162,5 @@ class Stage:
         return correlate(pre, synapse.weight.shape, post, *options)
 
 
-Apply = Callable[[Stage, Tensor, Tensor], None]
-"""Takes a stage and the post and pre of its update."""
+Apply = Callable[[Stage, Tensor, Tensor, tuple[Tensor, Tensor] | None], None]
+"""Takes a stage, the post and pre of its update, and those of what is subtracted."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple, cast
 
@@ -91,12 +92,30 @@ class Step:
         self.statistics: dict[str, Tensor] = {}
         self.moved: dict[str, Tensor] = {}
 
-    def update(self, stage: Stage, post: Tensor, pre: Tensor) -> dict[str, Tensor]:
-        """``stage.synapse_update(post, pre)``; empty where ``apply`` takes it."""
-        if self._apply is None:
-            return stage.synapse_update(post, pre)
-        self._apply(stage, post, pre)
-        return {}
+    def update(
+        self,
+        stage: Stage,
+        post: Tensor,
+        pre: Tensor,
+        less: tuple[Tensor, Tensor] | None = None,
+    ) -> dict[str, Tensor]:
+        """``stage.synapse_update(post, pre)``; empty where ``apply`` takes it.
+
+        Args:
+            stage: whose synapse.
+            post: see ``Stage.synapse_update``.
+            pre: the same.
+            less: another (post, pre), whose update is subtracted.
+        """
+        if self._apply is not None:
+            self._apply(stage, post, pre, less)
+            return {}
+        updates = stage.synapse_update(post, pre)
+        if less is not None:
+            updates = {
+                name: updates[name] - value for name, value in stage.synapse_update(*less).items()
+            }
+        return updates
 
     def prepare(self, x: Tensor, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
         """a₀: the input after the modules before the first synapse."""
@@ -122,12 +141,18 @@ class Step:
             keep_z: if False, a ReLU may overwrite z in place, and the recorded z is invalid.
         """
         pre = a_0
+        del a_0
         for stage in self._network.stages:
             layer = self.through(stage, pre, parameters, z=first_z, keep_z=keep_z)
             first_z = None
-            yield layer
             pre = layer.a if between is None else between(layer.a)
+            given = [layer]
             del layer
+            yield given.pop()  # nothing of it is held here
+
+    def kept(self, a_0: Tensor, first_z: Tensor | None = None) -> Kept:
+        """A pass to come back to; see ``Kept`` and ``activities``."""
+        return Kept(self, self._network, a_0, first_z)
 
     def through(
         self,
@@ -286,11 +311,10 @@ class Step:
         return self._noise
 
     def _back_through(self, parts: tuple[Part, ...], a: Tensor, signal: Tensor) -> Tensor:
-        inputs: list[Tensor] = []
-        for part in parts:
-            inputs.append(a)
-            a = self._run(part, a)
-        for part, a in zip(reversed(parts), reversed(inputs), strict=True):
+        inputs: list[Tensor] = [a]
+        for part in parts[:-1]:
+            inputs.append(self._run(part, inputs[-1]))
+        for part, a in zip(reversed(parts), reversed(inputs), strict=bool(parts)):
             signal = self._back_through_part(part, a, signal)
         return signal
 
@@ -312,7 +336,8 @@ class Step:
     def _tangent_through(self, parts: tuple[Part, ...], a: Tensor, change: Tensor) -> Tensor:
         for part in parts:
             change = self._tangent_of(part, a, change)
-            a = self._run(part, a)
+            if part is not parts[-1]:
+                a = self._run(part, a)
         return change
 
     def _tangent_of(self, part: Part, a: Tensor, change: Tensor) -> Tensor:
@@ -389,6 +414,43 @@ class Step:
         self.statistics[f"{name}.num_batches_tracked"] = count
         self.statistics[f"{name}.running_mean"] = mean + weight * (a.mean(dims) - mean)
         self.statistics[f"{name}.running_var"] = variance + weight * (a.var(dims) - variance)
+
+
+class Kept:
+    """A pass of which z_l alone is kept; what follows a synapse is computed again when asked for.
+
+    That is as much as a backward pass keeps, and half of all that the pass has recorded. A network
+    that a user has altered is not run again, and all is kept.
+
+    Attributes:
+        output: a_L.
+    """
+
+    output: Tensor
+
+    def __init__(
+        self, step: Step, network: Network, a_0: Tensor, first_z: Tensor | None = None
+    ) -> None:
+        self._step = step
+        self._a_0 = a_0
+        self._stages = network.stages
+        self._layers: deque[Activity | Tensor] = deque()
+        for layer in step.activities(a_0, first_z=first_z):
+            self._layers.append(layer if network.altered else layer.z)
+            self.output = layer.a
+            del layer
+
+    def layers(self) -> Iterator[Activity]:
+        """The stages' activities, once; each is let go when the next is asked for."""
+        pre = self._a_0
+        for stage in self._stages:
+            kept = self._layers.popleft()
+            is_whole = isinstance(kept, Activity)
+            layer = kept if is_whole else self._step.through(stage, pre, z=kept)
+            pre = layer.a
+            given = [layer]
+            del kept, layer
+            yield given.pop()  # nothing of it is held here
 
 
 def _is_rectifier(part: Part) -> bool:

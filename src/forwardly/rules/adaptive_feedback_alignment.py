@@ -58,6 +58,7 @@ class AdaptiveFeedbackAlignment(Rule):
     feedback_path = "F, from error to input"
     teacher = "error"
     trains = "synapses"
+    updates_at_once = True
     projection_scale = 0.05
     F: Tensor
 
@@ -79,12 +80,20 @@ class AdaptiveFeedbackAlignment(Rule):
     def assign(self, x: Tensor, target: Tensor, step: Step) -> Credit:
         """The clean and the tangent pass, and the updates of the module docstring."""
         a_0 = step.prepare(x)
-        *hidden, last = step.activities(a_0)
-        e = self.error(last.a, target)
+        forward = step.kept(a_0)
+        output = forward.output
+        e = self.error(output, target)
         tangent = perturbed(torch.zeros_like(a_0), e, self.F, self.sign)
         updates: dict[str, Tensor] = {}
-        for stage, layer in zip(self.network.stages[:-1], hidden, strict=True):
-            h_tangent, tangent = step.tangent(stage, layer, tangent)
-            updates |= step.update(stage, -h_tangent, layer.pre)
-        updates |= step.update(self.network.stages[-1], e.reshape(last.z.shape), last.pre)
-        return Credit(updates, last.a, self.loss_value(last.a, target), e)
+        layers = forward.layers()
+        for stage in self.network.stages:
+            layer = next(layers)
+            if stage is self.network.stages[-1]:
+                post = e.reshape(layer.z.shape)
+            else:
+                h_tangent, tangent = step.tangent(stage, layer, tangent)
+                post = -h_tangent
+                del h_tangent
+            updates |= step.update(stage, post, layer.pre)
+            del layer, post
+        return Credit(updates, output, self.loss_value(output, target), e)

@@ -42,20 +42,40 @@ def matrices(
 
 
 def send_error_to_all(
-    rule: Rule, x: Tensor, target: Tensor, step: Step
-) -> tuple[Credit, list[Activity]]:
-    """The equations above with ``rule.B_1`` …, and what the pass recorded at the hidden layers."""
-    *hidden, last = step.activities(step.prepare(x))
-    e = rule.error(last.a, target)
+    rule: Rule,
+    x: Tensor,
+    target: Tensor,
+    step: Step,
+    also: Callable[[int, Activity, Tensor], None] | None = None,
+) -> Credit:
+    """The equations above with ``rule.B_1`` …
+
+    Args:
+        rule: whose stages and matrices.
+        x: as for ``Rule``.
+        target: as for ``Rule``.
+        step: as for ``Rule.assign``.
+        also: called at each hidden layer with l, the layer's activities, and e.
+    """
+    forward = step.kept(step.prepare(x))
+    output = forward.output
+    e = rule.error(output, target)
     updates: dict[str, Tensor] = {}
-    for l, layer in enumerate(hidden, start=1):
-        stage, B = rule.network.stages[l - 1], cast(Tensor, getattr(rule, f"B_{l}"))
-        feedback.check_sizes(f"B_{l}", B, layer.z, e.shape[1])
-        signal = (e @ B.T).reshape(layer.z.shape)
-        delta = step.through_elementwise(stage, layer.z, signal)
-        updates |= step.update(stage, delta, layer.pre)
-    updates |= step.update(rule.network.stages[-1], e.reshape(last.z.shape), last.pre)
-    return Credit(updates, last.a, rule.loss_value(last.a, target), e), hidden
+    layers = forward.layers()
+    for l, stage in enumerate(rule.network.stages, start=1):
+        layer = next(layers)
+        post = e.reshape(layer.z.shape) if stage is rule.network.stages[-1] else None
+        if post is None:
+            B = cast(Tensor, getattr(rule, f"B_{l}"))
+            feedback.check_sizes(f"B_{l}", B, layer.z, e.shape[1])
+            signal = (e @ B.T).reshape(layer.z.shape)
+            post = step.through_elementwise(stage, layer.z, signal)
+            if also is not None:
+                also(l, layer, e)
+            del signal
+        updates |= step.update(stage, post, layer.pre)
+        del layer, post
+    return Credit(updates, output, rule.loss_value(output, target), e)
 
 
 @final
@@ -82,6 +102,7 @@ class DirectFeedbackAlignment(Rule):
     feedback_path = "B, from error to each layer"
     teacher = "error"
     trains = "synapses"
+    updates_at_once = True
 
     def __init__(
         self,
@@ -99,4 +120,4 @@ class DirectFeedbackAlignment(Rule):
 
     def assign(self, x: Tensor, target: Tensor, step: Step) -> Credit:
         """One forward pass, and the error to all layers."""
-        return send_error_to_all(self, x, target, step)[0]
+        return send_error_to_all(self, x, target, step)

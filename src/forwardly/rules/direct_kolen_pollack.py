@@ -34,7 +34,7 @@ import torch
 from torch import Tensor, nn
 
 from forwardly import feedback
-from forwardly.network import Step
+from forwardly.network import Activity, Step
 from forwardly.rule import Credit, Rule
 from forwardly.rules.direct_feedback_alignment import matrices, send_error_to_all
 from forwardly.rules.papers import paper
@@ -84,8 +84,11 @@ class DirectKolenPollack(Rule):
 
     def assign(self, x: Tensor, target: Tensor, step: Step) -> Credit:
         """One forward pass, the error to all layers, and what B learns of both."""
-        credit, hidden = send_error_to_all(self, x, target, step)
-        for l, layer in enumerate(hidden, start=1):
-            learned = layer.h.flatten(1).T @ (credit.error / credit.error.shape[0])
-            credit.updates[f"rule.B_{l}"] = learned
+        learned: dict[str, Tensor] = {}
+
+        def learn(l: int, layer: Activity, e: Tensor) -> None:
+            learned[f"rule.B_{l}"] = layer.h.flatten(1).T @ (e / e.shape[0])
+
+        credit = send_error_to_all(self, x, target, step, learn)
+        credit.updates.update(learned)
         return credit

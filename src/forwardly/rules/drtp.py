@@ -49,6 +49,7 @@ class DRTP(Rule):
     feedback_path = "B, from target to each layer"
     teacher = "target"
     trains = "synapses"
+    updates_at_once = True
 
     def __init__(
         self,
@@ -68,7 +69,8 @@ class DRTP(Rule):
         t = self._target(target)
         updates: dict[str, Tensor] = {}
         activities = step.activities(step.prepare(x))
-        for l, (stage, layer) in enumerate(zip(self.network.stages, activities, strict=True), 1):
+        for l, stage in enumerate(self.network.stages, start=1):
+            layer = next(activities)
             if stage is self.network.stages[-1]:
                 e = self.error(layer.a, target)
                 updates |= step.update(stage, e.reshape(layer.z.shape), layer.pre)
@@ -77,6 +79,7 @@ class DRTP(Rule):
             signal = -(t @ self.get_buffer(f"B_{l}").T).reshape(layer.z.shape)
             delta = step.through_elementwise(stage, layer.z, signal)
             updates |= step.update(stage, delta, layer.pre)
+            del layer, signal, delta
         raise AssertionError("a network has a last stage")
 
     def _target(self, target: Tensor) -> Tensor:

@@ -56,6 +56,7 @@ class HebbianPEPITA(Rule):
     trains = "synapses"
     projection_scale = 0.05
     compares_passes = True
+    updates_at_once = True
     F: Tensor
 
     def __init__(
@@ -75,18 +76,22 @@ class HebbianPEPITA(Rule):
     def assign(self, x: Tensor, target: Tensor, step: Step) -> Credit:
         """The two passes and the updates of the module docstring."""
         a_0 = step.prepare(x)
-        clean = list(step.activities(a_0))
-        output = clean[-1].a
+        first_pass = step.kept(a_0)
+        output = first_pass.output
         e = self.error(output, target)
         y = losses.prediction(self.loss, output)
         t = losses.encoded(self.loss, target, output.shape, output.dtype)
-        modulated = list(step.activities(perturbed(a_0, e, self.F, self.sign)))
 
-        firsts = [layer.h for layer in clean[:-1]] + [y.reshape(clean[-1].z.shape)]
-        seconds = [layer.h for layer in modulated[:-1]] + [t.reshape(clean[-1].z.shape)]
+        clean = first_pass.layers()
+        a_0_err = perturbed(a_0, e, self.F, self.sign)
+        modulated = step.activities(a_0_err, keep_z=False)
+        del a_0_err
         updates: dict[str, Tensor] = {}
-        for l, stage in enumerate(self.network.stages):
-            against = stage.synapse_update(firsts[l], clean[l].pre)
-            towards = stage.synapse_update(seconds[l], modulated[l].pre)
-            updates |= {name: against[name] - towards[name] for name in against}
+        for stage in self.network.stages:
+            first, second = next(clean), next(modulated)
+            against, towards = first.h, second.h
+            if stage is self.network.stages[-1]:
+                against, towards = y.reshape(first.z.shape), t.reshape(first.z.shape)
+            updates |= step.update(stage, against, first.pre, less=(towards, second.pre))
+            del first, second, against, towards
         return Credit(updates, output, self.loss_value(output, target), e)

@@ -61,7 +61,8 @@ def teach_locally(
     """The equations above for one sample's outputs of ``shape``; with ``learn`` also ΔM_l."""
     updates: dict[str, Tensor] = {}
     activities = step.activities(step.prepare(x))
-    for l, (stage, layer) in enumerate(zip(rule.network.stages, activities, strict=True), 1):
+    for l, stage in enumerate(rule.network.stages, start=1):
+        layer = next(activities)
         if stage is rule.network.stages[-1]:
             e = rule.error(layer.a, target)
             updates |= step.update(stage, e.reshape(layer.z.shape), layer.pre)
@@ -73,6 +74,7 @@ def teach_locally(
         updates |= step.update(stage, delta, layer.pre)
         if learn:
             updates[f"rule.M_{l}"] = e_l.T @ layer.a.flatten(1) / x.shape[0]
+        del layer, y, signal, delta
     raise AssertionError("a network has a last stage")
 
 
@@ -100,6 +102,7 @@ class LocalErrors(Rule):
     feedback_path = "M, a classifier for each layer"
     teacher = "target"
     trains = "synapses"
+    updates_at_once = True
 
     def __init__(
         self,

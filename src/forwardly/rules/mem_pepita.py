@@ -54,6 +54,7 @@ class MemPEPITA(Rule):
     projection_scale = 0.05
     compares_passes = True
     updates_at_once = True
+    redraws_masks = True
     F: Tensor
 
     def __init__(
@@ -83,9 +84,12 @@ class MemPEPITA(Rule):
         e = self.error(output, target)
 
         clean = step.activities(a_0)
-        modulated = step.activities(perturbed(a_0, e, self.F, self.sign))
+        a_0_err = perturbed(a_0, e, self.F, self.sign)
+        modulated = step.activities(a_0_err, keep_z=False)
+        del a_0_err
         updates: dict[str, Tensor] = {}
-        for stage, first, second in zip(self.network.stages, clean, modulated, strict=True):
+        for stage in self.network.stages:
+            first, second = next(clean), next(modulated)
             is_last = stage is self.network.stages[-1]
             post = e.reshape(first.z.shape) if is_last else first.h - second.h
             pre = second.pre if self.presynaptic == "modulated" else first.pre

@@ -92,6 +92,7 @@ class PEPITA(Rule):
     trains = "synapses"
     projection_scale = 0.05
     compares_passes = True
+    updates_at_once = True
     F: Tensor
 
     def __init__(
@@ -116,18 +117,24 @@ class PEPITA(Rule):
     def assign(self, x: Tensor, target: Tensor, step: Step) -> Credit:
         """The two passes and the updates of the module docstring."""
         a_0 = step.prepare(x)
-        clean = list(step.activities(a_0))
-        output = clean[-1].a
+        first_pass = step.kept(a_0)
+        output = first_pass.output
         e = self.error(output, target)
 
+        clean = first_pass.layers()
         a_0_err = perturbed(a_0, e, self.F, self.sign)
-        modulated = list(step.activities(a_0_err))
-        e_output = e if self.output_error == "first" else self.error(modulated[-1].a, target)
-
-        posts = [first.h - second.h for first, second in zip(clean, modulated, strict=True)]
-        posts[-1] = e_output.reshape(clean[-1].z.shape)
-        pres = [layer.pre for layer in (modulated if self.presynaptic == "modulated" else clean)]
+        modulated = step.activities(a_0_err, keep_z=False)
+        del a_0_err
         updates: dict[str, Tensor] = {}
-        for stage, post, pre in zip(self.network.stages, posts, pres, strict=True):
+        for stage in self.network.stages:
+            first, second = next(clean), next(modulated)
+            if stage is not self.network.stages[-1]:
+                post = first.h - second.h
+            elif self.output_error == "first":
+                post = e.reshape(first.z.shape)
+            else:
+                post = self.error(second.a, target).reshape(first.z.shape)
+            pre = second.pre if self.presynaptic == "modulated" else first.pre
             updates |= step.update(stage, post, pre)
+            del first, second, post, pre
         return Credit(updates, output, self.loss_value(output, target), e)

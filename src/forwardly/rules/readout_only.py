@@ -41,7 +41,11 @@ class ReadoutOnly(Rule):
 
     def assign(self, x: Tensor, target: Tensor, step: Step) -> Credit:
         """One forward pass and the delta rule on what enters the last synapse."""
-        *_, last = step.activities(step.prepare(x))
+        activities = step.activities(step.prepare(x))
+        last = next(activities)
+        for layer in activities:
+            last = layer
+            del layer
         e = self.error(last.a, target)
         updates = step.update(self.network.stages[-1], e.reshape(last.z.shape), last.pre)
         return Credit(updates, last.a, self.loss_value(last.a, target), e)

@@ -55,6 +55,7 @@ class SignPEPITA(Rule):
     trains = "synapses"
     projection_scale = 0.005
     compares_passes = True
+    updates_at_once = True
     F: Tensor
 
     def __init__(
@@ -75,14 +76,19 @@ class SignPEPITA(Rule):
     def assign(self, x: Tensor, target: Tensor, step: Step) -> Credit:
         """The two passes and the updates of the module docstring."""
         a_0 = step.prepare(x)
-        clean = list(step.activities(a_0))
-        output = clean[-1].a
+        first_pass = step.kept(a_0)
+        output = first_pass.output
         e = self.error(output, target)
-        modulated = list(step.activities(perturbed(a_0, e.sign(), self.F, self.sign)))
 
-        posts = [first.h - second.h for first, second in zip(clean, modulated, strict=True)]
-        posts[-1] = e.reshape(clean[-1].z.shape)
+        clean = first_pass.layers()
+        a_0_err = perturbed(a_0, e.sign(), self.F, self.sign)
+        modulated = step.activities(a_0_err, keep_z=False)
+        del a_0_err
         updates: dict[str, Tensor] = {}
-        for stage, post, layer in zip(self.network.stages, posts, modulated, strict=True):
-            updates |= step.update(stage, post, layer.pre)
+        for stage in self.network.stages:
+            first, second = next(clean), next(modulated)
+            is_last = stage is self.network.stages[-1]
+            post = e.reshape(first.z.shape) if is_last else first.h - second.h
+            updates |= step.update(stage, post, second.pre)
+            del first, second, post
         return Credit(updates, output, self.loss_value(output, target), e)

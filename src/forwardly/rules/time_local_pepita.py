@@ -84,27 +84,30 @@ class TimeLocalPEPITA(Rule):
     def assign(self, x: Tensor, target: Tensor, step: Step) -> Credit:
         """The passes and halves of the module docstring."""
         a_0 = step.prepare(x)
-        first_half: dict[str, Tensor] = {}
+        updates: dict[str, Tensor] = {}
         output = a_0
         *_, last_stage = self.network.stages
-        for stage, layer in zip(self.network.stages, step.activities(a_0), strict=True):
+        activities = step.activities(a_0)
+        for stage in self.network.stages:
+            layer = next(activities)
             post = layer.h
             if stage is last_stage:
                 post = losses.prediction(self.loss, layer.a).reshape(layer.z.shape)
-            first_half |= stage.synapse_update(post, layer.pre)
+            updates |= stage.synapse_update(post, layer.pre)
             output = layer.a
+            del layer, post
         e = self.error(output, target)
         t = losses.encoded(self.loss, target, output.shape, output.dtype)
 
-        changed = {
-            name: weight - self.learning_rate * first_half[name] if name in first_half else weight
-            for name, weight in self.model.named_parameters()
-        }
-        a_0_err = perturbed(a_0, e, self.F, self.sign)
-        updates: dict[str, Tensor] = {}
-        modulated = step.activities(a_0_err, changed)
-        for stage, layer in zip(self.network.stages, modulated, strict=True):
+        pre = perturbed(a_0, e, self.F, self.sign)
+        weights = dict(self.model.named_parameters())
+        for stage in self.network.stages:
+            first_half = {name: updates[name] for name in stage.updated}
+            changed = {n: weights[n] - self.learning_rate * half for n, half in first_half.items()}
+            layer = step.through(stage, pre, weights | changed)
             post = t.reshape(layer.z.shape) if stage is last_stage else layer.h
-            for name, towards in stage.synapse_update(post, layer.pre).items():
+            for name, towards in stage.synapse_update(post, pre).items():
                 updates[name] = first_half[name] - towards
+            pre = layer.a
+            del first_half, changed, layer, post
         return Credit(updates, output, self.loss_value(output, target), e)

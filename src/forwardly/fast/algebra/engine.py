@@ -45,8 +45,10 @@ class Algebra(Engine):
         rule, products = self.rule, self._products()
         waiting: list[_Update] = []
 
-        def apply(stage: Stage, post: Tensor, pre: Tensor) -> None:
-            update = _Update(stage, post, pre)
+        def apply(
+            stage: Stage, post: Tensor, pre: Tensor, less: tuple[Tensor, Tensor] | None
+        ) -> None:
+            update = _Update(stage, post, pre, less)
             if rule.updates_at_once:
                 self._apply(update, trained, products)
             else:
@@ -71,25 +73,44 @@ class Algebra(Engine):
         return False
 
     def _apply(self, update: _Update, trained: Trained, products: InFloat32) -> None:
-        stage, post, pre = update
-        synapse, n = stage.synapse, len(update.post)
+        stage, n = update.stage, len(update.post)
+        synapse = stage.synapse
         if not (isinstance(synapse, nn.Linear) and "weight" in stage.trained):
-            for name, value in stage.synapse_update(post, pre).items():
+            for name, value in update.whole().items():
                 trained.add(self.rule.model.get_parameter(name), whole(value))
             return
-        if post.dim() > 2:
-            post, pre = post.flatten(0, -2), pre.flatten(0, -2)
+        post, pre, less = update.flat()
 
         def update_weight(to: Tensor, keep: float, times: float) -> None:
             products.add_outer(to, post, pre, keep, times / n)
+            if less is not None:
+                products.add_outer(to, *less, 1.0, -times / n)
 
-        if not self._descend(synapse.weight, Outer(post, pre, 1 / n), trained):
+        one = None if less is not None else Outer(post, pre, 1 / n)
+        if one is None or not self._descend(synapse.weight, one, trained):
             trained.add(synapse.weight, update_weight)
         if "bias" in stage.trained:
-            trained.add(synapse.bias, whole(post.sum(0) / n))
+            total = post.sum(0) if less is None else post.sum(0) - less[0].sum(0)
+            trained.add(synapse.bias, whole(total / n))
 
 
 class _Update(NamedTuple):
     stage: Stage
     post: Tensor
     pre: Tensor
+    less: tuple[Tensor, Tensor] | None
+
+    def whole(self) -> dict[str, Tensor]:
+        """By the names of parameters."""
+        stage, post, pre, less = self
+        added = stage.synapse_update(post, pre)
+        taken = {} if less is None else stage.synapse_update(*less)
+        return {n: value - taken[n] if n in taken else value for n, value in added.items()}
+
+    def flat(self) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor] | None]:
+        """Of a linear synapse, each position a sample."""
+        _, post, pre, less = self
+        if post.dim() == 2:
+            return post, pre, less
+        flat = None if less is None else (less[0].flatten(0, -2), less[1].flatten(0, -2))
+        return post.flatten(0, -2), pre.flatten(0, -2), flat

@@ -38,33 +38,42 @@ def assign(rule: PEPITA, x: Tensor, target: Tensor, step: Step) -> Credit:
     """What ``PEPITA.assign`` gives."""
     a_0 = _channels_last(rule, step.prepare(x))
     z_1, response, copy = _through_first_synapse(rule, a_0, step)
-    clean = list(step.activities(a_0, first_z=z_1))
-    output = clean[-1].a
+    first_pass = step.kept(a_0, first_z=z_1)
+    del z_1
+    output = first_pass.output
     e = rule.error(output, target)
 
     take_clean = rule.presynaptic == "clean"
     *hidden, last = rule.network.stages
+    clean = first_pass.layers()
     updates: dict[str, Tensor] = {}
-    pre_err = _perturbed_in_place(rule, copy, e)
-    z_err: Tensor | None = _corrected(z_1, e, response, rule.sign, in_place=_done_with(clean[0]))
-    change = a_0
-    for stage, first in zip(hidden, clean, strict=False):
-        if stage is not hidden[0]:
-            z_err = _less(step, stage, first.z, change)
-        second = step.through(stage, pre_err, z=z_err, keep_z=False)
+    pre_err, change = _perturbed_in_place(rule, copy, e), a_0
+    for stage in hidden:
+        first = next(clean)
+        if stage is hidden[0]:
+            z_err = _corrected(first.z, e, response, rule.sign, in_place=_done_with(first))
+        else:
+            z_err = _less(step, stage, first.z, change, in_place=_done_with(first))
+        h_err, a_err = step.through(stage, pre_err, z=z_err, keep_z=False)[2:]
+        del z_err
         goes_on = stage is not hidden[-1] or rule.output_error == "second"
-        reshaped = first.a - second.a if stage.reshaping and goes_on else None
+        reshaped = first.a - a_err if stage.reshaping and goes_on else None
         # Where no later update takes h as its presynaptic side, the difference takes its place.
-        post = first.h - second.h if take_clean else first.h.sub_(second.h)
+        post = first.h - h_err if take_clean else first.h.sub_(h_err)
         updates |= step.update(stage, post, first.pre if take_clean else pre_err)
-        pre_err, change = second.a, post if reshaped is None else reshaped
+        pre_err, change = a_err, post if reshaped is None else reshaped
+        del first, h_err, a_err, post, reshaped
+    first = next(clean)
     # The modulated output itself is needed only where its error is.
     e_output = e
     if rule.output_error == "second":
-        z_err = _less(step, last, clean[-1].z, change) if hidden else z_err
+        if hidden:
+            z_err = _less(step, last, first.z, change, in_place=False)
+        else:
+            z_err = _corrected(first.z, e, response, rule.sign, in_place=False)
         e_output = rule.error(step.through(last, pre_err, z=z_err).a, target)
-    pre = clean[-1].pre if take_clean else pre_err
-    updates |= step.update(last, e_output.reshape(clean[-1].z.shape), pre)
+    pre = first.pre if take_clean else pre_err
+    updates |= step.update(last, e_output.reshape(first.z.shape), pre)
     return Credit(updates, output, rule.loss_value(output, target), e)
 
 
@@ -112,9 +121,12 @@ def _done_with(first: Activity) -> bool:
     return first.h.untyped_storage().data_ptr() != first.z.untyped_storage().data_ptr()
 
 
-def _less(step: Step, stage: Stage, z: Tensor, change: Tensor) -> Tensor | None:
+def _less(step: Step, stage: Stage, z: Tensor, change: Tensor, in_place: bool) -> Tensor | None:
     """z − W · change; None, to be computed from its input, for a convolution."""
-    return z - step.product(stage, change) if isinstance(stage.synapse, nn.Linear) else None
+    if not isinstance(stage.synapse, nn.Linear):
+        return None
+    product = step.product(stage, change)
+    return z.sub_(product) if in_place else z - product
 
 
 def _channels_last(rule: PEPITA, a_0: Tensor) -> Tensor:
