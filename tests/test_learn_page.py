@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import base64
-import functools
-import http.server
 import json
 import re
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,7 +15,7 @@ import pytest
 import torch
 
 import forwardly as fw
-from browser import CHROMIUM, Browser
+from browser import Browser, served
 from forwardly.errors import UsageError
 
 pytest.importorskip("onnx", reason="steps are exported by onnx: pip install 'forwardly[export]'")
@@ -27,17 +24,9 @@ ort = pytest.importorskip("onnxruntime", reason="pip install 'forwardly[export]'
 from forwardly.cli import main  # noqa: E402
 from forwardly.export import page, web_runtime  # noqa: E402
 from forwardly.export.page import Step, exported_steps, network, write_page  # noqa: E402
+from in_chromium import NO_RUNTIME, why_not  # noqa: E402
 
 pytestmark = pytest.mark.unchecked  # as users build it
-no_runtime = not web_runtime.is_there()
-NO_RUNTIME = (
-    f"onnxruntime-web {web_runtime.VERSION} is not there: make page, or name its folder dist by "
-    f"{web_runtime.VARIABLE}"
-)
-needs_browser = [
-    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: apt install chromium"),
-    pytest.mark.skipif(no_runtime, reason=NO_RUNTIME),
-]
 MODELS = tuple(
     f"{task}/{rule}"
     for task in ("teacher", "digits")
@@ -128,7 +117,7 @@ def received(state: dict[str, Any]) -> dict[str, np.ndarray]:
 
 
 class TestInABrowser:
-    pytestmark = needs_browser
+    pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not())
 
     @pytest.mark.parametrize("model", MODELS)
     def test_100_steps_equal_onnxruntimes(self, model: str, asked: Browser) -> None:
@@ -364,25 +353,13 @@ class TestInABrowser:
         written = write_page(tmp_path, single_file=False)
         names = {str(path.relative_to(tmp_path)) for path in written}
         assert {f"steps/{model}/train_step.onnx" for model in MODELS} <= names
-        handler = functools.partial(Quiet, directory=str(tmp_path))
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        try:
-            address = f"http://127.0.0.1:{server.server_port}/"
+        with served(tmp_path) as address:
             for opened in visit(browser, f"{address}learn.html#still"):
                 click(opened, "teacher-one")
                 opened.until("forwardly.teacher.now.epoch === 1")
             others = [r for r in browser.requests if not r.startswith((address, "blob:", "data:"))]
             assert others == []
             assert any(r.endswith(".wasm") for r in browser.requests)
-        finally:
-            server.shutdown()
-            server.server_close()
-
-
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *_: object) -> None:  # noqa: A002
-        pass
 
 
 def stroke(browser: Browser, points: list[tuple[float, float]]) -> None:
@@ -414,7 +391,7 @@ def test_the_page_escapes_what_it_shows() -> None:
     assert re.findall(r'(?:src|href)="([^"#]+)"', shown) == []
 
 
-@pytest.mark.skipif(no_runtime, reason=NO_RUNTIME)
+@pytest.mark.skipif(not web_runtime.is_there(), reason=NO_RUNTIME)
 def test_by_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
