@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ class Browser:
         requests: addresses that it has asked for.
     """
 
-    def __init__(self, profile: Path) -> None:
+    def __init__(self, profile: Path, graphics: Sequence[str] = ("--disable-gpu",)) -> None:
         assert CHROMIUM is not None
         to_browser, self._to = os.pipe()
         self._from, from_browser = os.pipe()
@@ -40,7 +40,7 @@ class Browser:
 
         self._process = subprocess.Popen(
             [
-                *(CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"),
+                *(CHROMIUM, "--headless", "--no-sandbox", *graphics, "--hide-scrollbars"),
                 *("--remote-debugging-pipe", "--no-first-run", f"--user-data-dir={profile}"),
                 *("--disable-dev-shm-usage", "--force-color-profile=srgb", "about:blank"),
             ],

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ const fromTensor = ({ type, dims, data }) => {
 };
 
 window.load = async (model) => {
-  const options = { executionProviders: ["wasm"] };
+  const options = { executionProviders: ["PROVIDER"] };
   return sessions.push(await ort.InferenceSession.create(fromBase64(model), options)) - 1;
 };
 window.run = async (number, inputs) => {
@@ -44,6 +45,7 @@ window.run = async (number, inputs) => {
   const results = await sessions[number].run(Object.fromEntries(feeds));
   return sessions[number].outputNames.map((name) => fromTensor(results[name]));
 };
+window.adapter = async () => Boolean(await navigator.gpu?.requestAdapter());
 window.version = ort.env.versions.web;
 </script>
 """
@@ -57,12 +59,15 @@ def why_not() -> str:
 
 
 class InChromium:
-    """WebAssembly in a page. Calling it opens a model, given its path."""
+    """A page with the runtime. Calling it opens a model, given its path.
 
-    name = f"onnxruntime-web {web_runtime.VERSION}"
+    Attributes:
+        name: the runtime's, and its version.
+    """
 
-    def __init__(self, browser: Browser) -> None:
+    def __init__(self, browser: Browser, name: str) -> None:
         self._browser = browser
+        self.name = name
 
     def __call__(self, path: str) -> Run:
         """Open a model."""
@@ -77,19 +82,68 @@ class InChromium:
 
 @contextmanager
 def in_chromium(folder: Path) -> Iterator[InChromium]:
-    """A browser with the runtime; what it needs is put into an empty folder."""
+    """By WebAssembly; what it needs is put into an empty folder."""
+    contents = dict(zip(web_runtime.NAMES, web_runtime.find(), strict=True))
+    with _opened(folder, "wasm", web_runtime.SCRIPT, contents) as browser:
+        yield InChromium(browser, f"onnxruntime-web {web_runtime.VERSION}")
+
+
+@contextmanager
+def by_webgpu(folder: Path) -> Iterator[InChromium | None]:
+    """By WebGPU on a graphics card that Chromium computes itself, if it does.
+
+    What WebGPU has no operator for, the runtime computes by WebAssembly.
+    """
+    names = script, _ = "ort.webgpu.bundle.min.mjs", "ort-wasm-simd-threaded.asyncify.wasm"
+    places = [Path(os.environ.get(web_runtime.VARIABLE, "nowhere"), name) for name in names]
+    if not all(place.is_file() for place in places):
+        yield None
+        return
+    contents = {place.name: place.read_bytes() for place in places}
+    with _opened(folder, "webgpu", script, contents, _SOFTWARE) as browser:
+        there = browser.evaluate("adapter()")
+        name = f"onnxruntime-web {web_runtime.VERSION} by WebGPU"
+        yield InChromium(browser, name) if there else None
+
+
+@contextmanager
+def in_all_ways(folder: Path) -> Iterator[list[InChromium]]:
+    """Those that there are."""
+    if why_not():
+        yield []
+        return
+    with in_chromium(folder / "wasm") as first, by_webgpu(folder / "webgpu") as second:
+        yield [first, *([second] if second else [])]
+
+
+_SOFTWARE = (
+    "--enable-unsafe-webgpu",
+    "--use-webgpu-adapter=swiftshader",
+    "--enable-features=Vulkan",
+)
+
+
+@contextmanager
+def _opened(
+    folder: Path,
+    provider: str,
+    script: str,
+    contents: Mapping[str, bytes],
+    graphics: Sequence[str] = ("--disable-gpu",),
+) -> Iterator[Browser]:
     runtime, profile = folder / "runtime", folder / "profile"
-    runtime.mkdir()
-    for name, content in zip(web_runtime.NAMES, web_runtime.find(), strict=True):
+    runtime.mkdir(parents=True)
+    for name, content in contents.items():
         (runtime / name).write_bytes(content)
-    (runtime / "index.html").write_text(_PAGE.replace("SCRIPT", web_runtime.SCRIPT), "utf-8")
+    page = _PAGE.replace("SCRIPT", script).replace("PROVIDER", provider)
+    (runtime / "index.html").write_text(page, "utf-8")
     with served(runtime) as address:
-        browser = Browser(profile)
+        browser = Browser(profile, graphics)
         try:
             browser.open(address)
             browser.until("window.version")
             assert browser.evaluate("version") == web_runtime.VERSION
-            yield InChromium(browser)
+            yield browser
         finally:
             browser.close()
 

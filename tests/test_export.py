@@ -40,7 +40,7 @@ import on_device  # noqa: E402
 
 from forwardly.export.check import rows  # noqa: E402, which needs onnx
 from forwardly.export.model import OPSET, operators_in  # noqa: E402
-from in_chromium import InChromium, in_chromium, why_not  # noqa: E402
+from in_chromium import InChromium, by_webgpu, in_chromium, why_not  # noqa: E402
 
 pytestmark = pytest.mark.unchecked  # traces take long as it is
 
@@ -124,6 +124,30 @@ def test_steps_are_torchs(name: str, net: str, chromium: InChromium | None, tmp_
         model = onnx.load(exported.path / file)
         assert operators_in(model) <= OPERATORS
         assert [(own.domain, own.version) for own in model.opset_import] == [("", OPSET)]
+
+
+@pytest.fixture(scope="session")
+def webgpu(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InChromium]:
+    if why_not():
+        pytest.skip(why_not())
+    with by_webgpu(tmp_path_factory.mktemp("webgpu")) as webgpu:
+        if webgpu is None:
+            pytest.skip(
+                "Chromium has no WebGPU here, or onnxruntime-web's files for it are not there"
+            )
+        yield webgpu
+
+
+@pytest.mark.parametrize("net", ["dense", "convolution"])
+@pytest.mark.parametrize("name", ["pepita", "readout-only", "backprop", "drtp"])
+def test_steps_by_webgpu_are_torchs(
+    name: str, net: str, webgpu: InChromium, tmp_path: Path
+) -> None:
+    rule = made(name, net)
+    exported = fw.export(rule, sgd(rule), tmp_path / "step", batch(net))
+    found = list(rows(exported._contents, webgpu.name, webgpu))
+    assert len(found) == 4
+    assert [row for row in found if row.problem] == []
 
 
 def of_pool(pool: nn.Module) -> tuple[list[nn.Module], tuple[int, ...]]:
