@@ -15,7 +15,7 @@ import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from forwardly import files
 from forwardly.benchmarks.memory import CLEAR, resident
 from forwardly.benchmarks.steps import batch_of, network
 from forwardly.benchmarks.timing import Subject, paired, ratio
-from forwardly.export.check import check
+from forwardly.export.check import check, rows
 from forwardly.export.folder import Contents
 from forwardly.rules import RULES
 
@@ -37,6 +37,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT / "tests"))
 
 import exported  # pyright: ignore # noqa: E402, the networks and rules of the tests
+import in_chromium  # noqa: E402
 
 RECORDS = ROOT / "records" / "on-device"
 _DEEP, _SAMPLES = (784, *(512,) * 32, 10), 2048
@@ -46,19 +47,23 @@ _STEPS = 50
 
 
 def checks() -> dict[str, Any]:
-    """Every rule's files in every runtime: what each made of them."""
-    rows: list[dict[str, Any]] = []
-    for name, net in exported.CASES:
-        with tempfile.TemporaryDirectory() as folder:
-            rule = exported.made(name, net)
-            path = Path(folder) / "step"
-            fw.export(rule, exported.sgd(rule), path, exported.batch(net))
-            for row in check(Contents.read(path)).rows:
-                said = {key: value for key, value in row._asdict().items() if value}
-                if row.refused:
-                    del said["absolute"], said["relative"]
-                rows.append({"rule": name, "network": net, **said})
-    return {"rows": rows}
+    """Every rule's files in every runtime, and in a browser: what each made of them."""
+    with tempfile.TemporaryDirectory() as folder, in_chromium.in_all_ways(Path(folder)) as ways:
+        return {"rows": [row for case in exported.CASES for row in _checked(*case, ways)]}
+
+
+def _checked(name: str, net: str, ways: Sequence[Any]) -> Iterator[dict[str, Any]]:
+    with tempfile.TemporaryDirectory() as folder:
+        rule = exported.made(name, net)
+        path = Path(folder) / "step"
+        fw.export(rule, exported.sgd(rule), path, exported.batch(net))
+        contents = Contents.read(path)
+        browsers = [row for way in ways for row in rows(contents, way.name, way)]
+        for row in [*check(contents).rows, *browsers]:
+            said = {key: value for key, value in row._asdict().items() if value}
+            if row.refused:
+                del said["absolute"], said["relative"]
+            yield {"rule": name, "network": net, **said}
 
 
 def sizes() -> dict[str, Any]:

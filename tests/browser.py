@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import base64
+import functools
+import http.server
 import json
 import os
 import select
 import shutil
 import subprocess
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +28,7 @@ class Browser:
         requests: addresses that it has asked for.
     """
 
-    def __init__(self, profile: Path) -> None:
+    def __init__(self, profile: Path, graphics: Sequence[str] = ("--disable-gpu",)) -> None:
         assert CHROMIUM is not None
         to_browser, self._to = os.pipe()
         self._from, from_browser = os.pipe()
@@ -36,7 +40,7 @@ class Browser:
 
         self._process = subprocess.Popen(
             [
-                *(CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"),
+                *(CHROMIUM, "--headless", "--no-sandbox", *graphics, "--hide-scrollbars"),
                 *("--remote-debugging-pipe", "--no-first-run", f"--user-data-dir={profile}"),
                 *("--disable-dev-shm-usage", "--force-color-profile=srgb", "about:blank"),
             ],
@@ -169,3 +173,21 @@ class Browser:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """The address of a folder, on a server of this machine."""
+    handler = functools.partial(_Quiet, directory=str(folder))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *_: object) -> None:  # noqa: A002
+        pass

@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,9 @@ pytest.importorskip("onnxruntime")
 
 import on_device  # noqa: E402
 
-from forwardly.export.model import OPSET, operators_in  # noqa: E402, which needs onnx
+from forwardly.export.check import rows  # noqa: E402, which needs onnx
+from forwardly.export.model import OPSET, operators_in  # noqa: E402
+from in_chromium import InChromium, by_webgpu, in_chromium, why_not  # noqa: E402
 
 pytestmark = pytest.mark.unchecked  # traces take long as it is
 
@@ -81,18 +83,36 @@ def test_all_rules_are_there() -> None:
     assert len(CASES) == 3 * len(RULES) - 1  # forward-forward learns no numbers
 
 
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InChromium | None]:
+    """A runtime more, if there is a browser."""
+    if why_not():
+        yield None
+        return
+    with in_chromium(tmp_path_factory.mktemp("chromium")) as chromium:
+        yield chromium
+
+
+@pytest.mark.skipif(bool(why_not()), reason=f"no step runs in a browser: {why_not()}")
+def test_a_browser_is_among_the_runtimes(chromium: InChromium | None) -> None:
+    assert chromium is not None
+
+
 @pytest.mark.parametrize(("name", "net"), CASES)
-def test_steps_are_torchs(name: str, net: str, tmp_path: Path) -> None:
+def test_steps_are_torchs(name: str, net: str, chromium: InChromium | None, tmp_path: Path) -> None:
     """From three states, the last with another batch size; and what two at once come to."""
     rule = made(name, net)
     exported = fw.export(rule, sgd(rule), tmp_path / "step", batch(net))
-    checked = exported.check()
-    runtimes = {row.runtime.split()[0] for row in checked.rows}
+    found = exported.check().rows
+    if chromium is not None:
+        found += rows(exported._contents, chromium.name, chromium)
+    runtimes = {row.runtime.split()[0] for row in found}
     assert {"onnx", "onnxruntime"} <= runtimes
-    assert len(checked.rows) == 4 * len({row.runtime for row in checked.rows})
+    assert ("onnxruntime-web" in runtimes) == (not why_not())
+    assert len(found) == 4 * len({row.runtime for row in found})
     # A last digit of a weight of 1, 1.2e-7, is 6e-5 of an update of 2e-3.
     most = 5e-3 if RULES[name].compares_passes else 2e-4
-    for row in checked.rows:
+    for row in found:
         if row.refused and row.runtime.startswith("tract"):
             # Its Scan knows batches of one size only, and not all of a convolution's steps go.
             assert row.file in (STEPS, EPOCHS) or net == "convolution", row
@@ -104,6 +124,30 @@ def test_steps_are_torchs(name: str, net: str, tmp_path: Path) -> None:
         model = onnx.load(exported.path / file)
         assert operators_in(model) <= OPERATORS
         assert [(own.domain, own.version) for own in model.opset_import] == [("", OPSET)]
+
+
+@pytest.fixture(scope="session")
+def webgpu(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InChromium]:
+    if why_not():
+        pytest.skip(why_not())
+    with by_webgpu(tmp_path_factory.mktemp("webgpu")) as webgpu:
+        if webgpu is None:
+            pytest.skip(
+                "Chromium has no WebGPU here, or onnxruntime-web's files for it are not there"
+            )
+        yield webgpu
+
+
+@pytest.mark.parametrize("net", ["dense", "convolution"])
+@pytest.mark.parametrize("name", ["pepita", "readout-only", "backprop", "drtp"])
+def test_steps_by_webgpu_are_torchs(
+    name: str, net: str, webgpu: InChromium, tmp_path: Path
+) -> None:
+    rule = made(name, net)
+    exported = fw.export(rule, sgd(rule), tmp_path / "step", batch(net))
+    found = list(rows(exported._contents, webgpu.name, webgpu))
+    assert len(found) == 4
+    assert [row for row in found if row.problem] == []
 
 
 def of_pool(pool: nn.Module) -> tuple[list[nn.Module], tuple[int, ...]]:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import base64
-import functools
-import http.server
 import json
 import re
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,7 +15,7 @@ import pytest
 import torch
 
 import forwardly as fw
-from browser import CHROMIUM, Browser
+from browser import Browser, served
 from forwardly.errors import UsageError
 
 pytest.importorskip("onnx", reason="steps are exported by onnx: pip install 'forwardly[export]'")
@@ -27,24 +24,17 @@ ort = pytest.importorskip("onnxruntime", reason="pip install 'forwardly[export]'
 from forwardly.cli import main  # noqa: E402
 from forwardly.export import page, web_runtime  # noqa: E402
 from forwardly.export.page import Step, exported_steps, network, write_page  # noqa: E402
+from in_chromium import NO_RUNTIME, why_not  # noqa: E402
+from real_data import real_data  # noqa: E402
 
 pytestmark = pytest.mark.unchecked  # as users build it
-no_runtime = not web_runtime.is_there()
-NO_RUNTIME = (
-    f"onnxruntime-web {web_runtime.VERSION} is not there: make page, or name its folder dist by "
-    f"{web_runtime.VARIABLE}"
-)
-needs_browser = [
-    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: apt install chromium"),
-    pytest.mark.skipif(no_runtime, reason=NO_RUNTIME),
-]
 MODELS = tuple(
     f"{task}/{rule}"
     for task in ("teacher", "digits")
     for rule in ("pepita-modulated", "pepita-clean", "readout-only", "backprop")
 )
 RULES = ("pepita", "readout-only", "backprop")
-SIZES = {"teacher": (16, 8, 1), "digits": (64, 16, 10)}
+SIZES = {"teacher": (16, 8, 1), "digits": (64, 16, 10), "mnist": (784, 64, 10)}
 W1, W2 = "model.0.weight", "model.2.weight"
 
 
@@ -118,6 +108,13 @@ def as_sent(state: dict[str, np.ndarray]) -> dict[str, Any]:
     return {n: {"data": a.ravel().tolist(), "shape": a.shape} for n, a in state.items()}
 
 
+def saved(browser: Browser) -> bytes:
+    """The file of PEPITA's weights."""
+    letters = "Array.from(bytes, byte => String.fromCharCode(byte)).join('')"
+    sent = browser.evaluate(f"forwardly.test.bytes('pepita').then(bytes => btoa({letters}))")
+    return base64.b64decode(sent)
+
+
 def numbers(sent: dict[str, float]) -> np.ndarray:
     """A typed array, which comes as an object with a key for each place."""
     return np.array(list(sent.values()), np.float32)
@@ -127,8 +124,41 @@ def received(state: dict[str, Any]) -> dict[str, np.ndarray]:
     return {n: numbers(value["data"]).reshape(value["shape"]) for n, value in state.items()}
 
 
+@pytest.fixture(scope="module")
+def mnist() -> page.Images:
+    return page.some_of(fw.data.load("mnist", real_data("mnist"), seed=0))
+
+
+@pytest.fixture(scope="module")
+def hosted(mnist: page.Images, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of the page as a folder, with MNIST."""
+    folder = tmp_path_factory.mktemp("hosted")
+    written = write_page(folder, single_file=False, mnist=fw.data.load("mnist", seed=0))
+    assert folder / "mnist.bin" in written
+    with served(folder) as address:
+        yield address
+
+
+@pytest.fixture
+def with_mnist(hosted: str, browser: Browser) -> Iterator[Browser]:
+    """The same, MNIST chosen."""
+    for opened in visit(browser, f"{hosted}learn.html#still"):
+        assert f"{hosted}mnist.bin" not in opened.requests
+        choose(opened, "mnist")
+        assert f"{hosted}mnist.bin" in opened.requests
+        yield opened
+        others = [r for r in browser.requests if not r.startswith((hosted, "blob:", "data:"))]
+        assert others == []
+
+
+def choose(browser: Browser, name: str) -> None:
+    browser.evaluate(f"document.querySelector('[name=digits-set][value={name}]').click()")
+    browser.until(f"forwardly.digits.now.last === sets.{name}.last")
+    assert browser.evaluate("forwardly.digits.now.epoch") == 0
+
+
 class TestInABrowser:
-    pytestmark = needs_browser
+    pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not())
 
     @pytest.mark.parametrize("model", MODELS)
     def test_100_steps_equal_onnxruntimes(self, model: str, asked: Browser) -> None:
@@ -178,7 +208,7 @@ class TestInABrowser:
             if len(batch) == 32
         ]
         state = state_of("digits", 4)
-        settings = {"seed": 0, "rate": 0.3, "scale": 0.5, "presynaptic": "clean"}
+        settings = {"seed": 0, "rate": 0.3, "length": 0.5, "presynaptic": "clean", "set": "digits"}
         found = ask(asked, "learnDigits", settings=settings, state=as_sent(state), batches=batches)
 
         accuracies: dict[str, float] = {}
@@ -242,7 +272,7 @@ class TestInABrowser:
 
     def test_without_F_the_hidden_layer_does_not_learn(self, opened: Browser) -> None:
         opened.evaluate(
-            "{ const s = document.getElementById('teacher-bound'); s.value = 0;"
+            "{ const s = document.getElementById('teacher-length'); s.value = 0;"
             " s.dispatchEvent(new Event('input')); }"
         )
         click(opened, "teacher-one")
@@ -284,10 +314,7 @@ class TestInABrowser:
         opened.evaluate("forwardly.digits.run(false)")
 
         shown = ask(opened, "one", task="digits")["rows"]["pepita"][-1][1]
-        content = opened.evaluate(
-            "forwardly.test.bytes('pepita').then(bytes => btoa(String.fromCharCode(...bytes)))"
-        )
-        (tmp_path / "digits-pepita.safetensors").write_bytes(base64.b64decode(content))
+        (tmp_path / "digits-pepita.safetensors").write_bytes(saved(opened))
         digits = fw.data.load("digits", seed=0)
         python = text(opened, "python").replace("digits-pepita", f"{tmp_path}/digits-pepita")
         *lines, last = python.strip().splitlines()
@@ -359,30 +386,137 @@ class TestInABrowser:
             answer = browser.evaluate(f"fetch('{address}').then(() => 'came', () => 'refused')")
             assert answer == "refused"
 
+    def test_mnist_is_learned_as_in_python(self, with_mnist: Browser, mnist: page.Images) -> None:
+        """An epoch by the very files that lie in the folder, on onnxruntime."""
+        (x, target), (test_x, test_target) = (
+            (x.numpy().astype(np.float32) / np.float32(255), target.numpy())
+            for x, target in (mnist.train, mnist.test)
+        )
+        assert (x.shape, test_x.shape) == ((10_000, 784), (2000, 784))
+        order = np.random.default_rng(3).permutation(len(x))
+        batches = order[: 312 * 32].reshape(312, 32)
+        state = state_of("mnist", 4)
+        settings = {"seed": 0, "rate": 0.3, "length": 0.5, "presynaptic": "clean", "set": "mnist"}
+        found = ask(
+            with_mnist,
+            "learnDigits",
+            settings=settings,
+            state=as_sent(state),
+            batches=batches.tolist(),
+        )
+
+        steps = {step.name: step for step in exported_steps(("mnist",))}
+        accuracies: dict[str, float] = {}
+        for name in RULES:
+            step = steps[f"mnist/{'pepita-clean' if name == 'pepita' else name}"]
+            train, predict = ort.InferenceSession(step.train), ort.InferenceSession(step.predict)
+            own: dict[str, Any] = {**state, "learning_rate": np.asarray(0.3, np.float32)}
+            outputs = [value.name for value in train.get_outputs()]
+            for batch in batches:
+                feeds = {**own, "x": x[batch], "target": target[batch]}
+                given = {value.name: feeds[value.name] for value in train.get_inputs()}
+                named = dict(zip(outputs, train.run(None, given), strict=True))
+                own |= {n[4:]: v for n, v in named.items() if n.startswith("new.")}
+            own["x"] = test_x
+            given = {value.name: own[value.name] for value in predict.get_inputs()}
+            accuracies[name] = float((predict.run(None, given)[0].argmax(1) == test_target).mean())
+        assert found == pytest.approx(accuracies, abs=0.01)
+        assert found["readout-only"] + 0.05 < found["pepita"] < found["backprop"] + 0.02
+
+    def test_draw_as_mnist_teach_and_take_along(
+        self, with_mnist: Browser, mnist: page.Images, tmp_path: Path
+    ) -> None:
+        opened = with_mnist
+        opened.evaluate("forwardly.digits.run(true)")
+        opened.until("forwardly.digits.now.epoch >= 1")
+        opened.evaluate("forwardly.digits.run(false)")
+        # 20 pixels high, and its ink's middle in the middle, wherever it was drawn.
+        stroke(opened, [(0.15, 0.2), (0.15, 0.6), (0.3, 0.6)])
+        seen = np.array(opened.evaluate("[...forwardly.digits.pad.picture]")).reshape(28, 28)
+        rows, columns = (np.flatnonzero(seen.any(axis)) for axis in (1, 0))
+        assert 20 <= len(rows) <= 21
+        assert len(columns) < 14
+        places = np.arange(28) + 0.5
+        middle = [(seen.sum(axis) * places).sum() / seen.sum() for axis in (0, 1)]
+        assert middle == pytest.approx([14, 14], abs=0.3)
+        assert seen.max() == 1
+
+        click(opened, "pad-clear")
+        stroke(opened, [(0.5, 0.15), (0.5, 0.85)])
+        opened.until("document.querySelector('#read-backprop .answer').textContent === '1'", 10)
+        assert opened.evaluate("document.querySelector('#read-pepita .answer').textContent") == "1"
+        opened.evaluate("document.querySelector('[data-digit=\"7\"]').click()")
+        opened.until("document.getElementById('teach-said').textContent.includes('1 drawing')")
+        opened.evaluate("forwardly.digits.run(true)")
+        opened.until("document.querySelector('#read-backprop .answer').textContent === '7'")
+        opened.evaluate("forwardly.digits.run(false)")
+
+        shown = ask(opened, "one", task="digits")
+        path = tmp_path / "mnist-pepita.safetensors"
+        path.write_bytes(saved(opened))
+        x, target = mnist.test
+        python = text(opened, "python").replace("mnist-pepita", f"{tmp_path}/mnist-pepita")
+        *lines, last = python.strip().splitlines()
+        values: dict[str, Any] = {"x": x / 255}
+        exec("\n".join([*lines, f"found = {last}"]), values)
+        accuracy = (values["found"] == target).float().mean().item()
+        assert accuracy == pytest.approx(shown["rows"]["pepita"][-1][1], abs=1e-3)
+
+        # Each set has drawings of its own.
+        assert shown["own"] == 1
+        choose(opened, "digits")
+        assert opened.evaluate("document.getElementById('forget').disabled")
+        assert opened.evaluate("forwardly.digits.pad.picture.length") == 64
+        assert 'load("digits-pepita' in text(opened, "python")
+        choose(opened, "mnist")
+        assert not opened.evaluate("document.getElementById('forget').disabled")
+
+    @pytest.mark.parametrize("width", [360, 1280])
+    def test_nothing_moves_while_drawing_as_mnist(self, width: int, with_mnist: Browser) -> None:
+        opened = with_mnist
+        opened.emulate(width, 800)
+        assert opened.evaluate("document.documentElement.scrollWidth") == width
+        places = (
+            "['digits-title', 'pad', 'teach-said', 'python', 'rules-title']"
+            ".map(id => document.getElementById(id).getBoundingClientRect().top + scrollY)"
+        )
+        before = opened.evaluate(places)
+        click(opened, "digits-one")
+        click(opened, "pad-sample")
+        stroke(opened, [(0.3, 0.15), (0.5, 0.85)])
+        opened.until("document.querySelector('#read-backprop .answer').textContent !== '–'")
+        opened.evaluate("document.querySelector('[data-digit=\"1\"]').click()")
+        opened.until("document.getElementById('teach-said').textContent.includes('1 drawing')")
+        assert opened.evaluate(places) == before
+        name = opened.evaluate("document.getElementById('seen').getAttribute('aria-label')")
+        assert name == "What the networks see: 28 by 28 pixels"
+
+    def test_images_that_do_not_come_are_told(self, tmp_path: Path, browser: Browser) -> None:
+        write_page(tmp_path, single_file=False, mnist=of_noise())
+        (tmp_path / "mnist.bin").unlink()
+        with served(tmp_path) as address:
+            for opened in visit(browser, f"{address}learn.html#still"):
+                opened.evaluate("document.querySelector('[value=mnist]').click()")
+                said = "document.getElementById('digits-said').textContent"
+                opened.until(f"{said}.startsWith('The images did not come: mnist.bin: 404')")
+                assert opened.evaluate("document.querySelector('[value=digits]').checked")
+                click(opened, "digits-one")
+                opened.until("forwardly.digits.now.epoch > 0")
+                assert len(opened.complaints) == 1, "the browser's own, of the 404"
+                opened.complaints.clear()
+
     def test_from_a_server(self, tmp_path: Path, browser: Browser) -> None:
         """As a folder, the page takes the runtime from beside it."""
         written = write_page(tmp_path, single_file=False)
         names = {str(path.relative_to(tmp_path)) for path in written}
         assert {f"steps/{model}/train_step.onnx" for model in MODELS} <= names
-        handler = functools.partial(Quiet, directory=str(tmp_path))
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        try:
-            address = f"http://127.0.0.1:{server.server_port}/"
+        with served(tmp_path) as address:
             for opened in visit(browser, f"{address}learn.html#still"):
                 click(opened, "teacher-one")
                 opened.until("forwardly.teacher.now.epoch === 1")
             others = [r for r in browser.requests if not r.startswith((address, "blob:", "data:"))]
             assert others == []
             assert any(r.endswith(".wasm") for r in browser.requests)
-        finally:
-            server.shutdown()
-            server.server_close()
-
-
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *_: object) -> None:  # noqa: A002
-        pass
 
 
 def stroke(browser: Browser, points: list[tuple[float, float]]) -> None:
@@ -404,7 +538,7 @@ def test_the_page_escapes_what_it_shows() -> None:
     (first, *_) = exported_steps()
     hostile = Step("</script><script>alert(1)</script>", first.train, first.predict)
     runtime = web_runtime.WebRuntime(b"</script>", b"</script>")
-    shown = page._text([hostile], runtime)
+    shown = page._text([hostile], {"digits": page._digits()}, runtime)
     assert "alert(1)</script>" not in shown
     assert "&lt;/script&gt;&lt;script&gt;alert(1)" in shown
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', shown)
@@ -414,16 +548,34 @@ def test_the_page_escapes_what_it_shows() -> None:
     assert re.findall(r'(?:src|href)="([^"#]+)"', shown) == []
 
 
-@pytest.mark.skipif(no_runtime, reason=NO_RUNTIME)
+def of_noise() -> fw.Dataset:
+    """In MNIST's place."""
+    x = torch.randint(256, (60, 1, 28, 28), dtype=torch.uint8)
+    part = fw.Split(x, torch.arange(60) % 10)
+    return fw.Dataset("mnist", 10, part, part, part)
+
+
+@pytest.mark.skipif(not web_runtime.is_there(), reason=NO_RUNTIME)
+@pytest.mark.parametrize("has_mnist", [False, True])
 def test_by_the_command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    has_mnist: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    def load(name: str, *_: object, **__: object) -> fw.Dataset:
+        assert name == "mnist"
+        if not has_mnist:
+            raise UsageError("mnist could not be downloaded")
+        return of_noise()
+
     def call(*arguments: str) -> int:
         monkeypatch.setattr(sys, "argv", ["forwardly", "export", "--page", *arguments])
         with pytest.raises(SystemExit) as end:
             main()
         return int(end.value.code or 0)
 
+    monkeypatch.setattr("forwardly.commands.export.load", load)
     folder = tmp_path / "page"
     assert call("--out", str(folder)) == 0
     files = [path for path in folder.rglob("*") if path.is_file()]
@@ -431,6 +583,12 @@ def test_by_the_command(
     assert all(str(path) in said for path in files)
     assert {folder / "learn.html", folder / "hosted" / "learn.html"} < set(files)
     assert (folder / "learn.html").stat().st_size < 6_000_000
+    assert (folder / "hosted" / "mnist.bin" in files) == has_mnist
+    assert ("hosteddoeswithoutMNIST:mnistcouldnotbedownloaded" in said) != has_mnist
+    for path, has in ((folder, False), (folder / "hosted", has_mnist)):
+        shown = (path / "learn.html").read_text("utf-8")
+        assert ('id="payload-mnist"' in shown) == has
+        assert ('name="digits-set"' in shown) == has
     assert call("--rule", "backprop") != 0
     assert "has rules and data of its own" in " ".join(capsys.readouterr().err.split())
 

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from forwardly import files
 from forwardly.commands.console import PlainConsole
 from forwardly.commands.options import fields_but
+from forwardly.data import load
 from forwardly.data.preprocessing import Preprocessing
 from forwardly.errors import UsageError
 from forwardly.experiments.evaluation import model_of
@@ -98,7 +99,8 @@ def export(
         64-bit integers, with the very dropout of forwardly train. Some runtimes get those wrong.
     page
         Write learn.html instead, a page on which exported steps of PEPITA, its control and backprop
-        learn in a browser: a file with all in itself, and a folder for a server, hosted.
+        learn in a browser: a file with all in itself, and a folder for a server, hosted, which has
+        MNIST, too.
     out
         Folder to write to; it must not hold anything yet (default: runs/export/TIME).
     """
@@ -112,16 +114,7 @@ def export(
     if page:
         if given or seed or from_run is not None or check_folder is not None:
             raise UsageError("--page has rules and data of its own: give --out with it, or nothing")
-        # Slow to import, and only needed here.
-        from forwardly.export.page import write_page
-
-        folder = RunFolder.new(out, "page").path
-        written = [
-            *write_page(folder, progress=True),
-            *write_page(folder / "hosted", single_file=False),
-        ]
-        for path in written:
-            console.say(str(path))
+        _write_page(RunFolder.new(out, "page").path, data_root, console)
         return 0
     if check_folder is not None:
         if out is not None or from_run is not None:
@@ -166,6 +159,21 @@ def export(
             console.say(str(path))
         console.say(f"{sizes.ram:,} bytes of RAM and {sizes.flash:,} of constants, and code")
     return code
+
+
+def _write_page(folder: Path, data_root: Path | None, console: PlainConsole) -> None:
+    # Slow to import, and only needed here.
+    from forwardly.export.page import write_page
+
+    for path in write_page(folder, progress=True):
+        console.say(str(path))
+    mnist = None
+    try:
+        mnist = load("mnist", data_root, progress=True)
+    except UsageError as problem:
+        console.say(f"{folder / 'hosted'} does without MNIST: {problem}")
+    for path in write_page(folder / "hosted", single_file=False, mnist=mnist):
+        console.say(str(path))
 
 
 class _Training(NamedTuple):

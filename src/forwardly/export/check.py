@@ -96,22 +96,29 @@ def check(contents: Contents) -> Checked:
     Raises:
         UsageError: if no runtime is installed.
     """
-    expected = npz.load(contents.path / CHECK)
     makers = list(_runtimes())
     if not makers:
         raise missing("to check an export", "onnxruntime", ImportError("no runtime is installed"))
-    rows: list[Row] = []
-    for name, make in makers:
-        for file, compare in COMPARISONS:
-            try:
-                run = make(str(contents.path / file))
-                found = compare(contents, run, expected)
-            except Exception as problem:  # whatever a runtime raises of what it does not take
-                said = visible(in_a_line(problem))[:120]
-                rows.append(Row(name, file, np.nan, np.nan, f"is not taken: {said}", refused=True))
-            else:
-                rows.append(Row(name, file, *found))
-    return Checked(rows)
+    return Checked([row for name, make in makers for row in rows(contents, name, make)])
+
+
+def rows(contents: Contents, runtime: str, make: Callable[[str], Run]) -> Iterator[Row]:
+    """Every model in one runtime.
+
+    Args:
+        contents: the folder.
+        runtime: its name and version.
+        make: opens a model, given its path.
+    """
+    expected = npz.load(contents.path / CHECK)
+    for file, compare in COMPARISONS:
+        try:
+            found = compare(contents, make(str(contents.path / file)), expected)
+        except Exception as problem:  # whatever a runtime raises of what it does not take
+            said = visible(in_a_line(problem))[:120]
+            yield Row(runtime, file, np.nan, np.nan, f"is not taken: {said}", refused=True)
+        else:
+            yield Row(runtime, file, *found)
 
 
 def _runtimes() -> Iterator[tuple[str, Callable[[str], Run]]]:

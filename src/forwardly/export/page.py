@@ -11,7 +11,7 @@ import gzip
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from forwardly import __version__, data, files, saving
 from forwardly.audit import audit
 from forwardly.audit.page import answers
+from forwardly.data import Dataset, Split
 from forwardly.errors import UsageError
 from forwardly.export import export, web_runtime
 from forwardly.files import page
@@ -30,14 +31,35 @@ from forwardly.rules import RULES
 from forwardly.training.local_sgd import LocalSGD
 
 TITLES = {"pepita": "PEPITA", "readout-only": "Readout only", "backprop": "Backprop"}
-_SIZES = {"teacher": (16, 8, 1), "digits": (64, 16, 10)}
+_SIZES = {"teacher": (16, 8, 1), "digits": (64, 16, 10), "mnist": (784, 64, 10)}
+_MNIST = "mnist.bin"
 _PYTHON = """\
 import forwardly as fw
 
-rule = fw.load("digits-pepita.safetensors")
-# x (n, 64): pixels row by row, from 0 (paper) to 1 (ink)
+rule = fw.load("{name}-pepita.safetensors")
+# x (n, {pixels}): pixels row by row, from 0 (paper) to 1 (ink)
 rule.predict(x).argmax(1)
 """
+
+
+class Images(NamedTuple):
+    """Digits as the page has them.
+
+    Attributes:
+        train: samples (n, d) in uint8, and their classes.
+        test: likewise.
+        full: what ink is, paper being 0.
+    """
+
+    train: tuple[Tensor, Tensor]
+    test: tuple[Tensor, Tensor]
+    full: int
+
+    @property
+    def content(self) -> bytes:
+        """Pixels and classes to learn from, then those of the test, a byte each."""
+        parts = (*self.train, *self.test)
+        return b"".join(part.to(torch.uint8).numpy().tobytes() for part in parts)
 
 
 class Step(NamedTuple):
@@ -55,7 +77,12 @@ class Step(NamedTuple):
 
 
 def write_page(
-    out: Path, *, single_file: bool = True, runtime: Path | None = None, progress: bool = False
+    out: Path,
+    *,
+    single_file: bool = True,
+    mnist: Dataset | None = None,
+    runtime: Path | None = None,
+    progress: bool = False,
 ) -> list[Path]:
     """Write the page.
 
@@ -63,6 +90,8 @@ def write_page(
         out: a folder, made if it is not there.
         single_file: whether ``learn.html`` has all in itself, about 5 MB; else the runtime's files
             and the exported steps lie beside it, for a server.
+        mnist: its digits can be chosen, too, where the page is a folder: 12,000 of them, in a file
+            that the page asks for once they are.
         runtime: the folder ``dist`` of onnxruntime-web; see ``web_runtime.find``.
         progress: whether a bar is shown while the runtime is downloaded.
 
@@ -75,16 +104,21 @@ def write_page(
     found = web_runtime.find(runtime, progress=progress)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        steps = exported_steps()
+        images = {"digits": _digits()}
         others: dict[str, bytes] = {}
+        if not single_file and mnist is not None:
+            images["mnist"] = some_of(mnist)
+            # Not named .gz: some servers would have browsers unpack it.
+            others[_MNIST] = gzip.compress(images["mnist"].content, 9, mtime=0)
+        steps = exported_steps(("teacher", *images))
         if not single_file:
-            others = {
+            others |= {
                 f"onnxruntime-web/{n}": c for n, c in zip(web_runtime.NAMES, found, strict=True)
             }
             for step in steps:
                 others[f"steps/{step.name}/train_step.onnx"] = step.train
                 others[f"steps/{step.name}/predict.onnx"] = step.predict
-        text = _text(steps, found if single_file else None)
+        text = _text(steps, images, found if single_file else None)
         written: list[Path] = []
         for name, content in {**others, "learn.html": text.encode()}.items():
             path = out / name
@@ -96,24 +130,43 @@ def write_page(
     return written
 
 
-def _text(steps: Sequence[Step], runtime: web_runtime.WebRuntime | None) -> str:
+def some_of(mnist: Dataset) -> Images:
+    """The first 10,000 to learn from, and every fifth of the test's."""
+
+    def part(split: Split, chosen: slice) -> tuple[Tensor, Tensor]:
+        return split.x[chosen].flatten(1), split.target[chosen]
+
+    return Images(part(mnist.train, slice(10_000)), part(mnist.test, slice(None, None, 5)), 255)
+
+
+def _digits() -> Images:
     digits = data.load("digits", seed=0)
-    parts = {"train": digits.train, "test": digits.test}
+    train, test = ((part.x * 16, part.target) for part in (digits.train, digits.test))
+    return Images(train, test, 16)
+
+
+def _text(
+    steps: Sequence[Step], images: Mapping[str, Images], runtime: web_runtime.WebRuntime | None
+) -> str:
     payload = {
         "steps": {
             step.name: {"train": _base64(step.train), "predict": _base64(step.predict)}
             for step in steps
         },
-        "digits": {
+        "sets": {
             name: {
-                "x": _base64((part.x * 16).to(torch.uint8).numpy().tobytes()),
-                "target": _base64(part.target.to(torch.uint8).numpy().tobytes()),
+                "full": own.full,
+                "parts": {"train": len(own.train[0]), "test": len(own.test[0])},
+                "images": None if name == "mnist" else _base64(own.content),
+                "saved": {rule: _base64(_saved(name, rule)) for rule in TITLES},
+                "python": _PYTHON.format(name=name, pixels=_SIZES[name][0]),
             }
-            for name, part in parts.items()
+            for name, own in images.items()
         },
-        "saved": {rule: _base64(_saved(rule)) for rule in TITLES},
     }
     payloads = {"data": _packed(json.dumps(payload).encode())}
+    if "mnist" in images:
+        payloads["mnist"] = _MNIST
     if runtime is None:
         payloads |= {
             name: f"onnxruntime-web/{file}"
@@ -126,8 +179,15 @@ def _text(steps: Sequence[Step], runtime: web_runtime.WebRuntime | None) -> str:
         "learn.html.jinja",
         hosted="" if runtime else " 'self'",
         rules=list(TITLES.items()),
-        digits={"train": f"{len(digits.train.x):,}", "test": len(digits.test.x)},
-        python=_PYTHON,
+        sets={
+            name: {
+                "sizes": "-".join(map(str, _SIZES[name])),
+                "train": f"{len(own.train[0]):,}",
+                "test": f"{len(own.test[0]):,}",
+            }
+            for name, own in images.items()
+        },
+        python=payload["sets"]["digits"]["python"],
         audit=_audited(),
         steps=[_described(step) for step in steps],
         paper={"title": paper.title, "venue": paper.venue, "year": paper.year},
@@ -156,10 +216,10 @@ def _example(task: str) -> tuple[Tensor, Tensor]:
 
 
 @cache
-def exported_steps() -> tuple[Step, ...]:
+def exported_steps(tasks: tuple[str, ...] = ("teacher", "digits")) -> tuple[Step, ...]:
     """What the page runs: the same always, as it is the page that draws the weights."""
     with tempfile.TemporaryDirectory() as folder:
-        return tuple(step for task in _SIZES for step in _steps(task, Path(folder)))
+        return tuple(step for task in tasks for step in _steps(task, Path(folder)))
 
 
 def _steps(task: str, folder: Path) -> Iterator[Step]:
@@ -178,12 +238,12 @@ def _steps(task: str, folder: Path) -> Iterator[Step]:
         )
 
 
-def _saved(rule: str) -> bytes:
+def _saved(task: str, rule: str) -> bytes:
     """A file that ``fw.load`` reads, into which the page puts its own weights."""
     options = {"presynaptic": "clean"} if rule == "pepita" else {}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rule.safetensors"
-        saving.save(network("digits", rule, **options), path)
+        saving.save(network(task, rule, **options), path)
         return path.read_bytes()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -43,18 +44,7 @@ session.save("trained.safetensors")
 
 ## JavaScript
 
-```js
-import * as ort from "onnxruntime-web";
-
-const session = await ort.InferenceSession.create("train_step.onnx");
-// state: {{NAME: new ort.Tensor(...)}} of forwardly.json's "state", from state.safetensors
-const feeds = {{...state, x, target, learning_rate: new ort.Tensor("float32", [{rate}], []){more}}};
-const results = await session.run(feeds);
-if (Number.isFinite(results.loss.data[0]))
-  for (const name of session.outputNames)
-    if (name.startsWith("new.")) state[name.slice(4)] = results[name];
-```
-
+{javascript}
 ## C++
 
 With OpenVINO; ONNX Runtime takes the same names.
@@ -104,6 +94,56 @@ int main() {{
         for (const auto& name : changed) request.get_tensor("new." + name).copy_to(inputs[name]);
     }}
 }}
+```
+"""
+
+# A program for node; %NAME% is filled in.
+_JAVASCRIPT = """```js
+// learn.mjs, in this folder: npm install onnxruntime-web, then node learn.mjs
+import { readFile } from "node:fs/promises"; // in a browser: fetch
+import * as ort from "onnxruntime-web";
+
+const step = await ort.InferenceSession.create(await readFile("train_step.onnx"));
+const predict = await ort.InferenceSession.create(await readFile("predict.onnx"));
+
+// The state to begin with: the length of a header, the header in JSON, then the tensors' bytes.
+const { buffer } = Uint8Array.from(await readFile("state.safetensors"));
+const start = 8 + Number(new DataView(buffer).getBigUint64(0, true));
+const header = JSON.parse(new TextDecoder().decode(buffer.slice(8, start)));
+delete header.__metadata__;
+const kinds = { F32: ["float32", Float32Array], I64: ["int64", BigInt64Array] };
+let state = {};
+for (const [name, { dtype, shape, data_offsets: [from, to] }] of Object.entries(header)) {
+  const [type, Kind] = kinds[dtype];
+  state[name] = new ort.Tensor(type, new Kind(buffer.slice(start + from, start + to)), shape);
+}
+
+const filled = (type, Kind, shape, value) =>
+  new ort.Tensor(type, Kind.from({ length: shape.reduce((a, b) => a * b, 1) }, value), shape);
+const random = () => Math.floor(2 ** 24 * Math.random()) / 2 ** 24; // of 24 bits, as in float32
+const run = (session, given) =>
+  session.run(Object.fromEntries(session.inputNames.map((name) => [name, given[name]])));
+const finite = ({ data }) => data.every((value) => Number.isFinite(Number(value)));
+
+// Your samples stand here, in place of random numbers.
+const samples = 8;
+const x = filled("float32", Float32Array, [%X%], random);
+const target = filled(%TARGET%);
+const learning_rate = filled("float32", Float32Array, [], () => %RATE%);
+
+const losses = [];
+for (let i = 0; i < 20; i++) {
+  const given = { ...state, x, target, learning_rate };
+%NUMBERS%  const results = await run(step, given);
+  const fresh = Object.entries(results).filter(([name]) => name.startsWith("new."));
+  losses.push(results.loss.data[0]);
+  if ([results.loss, ...fresh.map(([, value]) => value)].every(finite)) {
+    const renamed = fresh.map(([name, value]) => [name.slice("new.".length), value]);
+    state = { ...state, ...Object.fromEntries(renamed) };
+  } // else the old state stays, as if there had been no step
+}
+const { output } = await run(predict, { ...state, x });
+console.log(losses, output.data);
 ```
 """
 
@@ -164,7 +204,7 @@ def text(described: Mapping[str, Any], places: Mapping[str, int]) -> str:
         rate=repr(float(described["optimizer"]["learning_rate"])),
         prepares=_PREPARES if described["prepares"] else "",
         numbers=random,
-        more="".join(f", {name}" for name in described["numbers"]),
+        javascript=_javascript(described, inputs),
         x_shape=tuple(sizes("x")),
         target_shape=tuple(sizes("target")),
         target_type=kind,
@@ -177,3 +217,21 @@ def text(described: Mapping[str, Any], places: Mapping[str, int]) -> str:
         drawn_before="".join(before) if drawn else "",
         drawn="".join(drawn),
     )
+
+
+def _javascript(described: Mapping[str, Any], inputs: Mapping[str, Any]) -> str:
+    def numbers(name: str) -> str:
+        shape = ", ".join(map(str, inputs[name]["shape"]))
+        return f'"float32", Float32Array, [{shape}], random'
+
+    target = numbers("target")
+    if (classes := described["classes"]) is not None:
+        number = f"BigInt(Math.floor({classes} * random()))"
+        target = f'"int64", BigInt64Array, [samples], () => {number}'
+    given = {
+        "X": ", ".join(map(str, inputs["x"]["shape"])),
+        "TARGET": target,
+        "RATE": repr(float(described["optimizer"]["learning_rate"])),
+        "NUMBERS": "".join(f"  given.{n} = filled({numbers(n)});\n" for n in described["numbers"]),
+    }
+    return re.sub("%([A-Z]+)%", lambda found: given[found[1]], _JAVASCRIPT)

@@ -1,61 +1,24 @@
 // Section 2: learning to read digits, and drawings of the visitor's.
 
-class Digits {
-  constructor(thread, data, saved) {
-    Object.assign(this, { thread, data, saved, running: false, sample: 0 });
-    const epochs = [0, 10, 20, 30, 40, 50, 60].map((v) => [v, String(v)]);
+const teachable = "Up to 4 of the 32 digits of every further batch are then your drawings.";
+
+class Digits extends Section {
+  // carried: for each set its images, files to put weights into, and a program that reads them. The
+  // images of a set that is not there yet come by fetch(set), once it is chosen.
+  constructor(thread, carried, fetch) {
+    super(thread, "digits");
+    Object.assign(this, { carried, fetch, set: "digits" });
     const shares = [0, 0.2, 0.4, 0.6, 0.8, 1].map((v) => [v, `${Math.round(100 * v)} %`]);
-    this.chart = new Chart(
-      $("digits-chart"),
-      { place: (epoch) => epoch / 60, ticks: epochs },
-      { place: (share) => share, ticks: shares },
-      "epochs",
-    );
+    const y = { place: (share) => share, ticks: shares };
+    this.chart = new Chart(this.at("chart"), this.epochs(), y, "epochs");
     this.pad = new Pad($("pad"), $("seen"), () => this.read());
-    this.drawing = () => this.draw();
-    this.listen();
-    this.values();
-  }
-
-  get settings() {
-    return {
-      seed: Number($("digits-seed").value),
-      scale: Number($("digits-scale").value),
-      rate: 10 ** Number($("digits-rate").value),
-      presynaptic: document.querySelector("[name=digits-pre]:checked").value,
-    };
-  }
-
-  values() {
-    const { seed, scale, rate } = this.settings;
-    $("digits-seed-value").textContent = seed;
-    $("digits-scale-value").textContent = scale.toFixed(2);
-    $("digits-rate-value").textContent = rate.toPrecision(2);
-  }
-
-  listen() {
-    $("digits-run").onclick = () => this.run(!this.running);
-    $("digits-one").onclick = async () => {
-      await this.run(false);
-      this.update(await this.thread.ask("one", { task: "digits" }));
-    };
-    $("digits-reset").onclick = () => this.start();
-    $("digits-seed").oninput = () => {
-      this.values();
-      clearTimeout(this.soon);
-      this.soon = setTimeout(() => this.start(), 150);
-    };
-    const change = async () => {
-      this.values();
-      this.update(await this.thread.ask("change", { task: "digits", settings: this.settings }));
-    };
-    $("digits-rate").oninput = $("digits-scale").oninput = change;
-    for (const radio of document.getElementsByName("digits-pre")) radio.onchange = change;
     $("pad-clear").onclick = () => this.pad.clear();
     $("pad-sample").onclick = () => {
-      const { x } = this.data.test;
-      this.pad.put(x.subarray(this.sample * 64, (this.sample + 1) * 64));
-      this.sample = (this.sample + 1) % this.data.test.target.length;
+      const { test, full } = this.carried[this.set].images;
+      const size = this.pad.picture.length;
+      const pixels = test.x.subarray(this.sample * size, (this.sample + 1) * size);
+      this.pad.put(Float32Array.from(pixels, (value) => value / full));
+      this.sample = (this.sample + 1) % test.target.length;
     };
     for (const button of document.querySelectorAll("[data-digit]")) {
       button.onclick = () => this.teach(Number(button.dataset.digit));
@@ -68,44 +31,48 @@ class Digits {
     for (const button of document.querySelectorAll("[data-save]")) {
       button.onclick = () => this.save(button.dataset.save);
     }
-    this.thread.listeners.digits = (snapshot) => this.update(snapshot);
+    for (const radio of document.getElementsByName("digits-set")) {
+      radio.onchange = () => this.choose(radio.value);
+    }
   }
 
-  async start() {
-    const running = this.running;
-    await this.run(false);
-    this.say("");
-    this.update(await this.thread.ask("start", { task: "digits", settings: this.settings }));
-    if (running) await this.run(true);
+  get settings() {
+    return { ...super.settings, set: this.set };
   }
 
-  async run(on) {
-    if (on && this.now.epoch >= 60) this.say("60 epochs are done: start over, or try another seed.");
-    this.running = on && !this.now.done;
-    on = this.running;
-    $("digits-run").textContent = on ? "Pause" : "Learn";
-    await this.thread.ask(on ? "run" : "pause", { task: "digits", pace: 100000 });
+  // The axis of the curves.
+  epochs() {
+    const { last, tick } = sets[this.set];
+    const ticks = Array.from({ length: last / tick + 1 }, (_, i) => [i * tick, String(i * tick)]);
+    return { place: (epoch) => epoch / last, ticks };
+  }
+
+  // Learn another set of digits, from the start.
+  async choose(set) {
+    const radios = [...document.getElementsByName("digits-set")];
+    try {
+      if (!this.carried[set].images) {
+        this.say("Fetching the images …");
+        this.carried[set].images = await this.fetch(set);
+      }
+    } catch (error) {
+      for (const radio of radios) radio.checked = radio.value === this.set;
+      this.say(`The images did not come: ${error.message}`, true);
+      return;
+    }
+    if (!radios.some((radio) => radio.checked && radio.value === set)) return; // changed their mind
+    Object.assign(this, { set, sample: 0 });
+    this.chart.x = this.epochs();
+    this.pad.see(sets[set]);
+    $("python").textContent = this.carried[set].python;
+    $("teach-said").textContent = teachable;
+    await this.start();
   }
 
   update(snapshot) {
-    if (snapshot.error) {
-      this.say(`The step failed: ${snapshot.error}`);
-      this.run(false);
-      return;
-    }
-    this.now = snapshot;
-    this.chart.rows = snapshot.rows;
-    draw(this.drawing);
-    if (snapshot.done && this.running) this.run(false);
-    const ended = rules.filter((rule) => snapshot.diverged[rule]).map((rule) => titles[rule]);
-    if (this.ended && !ended.length) this.say("");
-    this.ended = ended.length > 0;
-    if (this.ended) {
-      this.say(
-        `Diverged: ${ended.join(", ")}. The last finite weights were kept; a lower learning rate or ` +
-          "a shorter F lets it go on from them.",
-      );
-    }
+    super.update(snapshot);
+    if (snapshot.error) return;
+    $("forget").disabled = !snapshot.own;
     this.read();
   }
 
@@ -116,8 +83,8 @@ class Digits {
       return `${titles[rule]} ${(100 * share).toFixed(1)}\u00a0%`;
     });
     const text = `After ${(this.now?.epoch ?? 0).toFixed(1)} epochs: ${texts.join(", ")}.`;
-    $("digits-chart-text").textContent = text;
-    $("digits-now").textContent = text;
+    this.at("chart-text").textContent = text;
+    this.at("now").textContent = text;
   }
 
   // What each network takes the drawing for; one question at a time.
@@ -159,20 +126,16 @@ class Digits {
 
   async bytes(rule) {
     const state = await this.thread.ask("state", { task: "digits", rule });
-    return withState(this.saved[rule], state);
+    return withState(this.carried[this.set].saved[rule], state);
   }
 
   async save(rule) {
     const blob = new Blob([await this.bytes(rule)], { type: "application/octet-stream" });
     const link = document.createElement("a");
     link.href = URL.createObjectURL(blob);
-    link.download = `digits-${rule}.safetensors`;
+    link.download = `${this.set}-${rule}.safetensors`;
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 10000);
-  }
-
-  say(text) {
-    $("digits-said").textContent = text;
   }
 }
 

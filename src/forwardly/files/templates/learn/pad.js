@@ -1,13 +1,14 @@
-// A drawing board, and how the networks see what is drawn: as scikit-learn's digits were made, of
-// 32 × 32 points of ink or paper, of which blocks of 4 × 4 are counted.
+// A drawing board, and how the networks see what is drawn: as the digits of a set were made, a pixel
+// of 4 × 4 points of ink or paper.
 
 class Pad {
   constructor(canvas, seen, changed) {
-    Object.assign(this, { canvas, seen, changed, pen: [0.5, 0.3], down: false, keys: false });
+    const set = sets.digits;
+    Object.assign(this, { canvas, seen, changed, set, pen: [0.5, 0.3], down: false, keys: false });
     this.ink = document.createElement("canvas");
     this.ink.width = this.ink.height = 256;
     this.ink.getContext("2d", { willReadFrequently: true });
-    this.picture = new Float32Array(64);
+    this.picture = reduced(this.ink, set);
     canvas.addEventListener("pointerdown", (event) => {
       canvas.setPointerCapture(event.pointerId);
       this.keys = false;
@@ -28,6 +29,13 @@ class Pad {
       this.down = this.keys = false;
       this.draw();
     });
+  }
+
+  // See what is drawn as the digits of a set from now on; the board is empty then.
+  see(set) {
+    this.set = set;
+    this.seen.setAttribute("aria-label", `What the networks see: ${set.side} by ${set.side} pixels`);
+    this.clear();
   }
 
   place(event) {
@@ -76,19 +84,15 @@ class Pad {
   // Show a picture of the data set's in place of a drawing.
   put(picture) {
     this.clear();
-    const c = this.ink.getContext("2d");
-    picture.forEach((value, i) => {
-      c.fillStyle = `rgba(0, 0, 0, ${value})`;
-      c.fillRect((i % 8) * 32, Math.floor(i / 8) * 32, 32, 32);
-    });
-    this.picture = Float32Array.from(picture);
+    pixels(this.ink.getContext("2d"), picture, this.set.side, 256);
+    this.picture = picture;
     this.shown = true;
     this.draw();
     this.changed();
   }
 
   look() {
-    this.picture = reduced(this.ink);
+    this.picture = reduced(this.ink, this.set);
     this.draw();
     this.changed();
   }
@@ -108,35 +112,45 @@ class Pad {
       c.stroke();
     }
     const [s, side] = blank(this.seen);
-    this.picture.forEach((value, i) => {
-      s.fillStyle = `rgba(0, 0, 0, ${value})`;
-      const [x, y] = [i % 8, Math.floor(i / 8)].map((at) => Math.round((at * side) / 8));
-      s.fillRect(x, y, Math.ceil(side / 8), Math.ceil(side / 8));
-    });
+    pixels(s, this.picture, this.set.side, side);
   }
 }
 
-function reduced(ink) {
+// A picture of so many pixels a side, as squares on a canvas of a width.
+function pixels(c, picture, side, width) {
+  const at = (place) => Math.round((place * width) / side);
+  picture.forEach((value, i) => {
+    const [column, row] = [i % side, Math.floor(i / side)];
+    c.fillStyle = `rgba(0, 0, 0, ${value})`;
+    c.fillRect(at(column), at(row), at(column + 1) - at(column), at(row + 1) - at(row));
+  });
+}
+
+function reduced(ink, { side, fit, byMass }) {
   const { data } = ink.getContext("2d").getImageData(0, 0, 256, 256);
+  const inked = (column, row) => data[(row * 256 + column) * 4 + 3] >= 128;
   let [left, top, right, bottom] = [256, 256, -1, -1];
-  for (let i = 3; i < data.length; i += 4) {
-    if (data[i] < 128) continue;
-    const [x, y] = [((i - 3) / 4) % 256, Math.floor((i - 3) / 1024)];
-    [left, right] = [Math.min(left, x), Math.max(right, x)];
-    [top, bottom] = [Math.min(top, y), Math.max(bottom, y)];
+  let [count, x, y] = [0, 0, 0];
+  for (let row = 0; row < 256; row++) {
+    for (let column = 0; column < 256; column++) {
+      if (!inked(column, row)) continue;
+      [left, right] = [Math.min(left, column), Math.max(right, column)];
+      [top, bottom] = [Math.min(top, row), Math.max(bottom, row)];
+      [count, x, y] = [count + 1, x + column + 0.5, y + row + 0.5];
+    }
   }
-  const picture = new Float32Array(64);
-  if (right < 0) return picture;
-  const scale = 32 / (Math.max(right - left, bottom - top) + 1);
-  const middle = [(left + right + 1) / 2, (top + bottom + 1) / 2];
-  for (let y = 0; y < 32; y++) {
-    for (let x = 0; x < 32; x++) {
-      const column = Math.floor(middle[0] + (x + 0.5 - 16) / scale);
-      const row = Math.floor(middle[1] + (y + 0.5 - 16) / scale);
+  const picture = new Float32Array(side * side);
+  if (!count) return picture;
+  const middle = byMass ? [x / count, y / count] : [(left + right + 1) / 2, (top + bottom + 1) / 2];
+  const points = 4 * side;
+  const size = (Math.max(right - left, bottom - top) + 1) / (4 * fit); // of ink, to a point
+  for (let j = 0; j < points; j++) {
+    for (let i = 0; i < points; i++) {
+      const [column, row] = [i, j].map((at, axis) =>
+        Math.floor(middle[axis] + (at + 0.5 - points / 2) * size),
+      );
       const inside = column >= 0 && column < 256 && row >= 0 && row < 256;
-      if (inside && data[(row * 256 + column) * 4 + 3] >= 128) {
-        picture[(y >> 2) * 8 + (x >> 2)] += 1 / 16;
-      }
+      if (inside && inked(column, row)) picture[(j >> 2) * side + (i >> 2)] += 1 / 16;
     }
   }
   return picture;

@@ -4,6 +4,19 @@
 const controls = [...document.querySelectorAll("main :is(button, input, select):enabled")];
 const enable = (on) => controls.forEach((control) => (control.disabled = !on));
 
+// Images as the page has them: pixels and classes of so many to learn from, then those of the test.
+function apart(bytes, set, { parts, full }) {
+  const pixels = sets[set].side ** 2;
+  const images = { full };
+  let from = 0;
+  for (const [part, count] of Object.entries(parts)) {
+    const next = (size) => bytes.subarray(from, (from += size));
+    images[part] = { x: next(count * pixels), target: next(count) };
+  }
+  if (from !== bytes.length) throw new Error("they are not as many as they should be");
+  return images;
+}
+
 async function begin() {
   enable(false);
   readPalette();
@@ -15,16 +28,12 @@ async function begin() {
   for (const [name, { train, predict }] of Object.entries(data.steps)) {
     steps[name] = { train: fromBase64(train), predict: fromBase64(predict) };
   }
-  const digits = {};
-  for (const [part, { x, target }] of Object.entries(data.digits)) {
-    digits[part] = {
-      x: Float32Array.from(fromBase64(x), (value) => value / 16),
-      target: fromBase64(target),
-    };
+  const carried = {};
+  for (const [name, own] of Object.entries(data.sets)) {
+    const images = own.images && apart(fromBase64(own.images), name, own);
+    const saved = Object.entries(own.saved).map(([rule, bytes]) => [rule, fromBase64(bytes)]);
+    carried[name] = { ...own, images, saved: Object.fromEntries(saved) };
   }
-  const saved = Object.fromEntries(
-    Object.entries(data.saved).map(([rule, bytes]) => [rule, fromBase64(bytes)]),
-  );
   const thread = new Thread();
   const hosted = $("payload-runtime").dataset.href;
   const runtime = hosted
@@ -32,10 +41,15 @@ async function begin() {
     : await unpacked("payload-runtime");
   const wasm = await unpacked("payload-wasm");
   $("status").textContent = "Getting ready: reading the exported steps …";
-  const version = await thread.ask("begin", { runtime, wasm, steps, data: digits });
+  const version = await thread.ask("begin", { runtime, wasm, steps });
+  await thread.ask("give", { set: "digits", given: carried.digits.images });
 
   const teacher = new Teacher(thread);
-  const reader = new Digits(thread, digits, saved);
+  const reader = new Digits(thread, carried, async (set) => {
+    const given = apart(new Uint8Array(await unpacked(`payload-${set}`)), set, carried[set]);
+    await thread.ask("give", { set, given });
+    return given;
+  });
   window.forwardly = {
     test: { ask: (call, given) => thread.ask(call, given), bytes: (rule) => reader.bytes(rule) },
     teacher,

@@ -4,9 +4,6 @@ const RULES = ["pepita", "readout-only", "backprop"];
 const W1 = "model.0.weight";
 const W2 = "model.2.weight";
 
-const exportedFor = (models, task, rule, presynaptic) =>
-  models[`${task}/${rule === "pepita" ? `pepita-${presynaptic}` : rule}`];
-
 // y = W2 relu(W1 x) of samples in rows; for the teacher's targets and for drawings of passes.
 function layers(weights, x, sizes) {
   const [d, h, k] = sizes;
@@ -34,16 +31,77 @@ function meanAbsolute(outputs, targets) {
   return sum / outputs.length;
 }
 
-class TeacherTask {
+// Three rules that learn the same from equal weights.
+class Task {
+  // name: the page's; steps: what names of exported steps begin with; last: epoch;
+  // settings: seed, length of F, rate, presynaptic
+  constructor(name, models, steps, last, settings) {
+    Object.assign(this, { name, models, steps, last, settings });
+    this.random = new Random(settings.seed);
+    this.learners = {};
+    this.rows = {};
+    this.diverged = {};
+  }
+
+  // Give all rules their weights, and PEPITA an F of the length that is set.
+  equip(weights, unitF, shape) {
+    this.unitF = unitF;
+    const F = { data: unitF.map((f) => f * this.settings.length), shape };
+    for (const rule of RULES) {
+      this.learners[rule] = new Learner(this.exported(rule), { ...weights, F });
+      this.rows[rule] = [];
+    }
+  }
+
+  exported(rule) {
+    const form = rule === "pepita" ? `pepita-${this.settings.presynaptic}` : rule;
+    return this.models[`${this.steps}/${form}`];
+  }
+
+  // Settings that may change on the way: the rate, F's length, the presynaptic term.
+  change(settings) {
+    Object.assign(this.settings, settings);
+    const { pepita } = this.learners;
+    const F = this.unitF.map((f) => f * this.settings.length);
+    pepita.state.F = tensor(F, pepita.state.F.dims);
+    pepita.exported = this.exported("pepita");
+    this.diverged = {};
+  }
+
+  get done() {
+    return this.epoch >= this.last || RULES.every((rule) => this.diverged[rule]);
+  }
+
+  // One step of every rule that has not diverged.
+  async learnFrom(x, target, rate) {
+    for (const rule of RULES) {
+      if (this.diverged[rule]) continue;
+      const result = await this.learners[rule].step(x, target, rate);
+      if (result.kept) this.diverged[rule] = { ...result, epoch: this.epoch };
+    }
+  }
+
+  async measure() {
+    for (const rule of RULES) {
+      if (this.diverged[rule] || this.rows[rule].at(-1)?.[0] === this.epoch) continue;
+      this.rows[rule].push([this.epoch, ...(await this.measured(rule))]);
+    }
+  }
+
+  snapshot(others) {
+    const { name, epoch, rows, diverged, done, last } = this;
+    return { task: name, epoch, rows, diverged, done, last, ...others };
+  }
+}
+
+class TeacherTask extends Task {
   static sizes = [16, 8, 1];
   static samples = { train: 1000, validation: 500 };
-  static last = 100000;
 
-  // settings: seed, bound (of F), rate (on updates summed over the samples), presynaptic
+  // The rate is on updates summed over the samples, and F's length its bound.
   constructor(models, settings) {
-    this.models = models;
-    this.settings = settings;
-    const random = new Random(settings.seed);
+    super("teacher", models, "teacher", 100000, settings);
+    const { random } = this;
     const [d, h, k] = TeacherTask.sizes;
     const teacher = [random.normals(h * d, 0.5), random.normals(k * h, 0.5)];
     const draw = (samples) => {
@@ -53,61 +111,36 @@ class TeacherTask {
     };
     this.train = draw(TeacherTask.samples.train);
     this.validation = draw(TeacherTask.samples.validation);
-    this.unitF = random.uniforms(d * k, 1);
-    this.start = {
+    const unitF = random.uniforms(d * k, 1);
+    const weights = {
       [W1]: { data: random.uniforms(h * d, 0.5), shape: [h, d] },
       [W2]: { data: random.uniforms(k * h, 0.5), shape: [k, h] },
-      F: { data: this.unitF.map((f) => f * settings.bound), shape: [d, k] },
     };
-    this.learners = {};
-    this.rows = {};
-    this.diverged = {};
-    for (const rule of RULES) {
-      const exported = exportedFor(models, "teacher", rule, settings.presynaptic);
-      this.learners[rule] = new Learner(exported, this.start);
-      this.rows[rule] = [];
-    }
+    this.equip(weights, unitF, [d, k]);
     this.epoch = 0;
     this.next = 0;
-  }
-
-  // Settings that may change on the way: the rate, F's length, the presynaptic term.
-  change(settings) {
-    Object.assign(this.settings, settings);
-    const pepita = this.learners.pepita;
-    const F = this.unitF.map((f) => f * this.settings.bound);
-    pepita.state.F = tensor(F, pepita.state.F.dims);
-    pepita.exported = exportedFor(this.models, "teacher", "pepita", this.settings.presynaptic);
-    this.diverged = {};
-  }
-
-  get done() {
-    return this.epoch >= TeacherTask.last || RULES.every((rule) => this.diverged[rule]);
   }
 
   // One update of every rule by all samples.
   async advance() {
     const { x, target } = this.train;
-    const rate = this.settings.rate * TeacherTask.samples.train; // a step takes the mean
     this.epoch += 1;
-    for (const rule of RULES) {
-      if (this.diverged[rule]) continue;
-      const result = await this.learners[rule].step(x, target, rate);
-      if (result.kept) this.diverged[rule] = { ...result, epoch: this.epoch };
-    }
+    // A step takes the mean.
+    await this.learnFrom(x, target, this.settings.rate * TeacherTask.samples.train);
     if (this.epoch >= this.next) await this.measure();
   }
 
   async measure() {
     this.next = Math.max(this.epoch + 1, Math.ceil(this.epoch * 1.04));
-    for (const rule of RULES) {
-      if (this.diverged[rule] || this.rows[rule].at(-1)?.[0] === this.epoch) continue;
-      const parts = [];
-      for (const { x, y } of [this.train, this.validation]) {
-        parts.push(meanAbsolute(await this.learners[rule].predict(x), y));
-      }
-      this.rows[rule].push([this.epoch, ...parts]);
+    await super.measure();
+  }
+
+  async measured(rule) {
+    const parts = [];
+    for (const { x, y } of [this.train, this.validation]) {
+      parts.push(meanAbsolute(await this.learners[rule].predict(x), y));
     }
+    return parts;
   }
 
   // A step on data with one NaN in it. What becomes of each rule is told.
@@ -157,72 +190,46 @@ class TeacherTask {
       const { state } = this.learners[rule];
       weights[rule] = [state[W1].data.slice(), state[W2].data.slice()];
     }
-    const { epoch, rows, diverged, done } = this;
-    return { task: "teacher", epoch, rows, diverged, done, weights };
+    return super.snapshot({ weights });
   }
 }
 
-class DigitsTask {
-  static sizes = [64, 16, 10];
+class DigitsTask extends Task {
   static batch = 32;
   static own = 4; // at most so many of a batch are drawings of the visitor's
-  static last = 60; // epochs
 
-  // settings: seed, scale (of F), rate, presynaptic
-  constructor(models, settings, data) {
-    this.models = models;
-    this.settings = settings;
-    this.data = data;
-    this.random = new Random(settings.seed);
-    const [d, h, k] = DigitsTask.sizes;
-    const state = {
+  // settings.set: which digits; images: {full: what is ink, train and test: {x, target}};
+  // own: drawings
+  constructor(models, settings, images, own) {
+    const { side, hidden, last } = sets[settings.set];
+    super("digits", models, settings.set, last, settings);
+    Object.assign(this, { images, own, step: 0, order: [] });
+    const [d, h, k] = (this.sizes = [side * side, hidden, 10]);
+    const weights = {
       [W1]: { data: this.random.normals(h * d, Math.sqrt(2 / d)), shape: [h, d] },
       [W2]: { data: this.random.normals(k * h, Math.sqrt(2 / h)), shape: [k, h] },
     };
-    this.unitF = this.random.uniforms(d * k, Math.sqrt(6 / d));
-    state.F = { data: this.unitF.map((f) => f * settings.scale), shape: [d, k] };
-    this.learners = {};
-    this.rows = {};
-    this.diverged = {};
-    for (const rule of RULES) {
-      const exported = exportedFor(models, "digits", rule, settings.presynaptic);
-      this.learners[rule] = new Learner(exported, state);
-      this.rows[rule] = [];
-    }
-    this.own = [];
-    this.step = 0;
-    this.order = [];
-    this.testX = tensor(data.test.x, [data.test.target.length, d]);
-  }
-
-  change(settings) {
-    Object.assign(this.settings, settings);
-    const pepita = this.learners.pepita;
-    const F = this.unitF.map((f) => f * this.settings.scale);
-    pepita.state.F = tensor(F, pepita.state.F.dims);
-    pepita.exported = exportedFor(this.models, "digits", "pepita", this.settings.presynaptic);
-    this.diverged = {};
+    this.equip(weights, this.random.uniforms(d * k, Math.sqrt(6 / d)), [d, k]);
+    const { x, target } = images.test;
+    this.testX = tensor(Float32Array.from(x, (value) => value / images.full), [target.length, d]);
   }
 
   get perEpoch() {
-    return Math.floor(this.data.train.target.length / DigitsTask.batch);
+    return Math.floor(this.images.train.target.length / DigitsTask.batch);
   }
 
   get epoch() {
     return this.step / this.perEpoch;
   }
 
-  get done() {
-    return this.epoch >= DigitsTask.last || RULES.every((rule) => this.diverged[rule]);
-  }
-
   batch(chosen) {
-    const [d] = DigitsTask.sizes;
+    const [d] = this.sizes;
+    const { full, train } = this.images;
     const x = new Float32Array(chosen.length * d);
     const target = new BigInt64Array(chosen.length);
     chosen.forEach((from, i) => {
-      x.set(this.data.train.x.subarray(from * d, (from + 1) * d), i * d);
-      target[i] = BigInt(this.data.train.target[from]);
+      for (let j = 0; j < d; j++) x[i * d + j] = train.x[from * d + j] / full;
+      target[i] = BigInt(train.target[from]);
     });
     const own = Math.min(this.own.length, DigitsTask.own);
     for (let i = 0; i < own; i++) {
@@ -235,48 +242,39 @@ class DigitsTask {
 
   async advance() {
     const within = this.step % this.perEpoch;
-    if (within === 0) this.order = this.random.order(this.data.train.target.length);
+    if (within === 0) this.order = this.random.order(this.images.train.target.length);
     const start = within * DigitsTask.batch;
     await this.learn(this.order.subarray(start, start + DigitsTask.batch));
-    if (this.step % 10 === 0) await this.measure();
+    if (this.step % sets[this.settings.set].every === 0) await this.measure();
   }
 
   async learn(chosen) {
     const [x, target] = this.batch(chosen);
     this.step += 1;
-    for (const rule of RULES) {
-      if (this.diverged[rule]) continue;
-      const result = await this.learners[rule].step(x, target, this.settings.rate);
-      if (result.kept) this.diverged[rule] = { ...result, epoch: this.epoch };
-    }
+    await this.learnFrom(x, target, this.settings.rate);
   }
 
-  async measure() {
-    for (const rule of RULES) {
-      if (this.diverged[rule] || this.rows[rule].at(-1)?.[0] === this.epoch) continue;
-      this.rows[rule].push([this.epoch, await this.accuracy(rule)]);
-    }
-  }
-
-  async accuracy(rule) {
+  // The share of the test that is read right.
+  async measured(rule) {
     const outputs = await this.learners[rule].predict(this.testX);
-    const { target } = this.data.test;
+    const { target } = this.images.test;
     let right = 0;
     for (let i = 0; i < target.length; i++) right += largest(outputs, i) === target[i];
-    return right / target.length;
+    return [right / target.length];
   }
 
-  // Probabilities of each class for one picture, by rule.
+  // Probabilities of each class for one picture, by rule; none of another set's picture.
   async read(picture) {
-    const x = tensor(Float32Array.from(picture), [1, DigitsTask.sizes[0]]);
+    const [d] = this.sizes;
     const found = {};
+    if (picture.length !== d) return found;
+    const x = tensor(picture, [1, d]);
     for (const rule of RULES) found[rule] = softmax(await this.learners[rule].predict(x));
     return found;
   }
 
   snapshot() {
-    const { epoch, rows, diverged, done } = this;
-    return { task: "digits", epoch, rows, diverged, done, own: this.own.length };
+    return super.snapshot({ own: this.own.length });
   }
 }
 

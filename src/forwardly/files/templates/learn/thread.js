@@ -2,14 +2,22 @@
 
 const $ = (id) => document.getElementById(id);
 
+// What the page carries, or has beside it.
 async function unpacked(id) {
   const element = $(id);
-  if (element.dataset.href) return (await fetch(element.dataset.href)).arrayBuffer();
-  const bytes = fromBase64(element.textContent);
-  element.remove(); // megabytes
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-  return new Response(stream).arrayBuffer();
+  const { href, packed } = element.dataset;
+  if (!href) {
+    const bytes = fromBase64(element.textContent);
+    element.remove(); // megabytes
+    return unzipped(new Blob([bytes]).stream());
+  }
+  const response = await fetch(href);
+  if (!response.ok) throw new Error(`${href}: ${response.status} ${response.statusText}`);
+  return packed ? unzipped(response.body) : response.arrayBuffer();
 }
+
+const unzipped = (stream) =>
+  new Response(stream.pipeThrough(new DecompressionStream("gzip"))).arrayBuffer();
 
 const fromBase64 = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
 

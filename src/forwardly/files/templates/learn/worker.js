@@ -2,31 +2,34 @@
 // of what runs by {event: snapshot}.
 
 let ort; // onnxruntime-web
-let digits; // the data set
+const images = {}; // of sets of digits
+const drawings = {}; // of the visitor's, for each set
 const models = {};
 const tasks = {};
 const paces = {}; // of what runs: steps a second
 const SLICE = 30; // milliseconds between two looks at messages
 
 const calls = {
-  async begin({ runtime, wasm, steps, data }) {
+  async begin({ runtime, wasm, steps }) {
     // An address of this thread's own: from a disk, those of others are closed to it.
     const own = () => URL.createObjectURL(new Blob([runtime], { type: "text/javascript" }));
     ort = await import(typeof runtime === "string" ? runtime : own());
     ort.env.wasm.numThreads = 1;
     ort.env.wasm.wasmBinary = wasm;
     for (const [name, bytes] of Object.entries(steps)) models[name] = await Exported.load(bytes);
-    digits = data;
     return ort.env.versions.web;
+  },
+
+  // The images of a set of digits.
+  async give({ set, given }) {
+    images[set] = given;
+    drawings[set] = [];
   },
 
   async start({ task, settings }) {
     delete paces[task];
     const made =
-      task === "teacher"
-        ? new TeacherTask(models, settings)
-        : new DigitsTask(models, settings, digits);
-    if (task === "digits" && tasks.digits) made.own = tasks.digits.own;
+      task === "teacher" ? new TeacherTask(models, settings) : digitsTask(settings);
     await made.measure();
     tasks[task] = made;
     return made.snapshot();
@@ -65,12 +68,12 @@ const calls = {
   },
 
   async teach({ picture, target }) {
-    tasks.digits.own.push({ x: Float32Array.from(picture), target });
+    tasks.digits.own.push({ x: picture, target });
     return tasks.digits.own.length;
   },
 
   async forget() {
-    tasks.digits.own = [];
+    tasks.digits.own.length = 0;
   },
 
   async state({ task, rule }) {
@@ -93,17 +96,17 @@ const calls = {
 
   // For tests: the digits by batches and from a state that they give.
   async learnDigits({ settings, state, batches }) {
-    const task = new DigitsTask(models, settings, digits);
-    for (const rule of RULES) {
-      const exported = exportedFor(models, "digits", rule, settings.presynaptic);
-      task.learners[rule] = new Learner(exported, state);
-    }
+    const task = digitsTask(settings);
+    for (const rule of RULES) task.learners[rule] = new Learner(task.exported(rule), state);
     for (const chosen of batches) await task.learn(chosen);
     const found = {};
-    for (const rule of RULES) found[rule] = await task.accuracy(rule);
+    for (const rule of RULES) [found[rule]] = await task.measured(rule);
     return found;
   },
 };
+
+const digitsTask = (settings) =>
+  new DigitsTask(models, settings, images[settings.set], drawings[settings.set]);
 
 // Calls one after another: none sees a step half done.
 let last = Promise.resolve();
