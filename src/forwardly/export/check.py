@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from forwardly.data import npz
@@ -20,6 +22,8 @@ from forwardly.export.folder import (
     CHECK,
     EPOCHS,
     PREDICT,
+    PREDICTING,
+    PROGRAM,
     STEP,
     STEPS,
     Arrays,
@@ -87,7 +91,8 @@ class Checked:
 def _figures(row: Row) -> tuple[str, str]:
     if row.refused:
         return "–", "–"
-    return f"{row.absolute:.1e}", f"{row.relative:.1e}" if row.file != PREDICT else "–"
+    predicts = row.file.startswith("predict.")
+    return f"{row.absolute:.1e}", "–" if predicts else f"{row.relative:.1e}"
 
 
 def check(contents: Contents) -> Checked:
@@ -97,12 +102,14 @@ def check(contents: Contents) -> Checked:
         UsageError: if no runtime is installed.
     """
     expected = npz.load(contents.path / CHECK)
-    makers = list(_runtimes())
+    makers = list(_runtimes() if contents.of_onnx else _of_programs())
     if not makers:
-        raise missing("to check an export", "onnxruntime", ImportError("no runtime is installed"))
+        package = "onnxruntime" if contents.of_onnx else "executorch"
+        raise missing("to check an export", package, ImportError("no runtime is installed"))
+    comparisons = COMPARISONS if contents.of_onnx else OF_PROGRAMS
     rows: list[Row] = []
     for name, make in makers:
-        for file, compare in COMPARISONS:
+        for file, compare in comparisons:
             try:
                 run = make(str(contents.path / file))
                 found = compare(contents, run, expected)
@@ -115,7 +122,7 @@ def check(contents: Contents) -> Checked:
 
 
 def _runtimes() -> Iterator[tuple[str, Callable[[str], Run]]]:
-    """Those that are installed, with what opens a model in each."""
+    """Those for ONNX that are installed, with what opens a model in each."""
     try:
         import onnx
 
@@ -141,6 +148,30 @@ def _runtimes() -> Iterator[tuple[str, Callable[[str], Run]]]:
         yield f"tract {tract.version()}", _tract  # pyright: ignore
     except ImportError:
         pass
+
+
+def _of_programs() -> Iterator[tuple[str, Callable[[str], Run]]]:
+    """ExecuTorch's runtime, if it is installed."""
+    try:
+        import executorch.runtime  # pyright: ignore # noqa: F401, to see whether it can be
+
+        yield f"executorch {version('executorch')}", _executorch
+    except ImportError:
+        pass
+
+
+def _executorch(path: str) -> Run:
+    import executorch.runtime as executorch  # pyright: ignore
+
+    runtime: Any = executorch
+    program = runtime.Runtime.get().load_program(path)
+    method: Any = program.load_method("forward")
+
+    def run(inputs: Arrays) -> list[NDArray[Any]]:
+        given = [torch.tensor(value) for value in inputs.values()]
+        return [value.numpy().copy() for value in method.execute(given)]
+
+    return run
 
 
 def _reference(path: str) -> Run:
@@ -233,7 +264,7 @@ def _states(contents: Contents, expected: Arrays) -> Iterator[tuple[int, Arrays]
 
 
 def _batch_names(contents: Contents) -> list[str]:
-    names = contents.names(STEP, "inputs")
+    names = contents.names(contents.step, "inputs")
     return [n for n in ("x", "target", *NUMBERS) if n in names]
 
 
@@ -243,8 +274,8 @@ def _rate(contents: Contents) -> Arrays:
 
 
 def _step(contents: Contents, run: Run, expected: Arrays) -> tuple[float, float, str]:
-    names = contents.names(STEP, "inputs")
-    outputs = contents.names(STEP, "outputs")
+    names = contents.names(contents.step, "inputs")
+    outputs = contents.names(contents.step, "outputs")
     errors = _Errors(contents)
     *steps, _ = _states(contents, expected)
     for number, given in steps:
@@ -292,7 +323,7 @@ def _two(
 
 
 def _predict(contents: Contents, run: Run, expected: Arrays) -> tuple[float, float, str]:
-    names = contents.names(PREDICT, "inputs")
+    names = contents.names(contents.predict, "inputs")
     *_, (number, state) = _states(contents, expected)
     inputs = state | {"x": expected[f"{number - 1}/x"]}
     (found,) = run({name: np.asarray(inputs[name]) for name in names})
@@ -303,6 +334,7 @@ def _predict(contents: Contents, run: Run, expected: Arrays) -> tuple[float, flo
 
 COMPARISONS = ((STEP, _step), (STEPS, _steps), (EPOCHS, _epochs), (PREDICT, _predict))
 """Each model, and what holds a run of it to torch's figures."""
+OF_PROGRAMS = ((PROGRAM, _step), (PREDICTING, _predict))
 
 
 class _Errors:
@@ -339,8 +371,9 @@ class _Errors:
 
 
 def needed(checked: Checked) -> list[Row]:
-    """Where something is wrong: not as torch computed it, or not taken by onnxruntime or ONNX."""
-    others = [r for r in checked.rows if r.refused and r.runtime.startswith("onnx")]
+    """Where something is wrong: not as torch computed it, or not taken where it must be."""
+    musts = ("onnx", "executorch")  # onnxruntime and ONNX's reference, and of programs their own
+    others = [r for r in checked.rows if r.refused and r.runtime.startswith(musts)]
     return [*checked.wrong, *others]
 
 
