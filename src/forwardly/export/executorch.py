@@ -153,5 +153,5 @@ def _refuse_unknown(operators: Sequence[str]) -> None:
     if unknown := sorted(set(operators) - known):
         raise UsageError(
             f"ExecuTorch has no portable kernel for {', '.join(unknown)}: export the step as ONNX, "
-            "or replace the module that it comes from"
+            'or do without what they come from, a module or numbers="graph"'
         )

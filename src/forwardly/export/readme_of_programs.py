@@ -98,11 +98,12 @@ int main() {{
     std::mt19937 generator;
     std::uniform_real_distribution<float> on_0_1;
     Module step("train_step.pte");
+    const std::vector<executorch::runtime::EValue> given(tensors.begin(), tensors.end());
     for (int number = 0; number < 10; ++number) {{
         for (const int drawn : std::vector<int>{{{drawn_at}}})
             std::generate_n(tensors[drawn]->mutable_data_ptr<float>(), tensors[drawn]->numel(),
                             [&] {{ return on_0_1(generator); }});
-        const auto results = step.forward({{tensors.begin(), tensors.end()}});
+        const auto results = step.forward(given);
         if (!results.ok()) return 1;
         const float loss = results->at({at_loss}).toTensor().const_data_ptr<float>()[0];
         std::cout << loss << std::endl;
