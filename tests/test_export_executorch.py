@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 import forwardly as fw
+from exported import NETS, batch, made, sgd, takes
 from forwardly.commands.export import _chosen
 from forwardly.errors import UsageError
 from forwardly.rules.plugins import RULES
@@ -26,24 +27,17 @@ from forwardly.rules.plugins import RULES
 pytestmark = pytest.mark.unchecked  # traces take long as it is
 INSTALLED = importlib.util.find_spec("executorch") is not None
 needs_executorch = pytest.mark.skipif(not INSTALLED, reason="executorch is not installed")
-NETS = ("dense", "convolution", "numbers")
-
-
-def takes(name: str, net: str) -> bool:
-    return not (RULES[name].teacher == "label" and net == "numbers")
 
 
 def cases() -> list[tuple[str, str]]:
     """Each rule on a network, in turn, and backprop, which has most operations, on all."""
-    turns = [(name, NETS[place % 3]) for place, name in enumerate(RULES)]
+    turns = [(name, list(NETS)[place % 3]) for place, name in enumerate(RULES)]
     chosen = [(name, net if takes(name, net) else "dense") for name, net in turns]
     return sorted({*chosen, *(("backprop", net) for net in NETS)})
 
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
-    from test_export import batch, made, sgd
-
     root = tmp_path_factory.mktemp("programs")
 
     @cache
@@ -82,7 +76,6 @@ def test_every_rule_has_a_network() -> None:
 def test_a_batch_may_have_any_size_up_to_the_examples(exported: Any) -> None:
     """Of more than 15 samples, too, below which torch would choose another convolution."""
     from forwardly.export.step import NamedStep
-    from test_export import batch, made, sgd
 
     path = exported("backprop", "convolution", 20).path
     said = json.loads((path / "forwardly.json").read_text("utf-8"))
@@ -106,8 +99,6 @@ def test_a_batch_may_have_any_size_up_to_the_examples(exported: Any) -> None:
 
 @needs_executorch
 def test_samples_are_prepared(tmp_path: Path) -> None:
-    from test_export import batch, made, sgd
-
     rule, place = made("readout-only", "numbers"), tmp_path / "step"
     options: Any = {"format": "executorch", "prepare": lambda x: (x - 1) / 2}
     fw.export(rule, sgd(rule), place, batch("numbers"), **options).check()
@@ -140,8 +131,6 @@ def test_the_check_bites(exported: Any, tmp_path: Path) -> None:
 def test_equal_rules_give_equal_bytes_that_say_nothing_of_the_machine(
     exported: Any, tmp_path: Path
 ) -> None:
-    from test_export import batch, made, sgd
-
     first, rule = exported("pepita", "dense").path, made("pepita", "dense")
     second = tmp_path / "again"
     fw.export(rule, sgd(rule), second, batch("dense"), format="executorch")
@@ -157,8 +146,6 @@ def test_equal_rules_give_equal_bytes_that_say_nothing_of_the_machine(
 
 @needs_executorch
 def test_operators_without_a_kernel_are_refused_by_name(tmp_path: Path) -> None:
-    from test_export import batch, made, sgd
-
     rule = made("pepita", "dense")
     options: Any = {"format": "executorch", "numbers": "graph"}
     said = r"has no portable kernel for aten::__lshift__\.Scalar_out, .*: export the step as ONNX"
