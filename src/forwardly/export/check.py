@@ -168,7 +168,7 @@ def _executorch(path: str) -> Run:
     method: Any = program.load_method("forward")
 
     def run(inputs: Arrays) -> list[NDArray[Any]]:
-        given = [torch.tensor(value) for value in inputs.values()]
+        given = [torch.tensor(np.array(value, order="C")) for value in inputs.values()]
         return [value.numpy().copy() for value in method.execute(given)]
 
     return run
