@@ -922,7 +922,9 @@ def test_the_command_and_the_function_write_the_same(command: Any, tmp_path: Pat
 @pytest.mark.unchecked
 def test_other_formats_are_refused(tmp_path: Path) -> None:
     rule, optimizer = OF_NAME["pepita"].build()
-    with pytest.raises(ValueError, match="format must be one of 'onnx', 'c'; given 'tflite'"):
+    with pytest.raises(
+        ValueError, match="format must be one of 'onnx', 'c', 'executorch'; given 'tflite'"
+    ):
         fw.export(rule, optimizer, tmp_path / "step", format=cast(Any, "tflite"))
 
 

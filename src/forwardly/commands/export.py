@@ -26,7 +26,7 @@ from forwardly.experiments.settings import at_least, require
 from forwardly.export import export as export_step
 from forwardly.export.c.plan import plan_of
 from forwardly.export.check import Checked, check, needed
-from forwardly.export.folder import Contents
+from forwardly.export.folder import Contents, writer
 from forwardly.files.fields import Fields
 from forwardly.rule import Rule
 from forwardly.rules.options import read_options
@@ -48,7 +48,8 @@ _LATER = (
     *("milestones", "gamma", "validation", "patience", "keep", "flip", "shift", "crop", "stress"),
 )
 """Settings of a run that a single step has not."""
-_EXAMPLES = 8
+Format = Literal["onnx", "c", "executorch"]
+_FORMATS: tuple[Format, ...] = ("onnx", "c", "executorch")
 
 
 def export(
@@ -61,7 +62,8 @@ def export(
     data_root: Path | None = None,
     from_run: Annotated[Path | None, Parameter(name="--from")] = None,
     check_folder: Annotated[Path | None, Parameter(name="--check")] = None,
-    formats: Annotated[tuple[Literal["onnx", "c"], ...], Parameter(name="--format")] = ("onnx",),
+    batch: int = _DEFAULTS.batch,
+    formats: Annotated[tuple[str, ...], Parameter(name="--format")] = ("onnx",),
     numbers: Literal["host", "graph"] = "host",
     page: bool = False,
     out: Path | None = None,
@@ -71,7 +73,8 @@ def export(
     As onnx it writes train_step.onnx, train_steps.onnx, predict.onnx, state.safetensors,
     forwardly.json, check.npz and a README that shows how to use them, and holds the files to torch
     in every runtime that is installed: onnxruntime, ONNX's reference, OpenVINO, tract. As c, for
-    microcontrollers, it writes forwardly_step.c, forwardly_step.h and a README.
+    microcontrollers, it writes forwardly_step.c, forwardly_step.h and a README. As executorch it
+    writes train_step.pte and predict.pte in place of the ONNX files, and holds them to torch, too.
 
     Parameters
     ----------
@@ -92,8 +95,11 @@ def export(
         where it was trained on centred or standardised samples, the files do that to theirs.
     check_folder
         Write nothing, but check a folder that was exported.
+    batch
+        Of executorch, the most samples that a step can take; of a run, those that its steps took.
     formats
-        onnx, or c, or both, separated by a space; C files lie in the folder c then.
+        onnx, c, executorch, or several, separated by spaces or commas; then each but onnx has a
+        folder of its name.
     numbers
         Where random numbers of a step come from: host, an input of its own; or graph, computed from
         64-bit integers, with the very dropout of forwardly train. Some runtimes get those wrong.
@@ -105,12 +111,12 @@ def export(
         Folder to write to; it must not hold anything yet (default: runs/export/TIME).
     """
     console = PlainConsole()
-    own = replace(recipe, data=data, hidden=hidden, options=read_options(rule_options))
+    options = read_options(rule_options)
+    own = replace(recipe, data=data, hidden=hidden, batch=batch, options=options)
     given = own != _DEFAULTS
-    if not formats:
-        raise UsageError("--format needs onnx, c, or both")
-    if formats != ("onnx",) and (page or check_folder is not None):
-        raise UsageError("--format is of a step to be written: --page and --check have ONNX alone")
+    chosen = _chosen(formats)
+    if chosen != ["onnx"] and (page or check_folder is not None):
+        raise UsageError("--format is of a step to be written: give --page or --check without it")
     if page:
         if given or seed or from_run is not None or check_folder is not None:
             raise UsageError("--page has rules and data of its own: give --out with it, or nothing")
@@ -127,37 +133,24 @@ def export(
         training = _of_run(from_run)
     else:
         prepared = prepare_on(load_data(own, seed, data_root, progress=True), own, seed)
-        x, target = prepared.dataset.train.batch(slice(_EXAMPLES), torch.float32)
+        x, target = prepared.dataset.train.batch(slice(own.batch), torch.float32)
         training = _Training(prepared.rule, prepared.optimizer, (x, target))
-    if "c" in formats:
+    if "c" in chosen:
         if training.prepare is not None:
             raise UsageError(
                 f"{from_run} was trained on samples with their mean taken off, which the C step "
-                "does not do: train without --centre and --standardise, or export onnx alone"
+                "does not do: train without --centre and --standardise, or export without c"
             )
         plan_of(
             training.rule, training.optimizer
         )  # what cannot be in C is refused before anything is written
+    if "executorch" in chosen:
+        writer("executorch")  # and so is what is not installed
     folder = RunFolder.new(out, "export").path
     code = 0
-    if "onnx" in formats:
-        exported = export_step(
-            training.rule,
-            training.optimizer,
-            folder,
-            training.example,
-            numbers=numbers,
-            prepare=training.prepare,
-        )
-        for path in sorted(exported.path.iterdir()):
-            console.say(str(path))
-        code = _show(check(Contents.read(folder)), console)
-    if "c" in formats:
-        place = folder / "c" if "onnx" in formats else folder
-        sizes = export_step(training.rule, training.optimizer, place, format="c")
-        for path in sorted(place.iterdir()):
-            console.say(str(path))
-        console.say(f"{sizes.ram:,} bytes of RAM and {sizes.flash:,} of constants, and code")
+    for kind in chosen:
+        place = folder if kind == "onnx" or len(chosen) == 1 else folder / kind
+        code = max(code, _write(training, place, kind, numbers, console))
     return code
 
 
@@ -174,6 +167,42 @@ def _write_page(folder: Path, data_root: Path | None, console: PlainConsole) -> 
         console.say(f"{folder / 'hosted'} does without MNIST: {problem}")
     for path in write_page(folder / "hosted", single_file=False, mnist=mnist):
         console.say(str(path))
+
+
+def _write(
+    training: _Training,
+    place: Path,
+    kind: Format,
+    numbers: Literal["host", "graph"],
+    console: PlainConsole,
+) -> int:
+    """One format; the exit code, after the files' names and what is to be said of them."""
+    rule, optimizer, example, prepare = training
+    sizes = None
+    if kind == "c":
+        sizes = export_step(rule, optimizer, place, format=kind)
+    else:
+        export_step(rule, optimizer, place, example, format=kind, numbers=numbers, prepare=prepare)
+    for path in sorted(place.iterdir()):
+        console.say(str(path))
+    if sizes is None:
+        return _show(check(Contents.read(place)), console)
+    console.say(f"{sizes.ram:,} bytes of RAM and {sizes.flash:,} of constants, and code")
+    return 0
+
+
+def _chosen(given: tuple[str, ...]) -> list[Format]:
+    """The formats, each once; ONNX first, whose folder must be empty.
+
+    Raises:
+        UsageError: if one is unknown, or none is given.
+    """
+    names = [name.strip() for one in given for name in one.split(",")]
+    for name in names or [""]:
+        if name not in _FORMATS:
+            said = f"; given {name!r}" if name else ""
+            raise UsageError(f"--format takes onnx, c or executorch, or several{said}")
+    return [name for name in _FORMATS if name in names]
 
 
 class _Training(NamedTuple):
@@ -202,8 +231,8 @@ def _of_run(run: Path) -> _Training:
         if all(torch.equal(last["rule"][name], value) for name, value in rule.named_parameters()):
             optimizer.load_state_dict(last["optimizer"])
     numbers = torch.Generator().manual_seed(0)
-    x = torch.rand(_EXAMPLES, *saved.data.sample_shape, generator=numbers)
-    target = torch.rand(_EXAMPLES, saved.data.outputs, generator=numbers)
+    x = torch.rand(recipe.batch, *saved.data.sample_shape, generator=numbers)
+    target = torch.rand(recipe.batch, saved.data.outputs, generator=numbers)
     example = x, target.argmax(1) if saved.data.classes else target
     return _Training(rule, optimizer, example, _prepare(saved.data.preprocessing))
 

@@ -1,6 +1,7 @@
-"""Training steps taken elsewhere: as ONNX files that run where only inference does, or as C99.
+"""Training steps taken elsewhere: as files that run where only inference does, or as C99.
 
-May import ``audit`` and what is below it. Nothing here imports onnx before it is needed.
+May import ``audit`` and what is below it. Nothing here imports onnx or executorch before it is
+needed.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from forwardly.rule import Rule
 
 if TYPE_CHECKING:
     from forwardly.export.c import Sizes
+    from forwardly.export.executorch import Programs
 
 __all__ = ["Course", "Exported", "Metrics", "export"]
 
@@ -42,16 +44,27 @@ def export(
     *,
     format: Literal["c"],
 ) -> Sizes: ...
+@overload
+def export(
+    rule: Rule,
+    optimizer: Optimizer,
+    folder: Path | str,
+    example: tuple[Tensor, Tensor],
+    *,
+    format: Literal["executorch"],
+    numbers: Literal["host", "graph"] = "host",
+    prepare: Callable[[Tensor], Tensor] | None = None,
+) -> Programs: ...
 def export(
     rule: Rule,
     optimizer: Optimizer,
     folder: Path | str,
     example: tuple[Tensor, Tensor] | None = None,
     *,
-    format: Literal["onnx", "c"] = "onnx",  # noqa: A002, as it is the word for it
+    format: Literal["onnx", "c", "executorch"] = "onnx",  # noqa: A002, as it is the word for it
     numbers: Literal["host", "graph"] = "host",
     prepare: Callable[[Tensor], Tensor] | None = None,
-) -> Exported | Sizes:
+) -> Exported | Sizes | Programs:
     """Write the training step of a rule and its optimizer as files that do without torch.
 
     As "onnx", for inference runtimes, the folder appears whole or not at all: ``train_step.onnx``
@@ -61,36 +74,40 @@ def export(
     ``state.safetensors``, ``forwardly.json`` (names, order and shapes of all of that),
     ``check.npz`` and a README. Equal rules give equal bytes.
 
+    As "executorch", for phones and boards, it is a folder of the same with ``train_step.pte`` and
+    ``predict.pte``. A batch may have as many samples as the example, and at least three.
+
     As "c", for microcontrollers, it is one step on one sample in C99: ``forwardly_step.c`` and
     ``forwardly_step.h``, and a README. Not all rules and layers can be: see docs/on-device.md.
 
     Args:
-        rule: in float32, on the CPU; for ONNX in training mode.
+        rule: in float32, on the CPU; in training mode, but for C.
         optimizer: ``LocalSGD`` or ``torch.optim.SGD`` of the rule's parameters. Its learning rate
-            becomes an input; in ONNX groups with rates of their own keep their share of the
+            becomes an input; but for C groups with rates of their own keep their share of the
             first's.
-        folder: to write; for ONNX it must not hold anything yet, of C files are replaced.
+        folder: to write; it must not hold anything yet, but of C files are replaced.
         example: a batch (x, target), of any number of samples; x (n, …) in float32. C needs none.
-        format: "onnx" or "c".
-        numbers: where random numbers of an ONNX step come from: "host", an input to be filled with
-            numbers on [0, 1); or "graph", computed from 64-bit integers that are a part of the
+        format: "onnx", "executorch" or "c".
+        numbers: where random numbers of a step, but for C, come from: "host", an input to be filled
+            with numbers on [0, 1); or "graph", computed from 64-bit integers that are a part of the
             state, so that a step has the very masks of ``LocalSGD``'s. Not every runtime computes
             those as it should: see ``check()``.
-        prepare: what an ONNX step and its predictions do to x first, such as to centre it: a pure
-            function of a batch. The example is of samples that are not prepared yet.
+        prepare: what a step, but for C, and its predictions do to x first, such as to centre it: a
+            pure function of a batch. The example is of samples that are not prepared yet.
 
     Returns:
-        Of ONNX the folder, opened: ``check()`` holds it to torch. Of C what it takes of memory.
+        Of ONNX and ExecuTorch the folder: ``check()`` holds it to torch. Of C what it takes of
+        memory.
 
     Raises:
         TypeError: if rule or optimizer are of another class.
         ValueError: if format or numbers are none of these.
         UsageError: if the step cannot be exported, and why; if the folder holds something, or
-            cannot be written; if the package onnx is missing.
+            cannot be written; if the package onnx or executorch is missing.
     """
     check_kind("rule", rule, Rule)
     check_kind("optimizer", optimizer, Optimizer)
-    one_of("format", format, ("onnx", "c"))
+    one_of("format", format, ("onnx", "c", "executorch"))
     one_of("numbers", numbers, ("host", "graph"))
     if format == "c":
         from forwardly.export.c import write_c  # its templates are of use here alone
@@ -98,5 +115,10 @@ def export(
         return write_c(rule, optimizer, Path(folder))
     from forwardly.export.folder import write
 
-    write(rule, optimizer, Path(folder), example, from_host=numbers == "host", prepare=prepare)
+    from_host = numbers == "host"
+    write(rule, optimizer, Path(folder), example, kind=format, from_host=from_host, prepare=prepare)
+    if format == "executorch":
+        from forwardly.export.executorch import Programs
+
+        return Programs(Path(folder))
     return Exported(folder)

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from forwardly.data import npz
@@ -20,6 +22,8 @@ from forwardly.export.folder import (
     CHECK,
     EPOCHS,
     PREDICT,
+    PREDICTING,
+    PROGRAM,
     STEP,
     STEPS,
     Arrays,
@@ -87,7 +91,8 @@ class Checked:
 def _figures(row: Row) -> tuple[str, str]:
     if row.refused:
         return "–", "–"
-    return f"{row.absolute:.1e}", f"{row.relative:.1e}" if row.file != PREDICT else "–"
+    predicts = row.file.startswith("predict.")
+    return f"{row.absolute:.1e}", "–" if predicts else f"{row.relative:.1e}"
 
 
 def check(contents: Contents) -> Checked:
@@ -96,9 +101,10 @@ def check(contents: Contents) -> Checked:
     Raises:
         UsageError: if no runtime is installed.
     """
-    makers = list(_runtimes())
+    makers = list(_runtimes() if contents.of_onnx else _of_programs())
     if not makers:
-        raise missing("to check an export", "onnxruntime", ImportError("no runtime is installed"))
+        package = "onnxruntime" if contents.of_onnx else "executorch"
+        raise missing("to check an export", package, ImportError("no runtime is installed"))
     return Checked([row for name, make in makers for row in rows(contents, name, make)])
 
 
@@ -111,7 +117,7 @@ def rows(contents: Contents, runtime: str, make: Callable[[str], Run]) -> Iterat
         make: opens a model, given its path.
     """
     expected = npz.load(contents.path / CHECK)
-    for file, compare in COMPARISONS:
+    for file, compare in COMPARISONS if contents.of_onnx else OF_PROGRAMS:
         try:
             found = compare(contents, make(str(contents.path / file)), expected)
         except Exception as problem:  # whatever a runtime raises of what it does not take
@@ -122,7 +128,7 @@ def rows(contents: Contents, runtime: str, make: Callable[[str], Run]) -> Iterat
 
 
 def _runtimes() -> Iterator[tuple[str, Callable[[str], Run]]]:
-    """Those that are installed, with what opens a model in each."""
+    """Those for ONNX that are installed, with what opens a model in each."""
     try:
         import onnx
 
@@ -148,6 +154,30 @@ def _runtimes() -> Iterator[tuple[str, Callable[[str], Run]]]:
         yield f"tract {tract.version()}", _tract  # pyright: ignore
     except ImportError:
         pass
+
+
+def _of_programs() -> Iterator[tuple[str, Callable[[str], Run]]]:
+    """ExecuTorch's runtime, if it is installed."""
+    try:
+        import executorch.runtime  # pyright: ignore # noqa: F401, to see whether it can be
+
+        yield f"executorch {version('executorch')}", _executorch
+    except ImportError:
+        pass
+
+
+def _executorch(path: str) -> Run:
+    import executorch.runtime as executorch  # pyright: ignore
+
+    runtime: Any = executorch
+    program = runtime.Runtime.get().load_program(path)
+    method: Any = program.load_method("forward")
+
+    def run(inputs: Arrays) -> list[NDArray[Any]]:
+        given = [torch.tensor(np.array(value, order="C")) for value in inputs.values()]
+        return [value.numpy().copy() for value in method.execute(given)]
+
+    return run
 
 
 def _reference(path: str) -> Run:
@@ -240,7 +270,7 @@ def _states(contents: Contents, expected: Arrays) -> Iterator[tuple[int, Arrays]
 
 
 def _batch_names(contents: Contents) -> list[str]:
-    names = contents.names(STEP, "inputs")
+    names = contents.names(contents.step, "inputs")
     return [n for n in ("x", "target", *NUMBERS) if n in names]
 
 
@@ -250,8 +280,8 @@ def _rate(contents: Contents) -> Arrays:
 
 
 def _step(contents: Contents, run: Run, expected: Arrays) -> tuple[float, float, str]:
-    names = contents.names(STEP, "inputs")
-    outputs = contents.names(STEP, "outputs")
+    names = contents.names(contents.step, "inputs")
+    outputs = contents.names(contents.step, "outputs")
     errors = _Errors(contents)
     *steps, _ = _states(contents, expected)
     for number, given in steps:
@@ -299,7 +329,7 @@ def _two(
 
 
 def _predict(contents: Contents, run: Run, expected: Arrays) -> tuple[float, float, str]:
-    names = contents.names(PREDICT, "inputs")
+    names = contents.names(contents.predict, "inputs")
     *_, (number, state) = _states(contents, expected)
     inputs = state | {"x": expected[f"{number - 1}/x"]}
     (found,) = run({name: np.asarray(inputs[name]) for name in names})
@@ -310,6 +340,7 @@ def _predict(contents: Contents, run: Run, expected: Arrays) -> tuple[float, flo
 
 COMPARISONS = ((STEP, _step), (STEPS, _steps), (EPOCHS, _epochs), (PREDICT, _predict))
 """Each model, and what holds a run of it to torch's figures."""
+OF_PROGRAMS = ((PROGRAM, _step), (PREDICTING, _predict))
 
 
 class _Errors:
@@ -346,8 +377,9 @@ class _Errors:
 
 
 def needed(checked: Checked) -> list[Row]:
-    """Where something is wrong: not as torch computed it, or not taken by onnxruntime or ONNX."""
-    others = [r for r in checked.rows if r.refused and r.runtime.startswith("onnx")]
+    """Where something is wrong: not as torch computed it, or not taken where it must be."""
+    musts = ("onnx", "executorch")  # onnxruntime and ONNX's reference, and of programs their own
+    others = [r for r in checked.rows if r.refused and r.runtime.startswith(musts)]
     return [*checked.wrong, *others]
 
 

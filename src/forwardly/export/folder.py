@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
 import numpy as np
@@ -33,11 +33,48 @@ Arrays = dict[str, NDArray[Any]]
 FORMAT = 1
 STEP, STEPS, EPOCHS = "train_step.onnx", "train_steps.onnx", "train_epochs.onnx"
 PREDICT = "predict.onnx"
+PROGRAM, PREDICTING = "train_step.pte", "predict.pte"
 STATE, CHECK, CONTENTS = "state.safetensors", "check.npz", "forwardly.json"
 BATCH = frozenset(("x", "target", "uniform"))
 """Inputs with a sample in each element of their first dimension."""
 AGAIN = "again"
 """In ``check.npz``, what the second step comes to with the batch of the first."""
+
+
+class Traced(NamedTuple):
+    """What the models of a folder are made of.
+
+    Attributes:
+        step: whose state goes in and comes out.
+        inputs: of a step, an example of each.
+        graph: of the step.
+        predicting: of ``predict``.
+    """
+
+    step: NamedStep
+    inputs: Tensors
+    graph: Graph
+    predicting: Graph
+
+
+class Models(NamedTuple):
+    """The models of a folder.
+
+    Attributes:
+        content: by the files' names.
+        step: the file that takes a step.
+        predict: the file that predicts.
+        package: that made them.
+        said: what ``forwardly.json`` says of them alone.
+        readme: from what it says of all, and where tensors begin in ``state.safetensors``.
+    """
+
+    content: dict[str, bytes]
+    step: str
+    predict: str
+    package: str
+    said: dict[str, Any]
+    readme: Callable[[Mapping[str, Any], Mapping[str, int]], str]
 
 
 def write(
@@ -46,11 +83,12 @@ def write(
     folder: Path,
     example: tuple[Tensor, Tensor] | None,
     *,
+    kind: str,
     from_host: bool,
     prepare: Callable[[Tensor], Tensor] | None,
 ) -> None:
     """Write all files, see ``forwardly.export.export``; the folder appears whole or not at all."""
-    writing = _writing()
+    models_of = writer(kind)
     step = NamedStep(rule, optimizer, from_host=from_host, prepare=prepare)
     inputs = {**step.state, **_batch(step, example)}
     inputs["learning_rate"] = torch.tensor(step.learning_rate)
@@ -58,18 +96,15 @@ def write(
         inputs = _with_numbers(step, inputs)
         graph = trace(step, Symbolic(inputs, BATCH))
         predicting = trace(step.predict, Symbolic({**step.state, "x": inputs["x"]}, BATCH))
-    carried = {n: n.removeprefix(NEW) for n in graph.outputs if n.startswith(NEW)}
-    order = list(inputs)
-    content: dict[str, bytes] = {
-        STEP: _bytes(writing.model_of(graph, order)),
-        STEPS: _bytes(writing.steps_of(graph, order, carried)),
-        EPOCHS: _bytes(writing.epochs_of(graph, order, carried)),
-        PREDICT: _bytes(writing.model_of(predicting, [*step.state, "x"])),
+    traced = Traced(step, inputs, graph, predicting)
+    models = models_of(traced)
+    content = {
+        **models.content,
         STATE: _safetensors(step.state),
         CHECK: _npz(_expected(step, inputs)),
     }
-    described = _described(step, inputs, graph, predicting)
-    content["README.md"] = readme.text(described, _places(content[STATE])).encode()
+    described = _described(traced, models)
+    content["README.md"] = models.readme(described, _places(content[STATE])).encode()
     described["files"] = {
         name: hashlib.sha256(data).hexdigest() for name, data in sorted(content.items())
     }
@@ -77,19 +112,45 @@ def write(
     _put(folder, content)
 
 
-def _writing() -> Any:
-    """The module that writes models."""
+def writer(kind: str) -> Callable[[Traced], Models]:
+    """What writes the models: "onnx" or "executorch".
+
+    Raises:
+        UsageError: if a package is missing.
+    """
+    if kind == "onnx":
+        try:
+            import forwardly.export.model  # pyright: ignore # noqa: F401, to see whether it can be
+        except ImportError as problem:
+            raise missing("to export", "onnx", problem) from None
+        return _onnx_models
     try:
-        from forwardly.export import model
+        from forwardly.export.executorch import models_of
     except ImportError as problem:
-        raise missing("to export", "onnx", problem) from None
-    return model
+        raise missing("to export", "executorch", problem) from None
+    return models_of
+
+
+def _onnx_models(traced: Traced) -> Models:
+    from forwardly.export.model import OPSET, epochs_of, model_of, steps_of
+
+    graph, order = traced.graph, list(traced.inputs)
+    carried = {n: n.removeprefix(NEW) for n in graph.outputs if n.startswith(NEW)}
+    models = {
+        STEP: model_of(graph, order),
+        STEPS: steps_of(graph, order, carried),
+        EPOCHS: epochs_of(graph, order, carried),
+        PREDICT: model_of(traced.predicting, [*traced.step.state, "x"]),
+    }
+    content = {name: m.SerializeToString(deterministic=True) for name, m in models.items()}
+    return Models(content, STEP, PREDICT, "onnx", {"opset": OPSET}, readme.text)
 
 
 def missing(what: str, package: str, problem: ImportError) -> UsageError:
     """That a package is needed."""
+    extra = "executorch" if package == "executorch" else "export"
     return UsageError(
-        f"{what} the package {package} is needed ({problem}): pip install 'forwardly[export]'"
+        f"{what} the package {package} is needed ({problem}): pip install 'forwardly[{extra}]'"
     )
 
 
@@ -157,7 +218,8 @@ def _expected(step: NamedStep, inputs: Tensors) -> Arrays:
     return arrays
 
 
-def _described(step: NamedStep, inputs: Tensors, graph: Graph, predicting: Graph) -> dict[str, Any]:
+def _described(traced: Traced, models: Models) -> dict[str, Any]:
+    step, inputs, graph, predicting = traced
     rule = step.rule
     name = next((n for n, kind in RULES.items() if kind is type(rule)), type(rule).__name__)
     classes = (
@@ -174,14 +236,14 @@ def _described(step: NamedStep, inputs: Tensors, graph: Graph, predicting: Graph
         "classes": classes or None,
         "optimizer": step.settings(),
         "frozen": step.frozen,
-        "opset": 18,
+        **models.said,
         "prepares": step.prepares,
         "state": list(step.state),
         "numbers": {n: "uniform on [0, 1)" for n in NUMBERS if n in inputs},
-        STEP: _signature(graph),
-        PREDICT: _signature(predicting),
+        models.step: _signature(graph),
+        models.predict: _signature(predicting),
         "tolerance": {"of_values": 2e-6, "of_update": 1e-2 if rule.compares_passes else 1e-3},
-        "versions": {package: version(package) for package in ("forwardly", "torch", "onnx")},
+        "versions": {name: version(name) for name in ("forwardly", "torch", models.package)},
     }
 
 
@@ -198,10 +260,6 @@ def _signature(graph: Graph) -> dict[str, Any]:
         ]
 
     return {"inputs": listed(graph.inputs), "outputs": listed(graph.outputs)}
-
-
-def _bytes(model: Any) -> bytes:
-    return model.SerializeToString(deterministic=True)
 
 
 def _safetensors(state: Tensors) -> bytes:
@@ -280,13 +338,30 @@ class Contents:
         if (found := content.whole("format")) != FORMAT:
             files.refuse(folder / CONTENTS, f"has format {found}; this version reads {FORMAT}")
         hashes = content.fields("files")
-        needed = {STEP, STEPS, EPOCHS, PREDICT, STATE, CHECK}
+        of_programs = PROGRAM in content
+        models = (PROGRAM, PREDICTING) if of_programs else (STEP, STEPS, EPOCHS, PREDICT)
+        needed = {*models, STATE, CHECK}
         if lost := needed - set(hashes):
             files.refuse(folder / CONTENTS, f"names no {', '.join(sorted(lost))}")
         for name in sorted(needed):
             if hashlib.sha256(files.read(folder / name)).hexdigest() != hashes.text(name):
                 files.refuse(folder / name, "is not the file that was exported")
         return cls(folder, content)
+
+    @property
+    def of_onnx(self) -> bool:
+        """Whether its models are ONNX, and not ExecuTorch's programs."""
+        return PROGRAM not in self.fields
+
+    @property
+    def step(self) -> str:
+        """The file that takes a step."""
+        return STEP if self.of_onnx else PROGRAM
+
+    @property
+    def predict(self) -> str:
+        """The file that predicts."""
+        return PREDICT if self.of_onnx else PREDICTING
 
     def names(self, model: str, which: str) -> list[str]:
         """Of the inputs or outputs of a model, in order."""

@@ -70,6 +70,11 @@ class Exported:
     def __init__(self, folder: Path | str, *, seed: int = 0, frugal: bool = False) -> None:
         self.path = Path(folder)
         self._contents = Contents.read(self.path)
+        if not self._contents.of_onnx:
+            raise UsageError(
+                f"{folder} has programs for ExecuTorch, and fw.Exported runs ONNX: run them as the "
+                'README in the folder shows, or export with format="onnx"'
+            )
         self.state: Arrays = self._contents.state()
         self.learning_rate = self._contents.fields.fields("optimizer").number("learning_rate")
         self._inputs = self._contents.shapes(STEP, "inputs")
