@@ -73,20 +73,18 @@ def pytest_collection_finish() -> None:
     gc.set_threshold(20_000)
 
 
-@pytest.fixture(autouse=True)
-def _annotations(request: pytest.FixtureRequest) -> Iterator[None]:
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
     """Under pytest calls are checked against their annotations (see addopts in pyproject.toml).
 
     In tests marked ``checked`` all of them; those marked ``unchecked`` run as users do; say, to see
-    the library's own word on wrong types.
+    the library's own word on wrong types. So do fixtures that a test is the first to need.
     """
-    marks = {mark.name for mark in request.node.iter_markers()}
+    marks = {mark.name for mark in item.iter_markers()}
     unchecked = "unchecked" in marks
     jaxtyping.config.update("jaxtyping_disable", unchecked)  # of data classes
     _Now.test += 1
     _Now.checked = 0 if unchecked else math.inf if "checked" in marks else 3
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(autouse=True)

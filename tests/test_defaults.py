@@ -190,7 +190,13 @@ def test_export(call: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("export") == 0
     folder = only_run("export")
     assert names_in(folder) == {
-        *("train_step.onnx", "train_steps.onnx", "predict.onnx", "state.safetensors"),
+        *(
+            "train_step.onnx",
+            "train_epochs.onnx",
+            "train_steps.onnx",
+            "predict.onnx",
+            "state.safetensors",
+        ),
         *("forwardly.json", "check.npz", "README.md"),
     }
     assert call("export", "--check", str(folder)) == 0

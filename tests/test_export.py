@@ -364,7 +364,7 @@ def test_mem_pepita_saves_memory_where_it_is_asked_for(tmp_path: Path) -> None:
         peaks[path.name] = on_device.peak_bytes(path, 8192) / 2**22
     assert peaks["MemPEPITA"] < 12
     assert peaks["Backprop"] > 16
-    assert peaks["PEPITA"] > 30
+    assert 16 < peaks["PEPITA"] <= 1.15 * peaks["Backprop"]
 
 
 def test_many_steps_that_are_not_finite_leave_the_state(exported: Any) -> None:

@@ -61,7 +61,7 @@ class Exported:
         folder: that ``export`` wrote.
         seed: of the random numbers that are given to a step, where it takes some.
         frugal: whether a step may take longer so as to need no more memory than the rule does;
-            MemPEPITA needs a fifth of PEPITA's then in a deep network, and otherwise as much.
+            MemPEPITA needs less than half of PEPITA's then in a deep network, otherwise as much.
 
     Raises:
         UsageError: if it is no such folder, or one of its files is not the one that was exported.
