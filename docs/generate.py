@@ -113,7 +113,7 @@ def parts(document: Path) -> dict[str, str]:
     if document == YOUR_OWN:
         return {"gpu": gpu()}
     if document == ON_DEVICE:
-        made = (runtimes.runtimes, runtimes.sizes, runtimes.speed, runtimes.memory)
+        made = (*runtimes.OF_CHECKS, runtimes.sizes, runtimes.speed, runtimes.memory)
         return {of.__name__: "\n".join(table(*of())) + "\n" for of in made}
     if document == BENCHMARK:
         return {"costs": costs(), "growth": growth()}

@@ -1,10 +1,11 @@
 """See what runtimes make of exported steps, how large they are, what memory they take, how long.
 
-    python docs/on_device.py [checks] [sizes] [memory] [speed]
+    python docs/on_device.py [checks] [programs] [sizes] [memory] [speed]
 
 writes records/on-device/*.json, of which docs/on-device.md is generated: every rule's step of three
-networks in each runtime that is installed, a few minutes; how large files are; the memory of a step
-of a deep network; and the time of a step, for which the machine should have nothing else to do.
+networks in each runtime that is installed, a few minutes; the same of ExecuTorch programs; how
+large files are; the memory of a step of a deep network; and the time of a step, for which the
+machine should have nothing else to do.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from forwardly import files
 from forwardly.benchmarks.memory import CLEAR, resident
 from forwardly.benchmarks.steps import batch_of, network
 from forwardly.benchmarks.timing import Subject, paired, ratio
-from forwardly.export.check import check, rows
+from forwardly.export.check import Row, check, rows
 from forwardly.export.folder import Contents
 from forwardly.rules import RULES
 
@@ -60,10 +61,29 @@ def _checked(name: str, net: str, ways: Sequence[Any]) -> Iterator[dict[str, Any
         contents = Contents.read(path)
         browsers = [row for way in ways for row in rows(contents, way.name, way)]
         for row in [*check(contents).rows, *browsers]:
-            said = {key: value for key, value in row._asdict().items() if value}
-            if row.refused:
-                del said["absolute"], said["relative"]
-            yield {"rule": name, "network": net, **said}
+            yield {"rule": name, "network": net, **_recorded(row)}
+
+
+def programs() -> dict[str, Any]:
+    """Every rule's ExecuTorch programs in their runtime."""
+    rows: list[dict[str, Any]] = []
+    for name, net in exported.CASES:
+        with tempfile.TemporaryDirectory() as folder:
+            rule = exported.made(name, net)
+            path = Path(folder) / "step"
+            example = exported.batch(net)
+            fw.export(rule, exported.sgd(rule), path, example, format="executorch")
+            found = check(Contents.read(path)).rows
+        rows += [{"rule": name, "network": net, **_recorded(row)} for row in found]
+    return {"rows": rows}
+
+
+def _recorded(row: Row) -> dict[str, Any]:
+    """What is not empty of it."""
+    said = {key: value for key, value in row._asdict().items() if value}
+    if row.refused:
+        del said["absolute"], said["relative"]
+    return said
 
 
 def sizes() -> dict[str, Any]:
@@ -221,7 +241,7 @@ def _in_lines(content: dict[str, Any]) -> str:
 
 def main(wanted: Iterable[str]) -> None:
     """Write those records that are asked for."""
-    known = {"checks": checks, "sizes": sizes, "memory": memory, "speed": speed}
+    known = {of.__name__: of for of in (checks, programs, sizes, memory, speed)}
     for name in wanted:
         about = {"torch": torch.__version__.split("+")[0], "machine": platform.machine()}
         content = _in_lines({**about, **known[name]()})
@@ -232,4 +252,4 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["peak"]:
         sys.stdout.write(str(_peak(sys.argv[2], int(sys.argv[3]))))
     else:
-        main(sys.argv[1:] or ("checks", "sizes", "memory", "speed"))
+        main(sys.argv[1:] or ("checks", "programs", "sizes", "memory", "speed"))

@@ -10,6 +10,7 @@ from forwardly.rules import RULES
 
 RECORDS = Path(__file__).parent.parent / "records" / "on-device"
 FILES = "train_step.onnx", "train_steps.onnx", "train_epochs.onnx", "predict.onnx"
+PROGRAMS = "train_step.pte", "predict.pte"
 NETWORKS = {
     "dense": "dense, bias, dropout, batch norm, smoothed labels",
     "convolution": "convolution, groups, pooling, bias",
@@ -29,14 +30,23 @@ Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
 
 def runtimes() -> Table:
     """What each runtime made of every rule's files, network by network."""
-    found = Fields.read(RECORDS / "checks.json").list("rows")
+    return _checked("checks.json", FILES)
+
+
+def programs() -> Table:
+    """What ExecuTorch made of every rule's programs."""
+    return _checked("programs.json", PROGRAMS)
+
+
+def _checked(record: str, files: tuple[str, ...]) -> Table:
+    found = Fields.read(RECORDS / record).list("rows")
     groups: dict[tuple[str, str], list[Fields]] = defaultdict(list)
     for number in found:
         row = found.fields(number)
         groups[row.text("network", *NETWORKS), row.text("runtime")].append(row)
-    heads = ("network", "runtime", *FILES, "largest error", "of the update", "two passes")
+    heads = ("network", "runtime", *files, "largest error", "of the update", "two passes")
     rows = [
-        (NETWORKS[network], runtime, *(_right(rows, file) for file in FILES), *_errors(rows))
+        (NETWORKS[network], runtime, *(_right(rows, file) for file in files), *_errors(rows))
         for (network, runtime), rows in sorted(
             groups.items(), key=lambda group: list(NETWORKS).index(group[0][0])
         )
@@ -103,3 +113,6 @@ def speed() -> Table:
             (name, str(found.fields(name).whole("batch", 1)), *(f"{m:.2f}" for m in medians))
         )
     return ("network", "batch", *subjects), rows
+
+
+OF_CHECKS = runtimes, programs

@@ -334,9 +334,9 @@ class Step:
         return signal.reshape(a.shape)
 
     def _tangent_through(self, parts: tuple[Part, ...], a: Tensor, change: Tensor) -> Tensor:
-        for part in parts:
+        for number, part in enumerate(parts, start=1):
             change = self._tangent_of(part, a, change)
-            if part is not parts[-1]:
+            if number < len(parts):
                 a = self._run(part, a)
         return change
 
