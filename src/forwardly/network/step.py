@@ -314,7 +314,7 @@ class Step:
         inputs: list[Tensor] = [a]
         for part in parts[:-1]:
             inputs.append(self._run(part, inputs[-1]))
-        for part, a in zip(reversed(parts), reversed(inputs), strict=bool(parts)):
+        for part, a in zip(reversed(parts), reversed(inputs[: len(parts)]), strict=True):
             signal = self._back_through_part(part, a, signal)
         return signal
 
