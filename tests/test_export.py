@@ -303,6 +303,25 @@ def test_what_stands_in_the_description(exported: Any) -> None:
     assert [o["name"] for o in said[STEP]["outputs"]] == [o.name for o in model.graph.output]
 
 
+def test_a_momentum_is_one_operator(tmp_path: Path) -> None:
+    """The product of an update, added to what is kept of it; no matrix is turned round first."""
+    rule = made("pepita", "numbers")
+    optimizer = fw.LocalSGD(rule, 0.1, 0.9)
+    path = fw.export(rule, optimizer, tmp_path / "step", batch("numbers")).path
+    nodes = onnx.load(path / STEP).graph.node
+    made_by = {output: node for node in nodes for output in node.output}
+    momenta = [name for name in made_by if name.startswith("new.momentum.")]
+    assert len(momenta) == 4
+    for name in momenta:
+        node = made_by[name]
+        if name.endswith("weight"):
+            assert node.op_type == "Gemm"
+            assert node.input[2] == name.removeprefix("new.")
+            scales = {own.name: own.f for own in node.attribute if own.name in ("alpha", "beta")}
+            assert scales == {"alpha": 1.0, "beta": pytest.approx(0.9)}
+    assert not [node for node in nodes if node.op_type in ("Transpose", "MatMul")]
+
+
 def test_a_run_of_steps_learns(exported: Any) -> None:
     """And its weights can be taken back to torch, and be written."""
     session = fw.Exported(exported("backprop", "numbers").path)

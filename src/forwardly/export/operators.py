@@ -215,10 +215,87 @@ def _matmul(w: Writer, node: Node) -> str:
     return w.op("MatMul", *map(w.get, node.args))
 
 
+def _mm(w: Writer, node: Node) -> str:
+    a, b = map(_unturned, node.args)
+    if a is node.args[0] and b is node.args[1]:
+        return _matmul(w, node)
+    return _gemm(w, node)
+
+
 def _addmm(w: Writer, node: Node) -> str:
-    bias, a, b = node.args
     scales: dict[str, Any] = {n: float(node.kwargs.get(n, 1)) for n in ("alpha", "beta")}  # pyright: ignore
-    return w.op("Gemm", w.get(a), w.get(b), w.get(bias), **scales)
+    return _gemm(w, node, w.get(node.args[0]), **scales)
+
+
+def _gemm(w: Writer, node: Node, *to: str, alpha: float = 1.0, beta: float = 1.0) -> str:
+    """The product of a node's last two arguments, transposed ones as they lie, added to another."""
+    given = node.args[-2:]
+    plain = [_unturned(a) for a in given]
+    turned = [int(a is not b) for a, b in zip(plain, given, strict=True)]
+    scales: dict[str, Any] = {"alpha": alpha, "beta": beta}
+    return w.op("Gemm", *map(w.get, plain), *to, transA=turned[0], transB=turned[1], **scales)
+
+
+def _unturned(argument: Any) -> Any:
+    """What a matrix is the transpose of; itself if it is not one."""
+    is_turned = isinstance(argument, Node) and (
+        argument.target is aten.t.default
+        or (argument.target is aten.permute.default and list(argument.args[1]) == [1, 0])  # pyright: ignore
+        or (argument.target is aten.transpose.int and val(argument).dim() == 2)
+    )
+    return argument.args[0] if is_turned else argument
+
+
+def _mul(w: Writer, node: Node) -> str:
+    plain = _without_ones(node)
+    return _product(w, node) if plain is node else w.get(plain)
+
+
+def _add(w: Writer, node: Node) -> str:
+    """A sum; of a matrix, or some times it, and a product of matrices by one operator."""
+    arguments = [_without_ones(a) for a in node.args]
+    for to, product in (arguments, arguments[::-1]):
+        if node.kwargs or not _is_product(product) or not _is_like(to, product):
+            continue
+        factor: Any = 1
+        if to.target in _MULTIPLIED and not isinstance(to.args[1], Node):
+            to, factor = to.args
+        return _gemm(w, product, w.get(to), beta=float(factor))
+    return _sum(w, node)
+
+
+_MULTIPLIED = (aten.mul.Tensor, aten.mul.Scalar)
+
+
+def _without_ones(argument: Any) -> Any:
+    """What is multiplied by one."""
+    while isinstance(argument, Node) and argument.target in _MULTIPLIED:
+        a, b = argument.args
+        if isinstance(b, Node) or b != 1 or _dtype(a) != _dtype(argument):
+            break
+        argument = a
+    return argument
+
+
+def _is_product(argument: Any) -> bool:
+    """Whether it is a product of matrices that nothing else needs."""
+    return (
+        isinstance(argument, Node)
+        and argument.target is aten.mm.default
+        and len(argument.users) == 1
+    )
+
+
+def _is_like(argument: Any, product: Node) -> bool:
+    """Whether it is a matrix of the product's shape, which does not hang on the batch, and type."""
+    if not isinstance(argument, Node) or not isinstance(val(argument), Tensor):
+        return False
+    sizes = [*val(argument).shape, *val(product).shape]
+    return (
+        all(isinstance(size, int) for size in sizes)
+        and sizes[: len(sizes) // 2] == sizes[len(sizes) // 2 :]
+        and _dtype(argument) == _dtype(product)
+    )
 
 
 def _permute(w: Writer, node: Node) -> str:
@@ -549,7 +626,7 @@ def unknown(node: Node) -> UsageError:
     )
 
 
-_add, _mul = _elementwise("Add"), _elementwise("Mul")
+_sum, _product = _elementwise("Add"), _elementwise("Mul")
 
 OPERATORS: dict[Any, Callable[[Writer, Node], Names]] = {
     aten.add.Tensor: _add,
@@ -617,7 +694,7 @@ OPERATORS: dict[Any, Callable[[Writer, Node], Names]] = {
     aten.detach.default: _same,
     aten.alias.default: _same,
     aten.lift_fresh_copy.default: _same,
-    aten.mm.default: _matmul,
+    aten.mm.default: _mm,
     aten.bmm.default: _matmul,
     aten.addmm.default: _addmm,
     aten.view.default: _reshape,
