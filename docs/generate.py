@@ -113,8 +113,7 @@ def parts(document: Path) -> dict[str, str]:
     if document == YOUR_OWN:
         return {"gpu": gpu()}
     if document == ON_DEVICE:
-        made = (*runtimes.OF_CHECKS, runtimes.sizes, runtimes.speed, runtimes.memory)
-        return {of.__name__: "\n".join(table(*of())) + "\n" for of in made}
+        return {name: "\n".join(table(*of())) + "\n" for name, of in runtimes.TABLES.items()}
     if document == BENCHMARK:
         return {"costs": costs(), "growth": growth()}
     return {name: comparison(name) for name in ("digits", "digits-16")}

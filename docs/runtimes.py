@@ -115,4 +115,5 @@ def speed() -> Table:
     return ("network", "batch", *subjects), rows
 
 
-OF_CHECKS = runtimes, programs
+TABLES = {of.__name__: of for of in (runtimes, programs, sizes, speed, memory)}
+"""By the names of their places in docs/on-device.md."""

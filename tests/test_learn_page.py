@@ -89,6 +89,12 @@ def text(browser: Browser, element: str) -> str:
     return browser.evaluate(f"document.getElementById('{element}').textContent")
 
 
+def tops(opened: Browser, places: tuple[str, ...]) -> list[float]:
+    """How far down the page elements are."""
+    of_each = "id => document.getElementById(id).getBoundingClientRect().top + scrollY"
+    return opened.evaluate(f"{list(places)}.map({of_each})")
+
+
 def click(browser: Browser, element: str) -> None:
     browser.evaluate(f"document.getElementById('{element}').click()")
 
@@ -349,11 +355,8 @@ class TestInABrowser:
     def test_nothing_is_wider_than_the_window_or_moves(self, width: int, opened: Browser) -> None:
         opened.emulate(width, 800)
         assert opened.evaluate("document.documentElement.scrollWidth") == width
-        places = (
-            "['teacher-title', 'passes-title', 'digits-title', 'rules-title']"
-            ".map(id => document.getElementById(id).getBoundingClientRect().top + scrollY)"
-        )
-        before = opened.evaluate(places)
+        places = "teacher-title", "passes-title", "digits-title", "rules-title"
+        before = tops(opened, places)
         click(opened, "teacher-one")
         click(opened, "teacher-break")
         click(opened, "digits-one")
@@ -362,7 +365,7 @@ class TestInABrowser:
         click(opened, "pad-sample")
         opened.until("document.getElementById('teacher-said').textContent")
         opened.until("forwardly.digits.now.rows.pepita.length > 1")
-        assert opened.evaluate(places) == before
+        assert tops(opened, places) == before
 
     def test_no_motion_where_none_is_wanted(self, built: Path, browser: Browser) -> None:
         for still in (True, False):
@@ -476,18 +479,15 @@ class TestInABrowser:
         opened = with_mnist
         opened.emulate(width, 800)
         assert opened.evaluate("document.documentElement.scrollWidth") == width
-        places = (
-            "['digits-title', 'pad', 'teach-said', 'python', 'rules-title']"
-            ".map(id => document.getElementById(id).getBoundingClientRect().top + scrollY)"
-        )
-        before = opened.evaluate(places)
+        places = "digits-title", "pad", "teach-said", "python", "rules-title"
+        before = tops(opened, places)
         click(opened, "digits-one")
         click(opened, "pad-sample")
         stroke(opened, [(0.3, 0.15), (0.5, 0.85)])
         opened.until("document.querySelector('#read-backprop .answer').textContent !== '–'")
         opened.evaluate("document.querySelector('[data-digit=\"1\"]').click()")
         opened.until("document.getElementById('teach-said').textContent.includes('1 drawing')")
-        assert opened.evaluate(places) == before
+        assert tops(opened, places) == before
         name = opened.evaluate("document.getElementById('seen').getAttribute('aria-label')")
         assert name == "What the networks see: 28 by 28 pixels"
 

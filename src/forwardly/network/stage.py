@@ -84,7 +84,9 @@ class Stage:
         """The names of ``synapse_update``'s results."""
         return [f"{self.name}.{own}" for own in ("weight", "bias") if own in self.trained]
 
-    def synapse_update(self, post: Tensor, pre: Tensor) -> dict[str, Tensor]:
+    def synapse_update(
+        self, post: Tensor, pre: Tensor, less: tuple[Tensor, Tensor] | None = None
+    ) -> dict[str, Tensor]:
         """Mean over the batch of post ⊗ pre for the weight, and of post for the bias.
 
         For a convolution post ⊗ pre is their correlation, summed over the output's positions (as
@@ -93,6 +95,7 @@ class Stage:
         Args:
             post: a factor for each postsynaptic unit, of z's shape.
             pre: the presynaptic activity.
+            less: another (post, pre), whose update is subtracted.
 
         Returns:
             Updates of the weight's and the bias's shapes, by the model's parameter names. Frozen
@@ -104,6 +107,9 @@ class Stage:
         if "bias" in self.trained:
             positions = [i for i in range(post.dim()) if i != self.unit_dimension(post)]
             updates[f"{self.name}.bias"] = post.sum(positions) / post.shape[0]
+        if less is not None:
+            taken = self.synapse_update(*less)
+            updates = {name: update - taken[name] for name, update in updates.items()}
         return updates
 
     def weight_update(self, post: Tensor, pre: Tensor) -> Tensor:

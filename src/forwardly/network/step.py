@@ -99,23 +99,11 @@ class Step:
         pre: Tensor,
         less: tuple[Tensor, Tensor] | None = None,
     ) -> dict[str, Tensor]:
-        """``stage.synapse_update(post, pre)``; empty where ``apply`` takes it.
-
-        Args:
-            stage: whose synapse.
-            post: see ``Stage.synapse_update``.
-            pre: the same.
-            less: another (post, pre), whose update is subtracted.
-        """
-        if self._apply is not None:
-            self._apply(stage, post, pre, less)
-            return {}
-        updates = stage.synapse_update(post, pre)
-        if less is not None:
-            updates = {
-                name: updates[name] - value for name, value in stage.synapse_update(*less).items()
-            }
-        return updates
+        """``stage.synapse_update(post, pre, less)``; empty where ``apply`` takes it."""
+        if self._apply is None:
+            return stage.synapse_update(post, pre, less)
+        self._apply(stage, post, pre, less)
+        return {}
 
     def prepare(self, x: Tensor, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
         """a₀: the input after the modules before the first synapse."""

@@ -16,6 +16,7 @@ Deviations
 
 from __future__ import annotations
 
+from collections import deque
 from typing import final
 
 from torch import Tensor
@@ -41,11 +42,7 @@ class ReadoutOnly(Rule):
 
     def assign(self, x: Tensor, target: Tensor, step: Step) -> Credit:
         """One forward pass and the delta rule on what enters the last synapse."""
-        activities = step.activities(step.prepare(x))
-        last = next(activities)
-        for layer in activities:
-            last = layer
-            del layer
+        (last,) = deque(step.activities(step.prepare(x)), maxlen=1)  # and keep no other
         e = self.error(last.a, target)
         updates = step.update(self.network.stages[-1], e.reshape(last.z.shape), last.pre)
         return Credit(updates, last.a, self.loss_value(last.a, target), e)

@@ -76,7 +76,7 @@ class Algebra(Engine):
         stage, n = update.stage, len(update.post)
         synapse = stage.synapse
         if not (isinstance(synapse, nn.Linear) and "weight" in stage.trained):
-            for name, value in update.whole().items():
+            for name, value in stage.synapse_update(*update[1:]).items():
                 trained.add(self.rule.model.get_parameter(name), whole(value))
             return
         post, pre, less = update.flat()
@@ -99,13 +99,6 @@ class _Update(NamedTuple):
     post: Tensor
     pre: Tensor
     less: tuple[Tensor, Tensor] | None
-
-    def whole(self) -> dict[str, Tensor]:
-        """By the names of parameters."""
-        stage, post, pre, less = self
-        added = stage.synapse_update(post, pre)
-        taken = {} if less is None else stage.synapse_update(*less)
-        return {n: value - taken[n] if n in taken else value for n, value in added.items()}
 
     def flat(self) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor] | None]:
         """Of a linear synapse, each position a sample."""
