@@ -17,7 +17,6 @@ from forwardly import files
 from forwardly.commands.console import PlainConsole
 from forwardly.commands.options import fields_but
 from forwardly.data import load
-from forwardly.data.preprocessing import Preprocessing
 from forwardly.errors import UsageError
 from forwardly.experiments.evaluation import model_of
 from forwardly.experiments.recipe import Recipe, load_data, optimizer_of, prepare_on
@@ -70,11 +69,12 @@ def export(
 ) -> int:
     """Write a training step as files that learn without torch: wherever inference runs, or in C.
 
-    As onnx it writes train_step.onnx, train_steps.onnx, predict.onnx, state.safetensors,
-    forwardly.json, check.npz and a README that shows how to use them, and holds the files to torch
-    in every runtime that is installed: onnxruntime, ONNX's reference, OpenVINO, tract. As c, for
-    microcontrollers, it writes forwardly_step.c, forwardly_step.h and a README. As executorch it
-    writes train_step.pte and predict.pte in place of the ONNX files, and holds them to torch, too.
+    As onnx it writes train_step.onnx, train_steps.onnx, train_epochs.onnx, predict.onnx,
+    state.safetensors, forwardly.json, check.npz and a README with programs that learn with them,
+    and holds the files to torch in every runtime that is installed: onnxruntime, ONNX's reference,
+    OpenVINO, tract. As c, for microcontrollers, it writes forwardly_step.c, forwardly_step.h and a
+    README. As executorch it writes train_step.pte and predict.pte in place of the ONNX files, and
+    holds them to torch, too.
 
     Parameters
     ----------
@@ -141,11 +141,11 @@ def export(
                 f"{from_run} was trained on samples with their mean taken off, which the C step "
                 "does not do: train without --centre and --standardise, or export without c"
             )
-        plan_of(
-            training.rule, training.optimizer
-        )  # what cannot be in C is refused before anything is written
-    if "executorch" in chosen:
-        writer("executorch")  # and so is what is not installed
+        # What cannot be in C is refused before anything is written; so is what is not installed.
+        plan_of(training.rule, training.optimizer)
+    for kind in chosen:
+        if kind != "c":
+            writer(kind)
     folder = RunFolder.new(out, "export").path
     code = 0
     for kind in chosen:
@@ -234,15 +234,7 @@ def _of_run(run: Path) -> _Training:
     x = torch.rand(recipe.batch, *saved.data.sample_shape, generator=numbers)
     target = torch.rand(recipe.batch, saved.data.outputs, generator=numbers)
     example = x, target.argmax(1) if saved.data.classes else target
-    return _Training(rule, optimizer, example, _prepare(saved.data.preprocessing))
-
-
-def _prepare(fitted: Preprocessing | None) -> Callable[[Tensor], Tensor] | None:
-    """The same on batches of numbers, by operations alone."""
-    if fitted is None:
-        return None
-    mean, scale = fitted.mean, fitted.scale
-    return (lambda x: x - mean) if (scale == 1).all() else lambda x: (x - mean) / scale
+    return _Training(rule, optimizer, example, saved.data.preprocessing)
 
 
 def _show(checked: Checked, console: PlainConsole) -> int:

@@ -52,9 +52,7 @@ class Preprocessing:
     def __call__(self, x: Tensor) -> Tensor:
         """Samples (n, …), prepared, as floating-point numbers."""
         x = as_numbers(x)
-        x = x - self.mean.to(x)
-        scale = self.scale.to(x)
-        return x if (scale == 1).all() else x.div_(scale)
+        return (x - self.mean.to(x)).div_(self.scale.to(x))
 
 
 def as_numbers(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:

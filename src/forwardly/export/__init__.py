@@ -70,9 +70,8 @@ def export(
     As "onnx", for inference runtimes, the folder appears whole or not at all: ``train_step.onnx``
     (state, x, target, learning rate → new state, loss, accuracy of classes, output),
     ``train_steps.onnx`` (the same for a stack of batches), ``train_epochs.onnx`` (many steps on one
-    batch), ``predict.onnx``,
-    ``state.safetensors``, ``forwardly.json`` (names, order and shapes of all of that),
-    ``check.npz`` and a README. Equal rules give equal bytes.
+    batch), ``predict.onnx``, ``state.safetensors``, ``forwardly.json`` (names, order and shapes of
+    all of that), ``check.npz`` and a README. Equal rules give equal bytes.
 
     As "executorch", for phones and boards, it is a folder of the same with ``train_step.pte`` and
     ``predict.pte``. A batch may have as many samples as the example, and at least three.

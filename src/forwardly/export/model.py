@@ -88,16 +88,7 @@ def steps_of(graph: Graph, inputs: Sequence[str], carried: Mapping[str, str]) ->
     scan = helper.make_node(
         "Scan", order, outputs, name="steps", body=body, num_scan_inputs=len(stacked)
     )
-    infos = {name: writing.info(name, graph.inputs[name]) for name in given}
-    ends = {name: writing.info(name, graph.outputs[name]) for name in (*moved, *kept)}
-    return _model(
-        helper.make_graph(
-            [scan],
-            "steps",
-            [_stacked(info, "steps") if name in stacked else info for name, info in infos.items()],
-            [_stacked(info, "steps") if name in kept else info for name, info in ends.items()],
-        )
-    )
+    return _model(writing.around("steps", [scan], given, [*moved, *kept], [*stacked, *kept]))
 
 
 def epochs_of(graph: Graph, inputs: Sequence[str], carried: Mapping[str, str]) -> ModelProto:
@@ -125,9 +116,10 @@ def epochs_of(graph: Graph, inputs: Sequence[str], carried: Mapping[str, str]) -
     own = {name: f"step.{name}" for name in (*drawn, *(carried[n] for n in moved), *outputs)}
     _rename(body, own)
     flags = [helper.make_tensor_value_info(n, TensorProto.BOOL, []) for n in ("on", "still_on")]
-    body.node.insert(0, helper.make_node("Identity", ["on"], ["still_on"], name="still_on"))
-    for row in reversed(rows):
-        body.node.insert(0, row)
+    on = helper.make_node("Identity", ["on"], ["still_on"], name="still_on")
+    first = [*rows, on, *body.node]
+    del body.node[:]
+    body.node.extend(first)
     states = {value.name: value for value in body.input}
     del body.input[:], body.output[:]
     count = helper.make_tensor_value_info("epoch", TensorProto.INT64, [])
@@ -145,20 +137,12 @@ def epochs_of(graph: Graph, inputs: Sequence[str], carried: Mapping[str, str]) -
     flattened = [
         helper.make_node("Reshape", [f"stacked.{n}", "flat"], [n], name=f"flat.{n}") for n in kept
     ]
-    infos = {name: writing.info(name, graph.inputs[name]) for name in given}
-    ends = {name: writing.info(name, graph.outputs[name]) for name in outputs}
-    return _model(
-        helper.make_graph(
-            [loop, *flattened],
-            "epochs",
-            [
-                *(_stacked(i, "epochs") if name in drawn else i for name, i in infos.items()),
-                helper.make_tensor_value_info("epochs", TensorProto.INT64, []),
-            ],
-            [_stacked(i, "epochs") if name in kept else i for name, i in ends.items()],
-            [numpy_helper.from_array(true, "true"), numpy_helper.from_array(flat, "flat")],
-        )
+    made = writing.around("epochs", [loop, *flattened], given, outputs, [*drawn, *kept])
+    made.input.append(helper.make_tensor_value_info("epochs", TensorProto.INT64, []))
+    made.initializer.extend(
+        [numpy_helper.from_array(true, "true"), numpy_helper.from_array(flat, "flat")]
     )
+    return _model(made)
 
 
 def operators_in(model: ModelProto) -> set[str]:
@@ -205,7 +189,6 @@ class _Writing:
         self._initial: list[TensorProto] = []
         self._values: dict[Node, str | list[str]] = {}
         self._casts: dict[tuple[str, torch.dtype], str] = {}
-        self._dtypes: dict[str, torch.dtype] = {}
 
     def graph(self, name: str, inputs: Sequence[str]) -> GraphProto:
         """The graph with these inputs, those that it uses, and its outputs."""
@@ -223,6 +206,25 @@ class _Writing:
         given = [self.info(n, self._graph.inputs[n]) for n in inputs if n in self._graph.inputs]
         results = [self.info(n, node) for n, node in self._graph.outputs.items()]
         return helper.make_graph(self._used(), name, given, results, self._used_constants())
+
+    def around(
+        self,
+        times: str,
+        nodes: Sequence[NodeProto],
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        several: Sequence[str],
+    ) -> GraphProto:
+        """A graph of many steps; of ``several`` inputs and outputs each step has its own."""
+        graph = self._graph
+        given, results = (
+            [_stacked(i, times) if i.name in several else i for i in infos]
+            for infos in (
+                [self.info(name, graph.inputs[name]) for name in inputs],
+                [self.info(name, graph.outputs[name]) for name in outputs],
+            )
+        )
+        return helper.make_graph(nodes, times, given, results)
 
     def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
         name = f"v{len(self._nodes)}"

@@ -96,11 +96,10 @@ class Exported:
                 changed.
         """
         given = self._batch(x, target)
-        samples = len(given["x"])
-        given |= self._drawn(samples)
-        found = self._taken(STEP, self._outputs, given, learning_rate)
+        given |= self._drawn(len(given["x"]))
+        found, taken = self._take(STEP, self._outputs, given, learning_rate)
         accuracy = float(found["accuracy"]) if "accuracy" in found else None
-        return Metrics(float(found["loss"]), accuracy, bool(found["taken"]))
+        return Metrics(float(found["loss"]), accuracy, taken)
 
     def steps(self, x: Any, target: Any, learning_rate: float | None = None) -> Course:
         """Train on several batches of one size, a step on each, in one call of the runtime.
@@ -124,8 +123,8 @@ class Exported:
         sizes = {len(batch["x"]) for batch in batches}
         if len(sizes) > 1:
             raise UsageError(f"batches must have one size; given are {sorted(sizes)} samples")
-        each = [batch | self._drawn(len(batch["x"])) for batch in batches]
-        given = {name: np.stack([one[name] for one in each]) for name in each[0]}
+        given = {name: np.stack([one[name] for one in batches]) for name in batches[0]}
+        given |= self._drawn(sizes.pop(), len(batches))
         return self._course(STEPS, given, learning_rate)
 
     def epochs(
@@ -148,9 +147,8 @@ class Exported:
         if not isinstance(cast(object, epochs), int) or epochs < 1:
             raise UsageError(f"epochs must be a whole number, at least 1; given is {epochs!r}")
         given = self._batch(x, target)
-        rows = [self._drawn(len(given["x"])) for _ in range(epochs)]
-        given |= {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-        return self._course(EPOCHS, given | {"epochs": np.asarray(epochs, np.int64)}, learning_rate)
+        given |= self._drawn(len(given["x"]), epochs) | {"epochs": np.asarray(epochs, np.int64)}
+        return self._course(EPOCHS, given, learning_rate)
 
     def predict(self, x: Any) -> NDArray[Any]:
         """What ``rule.predict`` gives for n samples, (n, k), with the state as it is now.
@@ -207,33 +205,35 @@ class Exported:
         self._check_classes(given["target"])
         return given
 
-    def _drawn(self, samples: int) -> Arrays:
-        """Random numbers of one step, where it takes some."""
+    def _drawn(self, samples: int, *steps: int) -> Arrays:
+        """Random numbers of one step, or of several, where it takes some."""
         drawn: Arrays = {}
         for name in NUMBERS:
             if name in self._inputs:
                 sizes, _ = self._inputs[name]
                 shape = [samples if size == "samples" else int(size) for size in sizes]
-                drawn[name] = self._numbers.random(shape, dtype=np.float32)
+                drawn[name] = self._numbers.random([*steps, *shape], dtype=np.float32)
         return drawn
 
     def _course(self, file: str, given: Arrays, learning_rate: float | None) -> Course:
         outputs, _ = self._contents.of_several()
-        found = self._taken(file, outputs, given, learning_rate)
-        return Course(found["loss"], found.get("accuracy"), bool(found["taken"]))
+        found, taken = self._take(file, outputs, given, learning_rate)
+        return Course(found["loss"], found.get("accuracy"), taken)
 
-    def _taken(self, file: str, outputs: list[str], given: Arrays, rate: float | None) -> Arrays:
+    def _take(
+        self, file: str, outputs: list[str], given: Arrays, rate: float | None
+    ) -> tuple[Arrays, bool]:
         """What a model says, and whether its new state was taken over."""
         chosen = self.learning_rate if rate is None else rate
         inputs = self.state | given | {"learning_rate": np.asarray(chosen, np.float32)}
-        names = [*self._inputs, *(["epochs"] if file == EPOCHS else [])]
-        results = self._run(file, {name: inputs[name] for name in names})
+        known = {*self._inputs, "epochs"}  # a step does not read all of the state
+        results = self._run(file, {n: value for n, value in inputs.items() if n in known})
         found = dict(zip(outputs, results, strict=True))
         new = {n.removeprefix(NEW): value for n, value in found.items() if n.startswith(NEW)}
         finite = all(np.isfinite(value).all() for value in (found["loss"], *new.values()))
         if finite:
             self.state = self.state | new
-        return found | {"taken": np.asarray(finite)}
+        return found, bool(finite)
 
     def _run(self, file: str, inputs: Arrays) -> list[NDArray[Any]]:
         if file not in self._sessions:
