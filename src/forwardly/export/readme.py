@@ -154,6 +154,32 @@ _SAMPLES = 8
 _IN_C = {"float32": ("f32", "float"), "int64": ("i64", "int64_t")}
 
 
+def facts(described: Mapping[str, Any], step: str) -> dict[str, str]:
+    """What every README says of a step, whose file it names.
+
+    Args:
+        described: the content of ``forwardly.json``.
+        step: the file that takes a step.
+    """
+    given = {one["name"]: one for one in described[step]["inputs"]}
+    said = {n: f"{one['dtype']} ({', '.join(map(str, one['shape']))})" for n, one in given.items()}
+    paper = described["paper"]
+    return {
+        **{name: str(paper[name]) for name in ("title", "year", "url")},
+        "rule": described["rule"],
+        "x": said["x"],
+        "target": said["target"],
+        "target_type": given["target"]["dtype"],
+        "rate": repr(float(described["optimizer"]["learning_rate"])),
+        "prepares": _PREPARES if described["prepares"] else "",
+        "numbers": "".join(
+            f" `{name}` is random numbers from you, {said[name]}, uniform on [0, 1), new in each "
+            "step."
+            for name in described["numbers"]
+        ),
+    }
+
+
 def text(described: Mapping[str, Any], places: Mapping[str, int]) -> str:
     """The README for what ``forwardly.json`` says.
 
@@ -164,22 +190,13 @@ def text(described: Mapping[str, Any], places: Mapping[str, int]) -> str:
     inputs = {given["name"]: given for given in described["train_step.onnx"]["inputs"]}
     outputs = {given["name"] for given in described["train_step.onnx"]["outputs"]}
 
-    def said(name: str) -> str:
-        given = inputs[name]
-        return f"{given['dtype']} ({', '.join(map(str, given['shape']))})"
-
     def sizes(name: str) -> list[int]:
         return [_SAMPLES if size == "samples" else size for size in inputs[name]["shape"]]
 
     def in_braces(name: str) -> str:
         return "{" + ", ".join(map(str, sizes(name))) + "}"
 
-    random = "".join(
-        f" `{name}` is random numbers from you, {said(name)}, uniform on [0, 1), new in each step."
-        for name in described["numbers"]
-    )
-    paper, kind = described["paper"], inputs["target"]["dtype"]
-    code, in_c = _IN_C[kind]
+    code, in_c = _IN_C[inputs["target"]["dtype"]]
     used = {name: place for name, place in places.items() if name in inputs}
     drawn = [
         f"        for (std::size_t i = 0; i < {name}.get_size(); ++i)\n"
@@ -195,19 +212,10 @@ def text(described: Mapping[str, Any], places: Mapping[str, int]) -> str:
         ),
     ]
     return _TEXT.format(
-        rule=described["rule"],
-        title=paper["title"],
-        year=paper["year"],
-        url=paper["url"],
-        x=said("x"),
-        target=said("target"),
-        rate=repr(float(described["optimizer"]["learning_rate"])),
-        prepares=_PREPARES if described["prepares"] else "",
-        numbers=random,
+        **facts(described, "train_step.onnx"),
         javascript=_javascript(described, inputs),
         x_shape=tuple(sizes("x")),
         target_shape=tuple(sizes("target")),
-        target_type=kind,
         x_sizes=in_braces("x"),
         target_sizes=in_braces("target"),
         target_code=code,
@@ -231,7 +239,7 @@ def _javascript(described: Mapping[str, Any], inputs: Mapping[str, Any]) -> str:
     given = {
         "X": ", ".join(map(str, inputs["x"]["shape"])),
         "TARGET": target,
-        "RATE": repr(float(described["optimizer"]["learning_rate"])),
+        "RATE": facts(described, "train_step.onnx")["rate"],
         "NUMBERS": "".join(f"  given.{n} = filled({numbers(n)});\n" for n in described["numbers"]),
     }
     return re.sub("%([A-Z]+)%", lambda found: given[found[1]], _JAVASCRIPT)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from forwardly.export.readme import facts
+
 _TEXT = """# A training step by {rule}
 
 Written by forwardly. The rule is from "{title}" ({year}), {url}.
@@ -117,7 +119,6 @@ int main() {{
 }}
 ```
 """
-_PREPARES = " x goes in as it comes: the programs shift and scale it as in training."
 _TYPES = {"float32": "Float", "int64": "Long", "int32": "Int", "bool": "Bool", "float64": "Double"}
 
 
@@ -133,10 +134,6 @@ def text(described: Mapping[str, Any], places: Mapping[str, int]) -> str:
     outputs = [given["name"] for given in step["outputs"]]
     order = list(inputs)
 
-    def said(name: str) -> str:
-        given = inputs[name]
-        return f"{given['dtype']} ({', '.join(map(str, given['shape']))})"
-
     def sizes(name: str) -> tuple[int, ...]:
         return tuple(most if size == "samples" else size for size in inputs[name]["shape"])
 
@@ -146,25 +143,12 @@ def text(described: Mapping[str, Any], places: Mapping[str, int]) -> str:
         shape = "{" + ", ".join(map(str, sizes(name))) + "}"
         return f"        {{{shape}, {kind}, {places.get(name, -1)}, {following}}}, // {name}"
 
-    numbers, paper = list(described["numbers"]), described["paper"]
+    numbers = list(described["numbers"])
     return _TEXT.format(
-        rule=described["rule"],
-        title=paper["title"],
-        year=paper["year"],
-        url=paper["url"],
-        x=said("x"),
-        target=said("target"),
+        **facts(described, "train_step.pte"),
         most=most,
-        prepares=_PREPARES if described["prepares"] else "",
-        numbers="".join(
-            f" `{name}` is random numbers from you, {said(name)}, uniform on [0, 1), new in each "
-            "step."
-            for name in numbers
-        ),
         x_shape=sizes("x"),
         target_shape=sizes("target"),
-        target_type=inputs["target"]["dtype"],
-        rate=repr(float(described["optimizer"]["learning_rate"])),
         drawn="".join(f'    batch["{name}"] = torch.rand({sizes(name)})\n' for name in numbers),
         inputs="\n".join(map(row, order)),
         at_x=order.index("x"),
