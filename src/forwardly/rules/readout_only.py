@@ -16,7 +16,6 @@ Deviations
 
 from __future__ import annotations
 
-from collections import deque
 from typing import final
 
 from torch import Tensor
@@ -42,7 +41,11 @@ class ReadoutOnly(Rule):
 
     def assign(self, x: Tensor, target: Tensor, step: Step) -> Credit:
         """One forward pass and the delta rule on what enters the last synapse."""
-        (last,) = deque(step.activities(step.prepare(x)), maxlen=1)  # and keep no other
+        activities = step.activities(step.prepare(x))
+        last = next(activities)
+        for layer in activities:
+            last = layer
+            del layer
         e = self.error(last.a, target)
         updates = step.update(self.network.stages[-1], e.reshape(last.z.shape), last.pre)
         return Credit(updates, last.a, self.loss_value(last.a, target), e)
