@@ -103,7 +103,7 @@ def test_samples_are_prepared(tmp_path: Path) -> None:
     options: Any = {"format": "executorch", "prepare": lambda x: (x - 1) / 2}
     fw.export(rule, sgd(rule), place, batch("numbers"), **options).check()
     assert json.loads((place / "forwardly.json").read_text("utf-8"))["prepares"]
-    assert "the programs shift and scale it" in (place / "README.md").read_text("utf-8")
+    assert "the files shift and scale it" in (place / "README.md").read_text("utf-8")
     x, _ = batch("numbers")
     given = {**rule.state_dict(), "x": x}
     said = json.loads((place / "forwardly.json").read_text("utf-8"))["predict.pte"]
