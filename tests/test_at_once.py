@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +9,18 @@ import pytest
 import torch
 
 from forwardly.errors import UsageError
-from forwardly.experiments import at_once, published, records
-from forwardly.experiments.at_once import run_at_once
-from forwardly.experiments.jobs import Job, State, run
+from forwardly.experiments import published, records
+from forwardly.experiments.engines import at_once
+from forwardly.experiments.engines.at_once import AtOnce
+from forwardly.experiments.jobs import State, run_all
 from forwardly.experiments.recipe import JacobianMirroring
 from forwardly.experiments.run_folder import RunFolder
 from test_cli import Command
-from test_reproduction import EPOCHS, experiment, jobs, never, nothing
+from test_reproduction import EPOCHS, ended, experiment, jobs, never, nothing, run
 
 pytestmark = pytest.mark.unchecked  # whole commands
 
 CPU = torch.device("cpu")
-
-
-def ended(todo: list[Job], most: int = 10) -> dict[int, str]:
-    return {
-        news[0]: news[1] for news in run_at_once(todo, CPU, most) if not isinstance(news, State)
-    }
 
 
 def assert_same(ours: Path, theirs: Path, rel: float) -> None:
@@ -44,7 +38,7 @@ def assert_same(ours: Path, theirs: Path, rel: float) -> None:
 
 def test_records_are_those_of_single_runs(tmp_path: Path) -> None:
     together, alone = (jobs(tmp_path / name, seeds=2, dtype="float64") for name in ("a", "b"))
-    news = list(run_at_once(together, CPU, 10))
+    news = list(run_all(together, AtOnce(CPU, 10)))
     assert [one for one in news if not isinstance(one, State)] == [
         (number, "finished")
         for number in (0, 2, 1, 3)  # a cell's seeds at once
@@ -58,22 +52,22 @@ def test_records_are_those_of_single_runs(tmp_path: Path) -> None:
     for record in records.read_all(tmp_path / "a" / "records"):
         assert (record.environment["device"], record.environment["runs_at_once"]) == ("cpu", 2)
     assert not list(tmp_path.rglob("checkpoint.pt"))
-    assert set(ended(together).values()) == {"finished"}  # there already
+    assert set(ended(together, AtOnce(CPU, 10)).values()) == {"finished"}  # there already
 
 
 def test_a_stopped_batch_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Be they as far as each other or not: one is alone for its first epochs."""
     monkeypatch.setattr(at_once, "_SECONDS_BETWEEN_CHECKPOINTS", -1)
     whole, stopped = (jobs(tmp_path / name, seeds=3, dtype="float64")[::2] for name in ("a", "b"))
-    assert set(ended(whole).values()) == {"finished"}
+    assert set(ended(whole, AtOnce(CPU, 10)).values()) == {"finished"}
     for some, epoch in ((stopped[:1], 2), (stopped[1:], 3)):
-        news = run_at_once(some, CPU, 10)
+        news = run_all(some, AtOnce(CPU, 10))
         while (one := next(news)) and not (isinstance(one, State) and one.epoch == epoch + 1):
             pass
         news.close()
         assert all(job.checkpoint.exists() for job in some)
     assert not (tmp_path / "b" / "records").exists()
-    told = list(run_at_once(stopped, CPU, 10))
+    told = list(run_all(stopped, AtOnce(CPU, 10)))
     first = {one.job: one.epoch for one in reversed(told) if isinstance(one, State)}
     assert first == {0: 3, 1: 4, 2: 4}
     assert_same(tmp_path / "a", tmp_path / "b", rel=1e-12)
@@ -82,7 +76,7 @@ def test_a_stopped_batch_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_no_more_than_asked_for(tmp_path: Path) -> None:
-    assert len(ended(jobs(tmp_path, seeds=3, epochs=1)[::2], most=2)) == 3
+    assert len(ended(jobs(tmp_path, seeds=3, epochs=1)[::2], AtOnce(CPU, 2))) == 3
     found = [r.environment["runs_at_once"] for r in records.read_all(tmp_path / "records")]
     assert sorted(found) == [1, 2, 2]
 
@@ -91,12 +85,12 @@ def test_what_another_process_runs_is_left_to_it(tmp_path: Path) -> None:
     todo = jobs(tmp_path, seeds=2, epochs=1)[::2]
     todo[0].folder.mkdir(parents=True)
     with RunFolder(todo[0].folder).lock():
-        assert ended(todo) == {0: "taken", 1: "finished"}
+        assert ended(todo, AtOnce(CPU, 10)) == {0: "taken", 1: "finished"}
 
 
 def test_one_that_diverges(tmp_path: Path) -> None:
     (job,) = jobs(tmp_path, learning_rate=1e30)[:1]
-    assert ended([job]) == {0: "finished"}
+    assert ended([job], AtOnce(CPU, 10)) == {0: "finished"}
     (record,) = records.read_all(tmp_path / "records")
     assert (record.result["diverged"], record.result["test_accuracy"]) == (1, None)
 
@@ -111,7 +105,7 @@ def test_one_that_diverges(tmp_path: Path) -> None:
 )
 def test_what_is_no_batch_is_refused(changes: dict[str, Any], says: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=f"small/pepita seed 0 cannot be run on .*{says}"):
-        ended(jobs(tmp_path, **changes))
+        ended(jobs(tmp_path, **changes), AtOnce(CPU, 10))
     assert not list(tmp_path.iterdir())
 
 
@@ -134,15 +128,13 @@ def test_a_device_that_is_not_there(device: str, says: str, command: Command) ->
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> None:
     """With a device that is the processor under another name."""
 
-    def on_the_processor(
-        todo: list[Job], device: torch.device, most: int
-    ) -> Iterator[State | tuple[int, str]]:
+    def on_the_processor(device: torch.device, most: int) -> AtOnce:
         assert (device, most) == (torch.device("mps"), 10)
-        yield from run_at_once(todo, CPU, most)
+        return AtOnce(CPU, most)
 
     monkeypatch.setitem(published.EXPERIMENTS, "toy2026", experiment(epochs=2, milestones=()))
     monkeypatch.setattr("forwardly.commands.reproduce.device_named", torch.device)
-    monkeypatch.setattr(at_once, "run_at_once", on_the_processor)
+    monkeypatch.setattr(at_once, "AtOnce", on_the_processor)
     done = command("reproduce", "toy2026", "--seeds", "2", "--device", "mps")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("test accuracy") == 4

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,10 +22,10 @@ from forwardly.commands import bench, reproduce, teacher_student
 from forwardly.data import npz
 from forwardly.experiments import comparison, published, report
 from forwardly.experiments.experiment import Cell, Experiment
-from forwardly.experiments.jobs import Job, run
 from forwardly.experiments.recipe import Recipe
 from forwardly.experiments.teacher_student import PARTS, Run, TeacherStudent
 from forwardly.rules import RULES
+from test_reproduction import InTurn
 
 pytestmark = pytest.mark.unchecked  # whole commands
 
@@ -120,11 +119,7 @@ def toy() -> Experiment:
 def test_reproduce_and_report(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """An experiment of ours, two cells of an epoch, without processes; the page of its records."""
 
-    def in_turn(todo: Sequence[Job], _: int) -> Iterator[tuple[int, str]]:
-        for number, job in enumerate(todo):
-            yield number, run(job, lambda *_: None, lambda: False)
-
-    monkeypatch.setattr(reproduce, "run_all", in_turn)
+    monkeypatch.setattr(reproduce, "Processes", lambda _: InTurn())
     monkeypatch.setitem(published.EXPERIMENTS, "toy2026", toy())
     monkeypatch.setattr(report, "EXPERIMENTS", {"toy2026": toy()})
     assert call("reproduce", "toy2026") == 0

@@ -24,10 +24,10 @@ from forwardly.data import teacher_student as arrays
 from forwardly.errors import UsageError
 from forwardly.experiments import published, records, report, results, train_runs
 from forwardly.experiments.experiment import Experiment
-from forwardly.experiments.jobs import jobs_of, run
+from forwardly.experiments.jobs import jobs_of
 from forwardly.experiments.statistics import sd_text
 from test_report import Page, fill, toy, train_run  # noqa: F401
-from test_reproduction import jobs, never, nothing
+from test_reproduction import jobs, never, nothing, run
 
 pytestmark = pytest.mark.unchecked  # whole commands
 
@@ -286,6 +286,7 @@ def test_what_may_not_be_read(toy: Experiment) -> None:  # noqa: F811
         root = Path(name)
         root.chmod(0o755)
         fill(root, toy)
+        report.render([root])  # which imports what an ordinary user may not be allowed to read
         place = records.folder(root, toy.name, "fc-digits/pepita", 1)
         for path in (place / "record.json", place / "epochs.csv", place, place.parent):
             mode = path.stat().st_mode

@@ -33,7 +33,9 @@ def test_the_lowest_versions_are_the_bounds() -> None:
     assert all(re.fullmatch(r"[\w-]+>=[\w.]+", one) for one in named())
     assert sorted(pinned) == sorted(
         one.replace(">=", "==")
-        for one in named("examples", "export", "executorch", "tensorboard", "wandb", "mlflow")
+        for one in named(
+            *("cluster", "examples", "export", "executorch", "tensorboard", "wandb", "mlflow")
+        )
     )
 
 

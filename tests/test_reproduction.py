@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
@@ -28,9 +28,20 @@ from forwardly.commands import reproduce
 from forwardly.commands.console import PlainConsole
 from forwardly.errors import UsageError
 from forwardly.experiments import estimate, published, records, report
-from forwardly.experiments import jobs as experiment_jobs
+from forwardly.experiments.engines import processes
+from forwardly.experiments.engines.processes import Processes
 from forwardly.experiments.experiment import Cell, Experiment, Published
-from forwardly.experiments.jobs import Job, State, jobs_of, run, run_all
+from forwardly.experiments.jobs import (
+    Ended,
+    Engine,
+    Job,
+    Outcome,
+    Restarted,
+    State,
+    jobs_of,
+    run_all,
+    train,
+)
 from forwardly.experiments.recipe import Recipe
 from forwardly.training import checkpoint
 from test_cli import Command
@@ -47,10 +58,10 @@ def _quick_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     Those of programs, below, begin as they do for users.
     """
     if "forkserver" in multiprocessing.get_all_start_methods():
-        imported = ["torch._dynamo", "sklearn.datasets", "forwardly.experiments.jobs"]
+        imported = ["torch._dynamo", "sklearn.datasets", "forwardly.experiments.engines.processes"]
         multiprocessing.set_forkserver_preload(imported)
         context = multiprocessing.get_context("forkserver")
-        monkeypatch.setattr(experiment_jobs, "get_context", lambda _: context)
+        monkeypatch.setattr(processes, "get_context", lambda _: context)
 
 
 def recipe(rule: str, data: str = "digits", **changes: Any) -> Recipe:
@@ -86,6 +97,34 @@ def never() -> bool:
 
 def nothing(*_: object) -> None:
     pass
+
+
+class InTurn:
+    """An engine in this process."""
+
+    def __init__(
+        self,
+        report: Callable[[float, float | None], None] = nothing,
+        stop: Callable[[], bool] = never,
+    ) -> None:
+        self.report, self.stop = report, stop
+
+    def train(self, jobs: Sequence[Job]) -> Generator[Ended]:
+        for number, job in enumerate(jobs):
+            yield Ended(number, train(job, self.report, self.stop))
+
+
+def ended(todo: Sequence[Job], engine: Engine) -> dict[int, Outcome]:
+    """How each run ended."""
+    news = run_all(todo, engine)
+    return dict(one for one in news if not isinstance(one, State | Restarted))
+
+
+def run(
+    job: Job, report: Callable[[float, float | None], None], stop: Callable[[], bool]
+) -> Outcome:
+    """Train and record one."""
+    return ended([job], InTurn(report, stop))[0]
 
 
 def test_what_is_recorded_is_not_run_again(tmp_path: Path) -> None:
@@ -149,7 +188,7 @@ def test_side_by_side(tmp_path: Path) -> None:
     todo = jobs(tmp_path, seeds=2, epochs=2)[:3]
     ended: dict[int, str] = {}
     seen: set[int] = set()
-    for news in run_all(todo, 2):
+    for news in run_all(todo, Processes(2)):
         if isinstance(news, State):
             seen.add(news.job)
             assert 0 < news.epoch <= 2
@@ -170,7 +209,7 @@ def test_side_by_side(tmp_path: Path) -> None:
 
 def test_leaving_the_loop_stops_the_runs(tmp_path: Path) -> None:
     todo = jobs(tmp_path, epochs=100_000)[:1]
-    for news in run_all(todo, 1):
+    for news in run_all(todo, Processes(1)):
         assert isinstance(news, State)
         if news.epoch > 2:
             assert (todo[news.job].folder / "checkpoint.pt").exists()
@@ -181,16 +220,16 @@ def test_leaving_the_loop_stops_the_runs(tmp_path: Path) -> None:
 def test_a_users_mistake_in_a_run_reaches_the_parent(tmp_path: Path) -> None:
     (job, *_) = jobs(tmp_path, validation=5000)
     with pytest.raises(UsageError, match="validation must be 1 to 1496; given 5000"):
-        list(run_all([job], 1))
+        list(run_all([job], Processes(1)))
 
 
 PROGRAM = """
 import sys
 from pathlib import Path
 sys.path.insert(0, "tests")
-from test_reproduction import LONG, jobs, run_all
+from test_reproduction import LONG, Processes, jobs, run_all
 if __name__ == "__main__":
-    for news in run_all(jobs(Path(sys.argv[1]), **LONG), 2):
+    for news in run_all(jobs(Path(sys.argv[1]), **LONG), Processes(2)):
         pass
 """
 LONG = {"epochs": 60}
@@ -232,15 +271,37 @@ def test_killed_and_given_again_it_ends_the_same(tmp_path: Path) -> None:
     assert any(ours.environment["sessions"] == 2 for ours in ended[0])
 
 
+@pytest.mark.long
+def test_a_killed_process_is_replaced(tmp_path: Path) -> None:
+    """The others do not notice, and its run ends as it would have."""
+    todo, alone = jobs(tmp_path / "killed", **LONG), jobs(tmp_path / "alone", **LONG)
+    news, before = list[Any](), {child.pid for child in multiprocessing.active_children()}
+    for one in run_all(todo, Processes(2)):
+        mine = [c for c in multiprocessing.active_children() if c.pid not in before]
+        if len(news) == 0 and isinstance(one, State) and one.epoch > 1:
+            min(mine, key=lambda child: child.name).kill()
+            news.append(one)
+        elif news and not isinstance(one, State):
+            news.append(one)
+    lost = news[1]
+    assert lost == Restarted(lost.job, "its process was killed")
+    assert sorted(news[2:]) == [(0, "finished"), (1, "finished")]
+    assert all(run(job, nothing, never) == "finished" for job in alone)
+    ended = [records.read_all(tmp_path / name / "records") for name in ("killed", "alone")]
+    for ours, expected in zip(*ended, strict=True):
+        assert [row["loss"] for row in ours.rows] == [row["loss"] for row in expected.rows]
+    assert sorted(ours.environment["sessions"] for ours in ended[0]) == [1, 2]
+
+
 IMPATIENT = """
 import os, signal, sys, time
 from multiprocessing import active_children
 from pathlib import Path
 sys.path.insert(0, "tests")
-from test_reproduction import jobs, run_all
+from test_reproduction import Processes, jobs, run_all
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored after `make test &` in sh
-    for news in run_all(jobs(Path(sys.argv[1]), epochs=100_000)[:1], 1):
+    for news in run_all(jobs(Path(sys.argv[1]), epochs=100_000)[:1], Processes(1)):
         (worker,) = active_children()
         os.kill(worker.pid, signal.SIGSTOP)  # as one that is reading a large data set
         print(flush=True)
@@ -296,11 +357,7 @@ def here(
 ) -> Callable[..., CompletedProcess[str]]:
     """``forwardly reproduce toy2026``, whose runs are in this process too."""
 
-    def in_turn(todo: Sequence[Job], _: int) -> Iterator[tuple[int, str]]:
-        for number, job in enumerate(todo):
-            yield number, run(job, nothing, never)
-
-    monkeypatch.setattr(reproduce, "run_all", in_turn)
+    monkeypatch.setattr(reproduce, "Processes", lambda _: InTurn())
     monkeypatch.setitem(published.EXPERIMENTS, "toy2026", experiment(epochs=2, milestones=()))
     return partial(command, "reproduce", "toy2026", "--seeds=1")
 
@@ -513,9 +570,9 @@ def test_a_process_that_was_killed_is_told(tmp_path: Path, monkeypatch: pytest.M
 
             return super().submit(killed)
 
-    monkeypatch.setattr(experiment_jobs, "ProcessPoolExecutor", Broken)
+    monkeypatch.setattr(processes, "ProcessPoolExecutor", Broken)
     with pytest.raises(UsageError, match=r"killed while it ran small/.* seed 0.* fewer --jobs"):
-        list(run_all(jobs(tmp_path), 1))
+        list(run_all(jobs(tmp_path), Processes(1)))
 
 
 def test_help_names_every_experiment() -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
+import torch
 from cyclopts import Parameter
 from rich.progress import TaskID
 
@@ -21,7 +23,9 @@ from forwardly.commands.teacher_student import teacher_student
 from forwardly.data import load
 from forwardly.errors import UsageError
 from forwardly.experiments import records as records_of
-from forwardly.experiments.jobs import Job, Outcome, State, jobs_of, run_all
+from forwardly.experiments.engines.cluster import Dask
+from forwardly.experiments.engines.processes import Processes
+from forwardly.experiments.jobs import Engine, Job, Outcome, Restarted, State, jobs_of, run_all
 from forwardly.experiments.published import experiment
 from forwardly.experiments.run_folder import check_places
 from forwardly.experiments.settings import MOST_SEEDS, MOST_THREADS, at_least, require
@@ -39,6 +43,7 @@ def reproduce(
     seed: int = 0,
     jobs: int | None = None,
     device: str = "cpu",
+    cluster: str | None = None,
     epochs: int | None = None,
     again: Annotated[bool, Parameter(negative=())] = False,
     data_root: Path | None = None,
@@ -71,9 +76,14 @@ def reproduce(
         The first of them.
     jobs
         Runs at a time: each in a process of its own (default: 2); on a GPU as one step of all that
-        differ in nothing but seeds and learning rates (default: 10).
+        differ in nothing but seeds and learning rates (default: 10); of Slurm, its jobs (default:
+        10).
     device
         Where: cpu; or a GPU: cuda, cuda:1 (the second), xpu or mps.
+    cluster
+        Run on a Dask cluster: local:4, so many processes of this machine; tcp://HOST:8786, a
+        scheduler that is running; slurm, as Dask's settings say; or ssh:FILE, which names a machine
+        a line.
     epochs
         Try the first so many epochs only. That is a trial and no record of the experiment: it is
         kept in a folder of its own, WORK/trials.
@@ -89,8 +99,10 @@ def reproduce(
         The folder of the checkpoints, and of what --again and --epochs run.
     """
     where = device_named(device)
+    if cluster is not None:
+        _check_cluster(cluster, where.type, jobs)
     if jobs is None:
-        jobs = 2 if where.type == "cpu" else 10
+        jobs = 2 if where.type == "cpu" and cluster != "slurm" else 10
     require(at_least(1), seeds=seeds, jobs=jobs, epochs=epochs)
     require(MOST_SEEDS, seeds=seeds)
     require(MOST_THREADS, jobs=jobs)
@@ -125,7 +137,7 @@ def reproduce(
         first_seed=seed,
         work=work / "again" / "checkpoints" if again else work,
         data_root=data_root,
-        threads=max(1, processors.count() // jobs),
+        threads=_threads(jobs, cluster),
     )
     if list_:
         every = make(record_root=place, recorded=True)
@@ -141,19 +153,14 @@ def reproduce(
     if not todo:
         _say_that_all_is_there(chosen.name, recorded_name, place, records, console)
         return 0
-    absent = _absent(todo, data_root)
-    here = [job for job in todo if job.recipe.data not in absent]
-    if not here:
-        raise UsageError("\n".join(absent.values()))
-    for why in absent.values():
-        console.say(f"{why}\nThe other cells are run.", style="yellow")
-    if where.type == "cpu":
-        news = run_all(here, jobs)
-    else:
-        from forwardly.experiments.at_once import run_at_once
-
-        news = run_at_once(here, where, jobs)
-    code = _run_jobs(here, news, console, records if again else None)
+    with _engine(cluster, where, jobs, console) as engine:
+        absent = _absent(todo, data_root, engine)
+        here = [job for job in todo if job.recipe.data not in absent]
+        if not here:
+            raise UsageError("\n".join(absent.values()))
+        for why in absent.values():
+            console.say(f"{why}\nThe other cells are run.", style="yellow")
+        code = _run_jobs(here, run_all(here, engine), console, records if again else None)
     if not absent or code == INTERRUPTED:
         return code
     left_out = Counter(job.recipe.data for job in todo if job.recipe.data in absent)
@@ -177,10 +184,51 @@ def _say_that_all_is_there(
         )
 
 
-def _absent(todo: Sequence[Job], data_root: Path | None) -> dict[str, str]:
+def _threads(jobs: int, cluster: str | None) -> int:
+    """Of a run: this machine's share; on a cluster one, as its workers have a thread a run."""
+    if cluster is not None:
+        kind, _, count = cluster.partition(":")
+        jobs = int(count) if kind == "local" and count.isdecimal() else processors.count()
+    return max(1, processors.count() // max(1, jobs))
+
+
+def _check_cluster(cluster: str, device: str, jobs: int | None) -> None:
+    if device != "cpu":
+        raise UsageError("runs on a cluster are its processors': leave --device out")
+    if jobs is not None and cluster != "slurm":
+        raise UsageError(
+            f"how many runs there are at a time is the cluster's; given --jobs {jobs} with "
+            f"--cluster {cluster}: leave --jobs out"
+        )
+
+
+@contextmanager
+def _engine(
+    cluster: str | None, device: torch.device, jobs: int, console: PlainConsole
+) -> Generator[Engine]:
+    """Where runs are trained."""
+    if cluster is not None:
+        from forwardly.experiments.engines import cluster as clusters
+
+        with clusters.cluster(cluster, jobs) as dask:
+            console.say(f"The cluster's page is {dask.dashboard}")
+            dask.wait(lambda: console.say("Waiting for a first worker; Ctrl-C ends that."))
+            yield dask
+    elif device.type != "cpu":
+        from forwardly.experiments.engines.at_once import AtOnce
+
+        yield AtOnce(device, jobs)
+    else:
+        yield Processes(jobs)
+
+
+def _absent(todo: Sequence[Job], data_root: Path | None, engine: Engine) -> dict[str, str]:
     """The data sets that cannot be had, and why; others are downloaded."""
+    names = sorted({job.recipe.data for job in todo})
+    if isinstance(engine, Dask):
+        return engine.absent(names, data_root)
     absent: dict[str, str] = {}
-    for data in sorted({job.recipe.data for job in todo}):
+    for data in names:
         try:
             load(data, data_root, progress=True)
         except UsageError as problem:
@@ -223,7 +271,7 @@ def _teacher_student(
 
 def _run_jobs(
     todo: Sequence[Job],
-    news_of: Iterator[State | tuple[int, Outcome]],
+    news_of: Iterator[State | Restarted | tuple[int, Outcome]],
     console: PlainConsole,
     before: Path | None = None,
 ) -> int:
@@ -253,6 +301,9 @@ def _run_jobs(
                     epochs[number] = epoch
                     state = "" if accuracy is None else f"validation {100 * accuracy:.2f} %"
                     progress.update(tasks[number], completed=epoch, state=state)
+                elif isinstance(news, Restarted):
+                    again = f"{todo[news.job].name}: {news.why}; it goes on from its checkpoint"
+                    console.say(again, style="yellow")
                 else:
                     number, outcome = news
                     outcomes.append(outcome)

@@ -1,24 +1,19 @@
-"""Run what of an experiment is not recorded yet, in parallel processes that survive being killed.
+"""Run what of an experiment is not recorded yet.
 
 Each run keeps a checkpoint in its working folder, is locked against a second process, and ends as a
-record. So a command that was killed, or a machine that was switched off, is continued by giving the
-same command again.
+record, which only the process that was asked writes. So a command that was killed, or a machine
+that was switched off, is continued by giving the same command again. Where runs are trained is the
+business of an ``Engine``; see ``engines``.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import signal
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import closing
 from dataclasses import dataclass
-from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
-from queue import Empty
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 
@@ -34,7 +29,6 @@ from forwardly.training import Fit, Row, evaluate
 from forwardly.training.measures import MEASURES
 
 _BATCHES_BETWEEN_LOOKS = 20
-_SIGNALS = signal.SIGINT, signal.SIGTERM
 
 
 @dataclass(frozen=True)
@@ -93,8 +87,37 @@ class State(NamedTuple):
     accuracy: float | None
 
 
+class Restarted(NamedTuple):
+    """A run whose process or machine was lost, and which is begun again."""
+
+    job: int
+    why: str
+
+
 Outcome = Literal["finished", "stopped", "taken"]
 """How a run ended: recorded; told to stop, or its parent gone; another process runs it."""
+
+
+class Ended(NamedTuple):
+    """A run that is under way no more: what is to be recorded of it, or why there is nothing."""
+
+    job: int
+    result: Record | Outcome
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """Where jobs are trained: ``engines.processes``, ``engines.cluster`` or ``at_once``."""
+
+    def train(self, jobs: Sequence[Job]) -> Generator[State | Restarted | Ended]:
+        """How far runs are, and how each ended, as it comes; numbers are places in ``jobs``.
+
+        Closing the generator, or Ctrl-C in it, stops all runs; their checkpoints stay.
+
+        Raises:
+            UsageError: of the first run that cannot be done.
+        """
+        ...
 
 
 def jobs_of(
@@ -140,10 +163,45 @@ def jobs_of(
     return [job for job in jobs if recorded or not job.recorded]
 
 
-def run(
+def run_all(
+    jobs: Sequence[Job], engine: Engine
+) -> Iterator[State | Restarted | tuple[int, Outcome]]:
+    """Have an engine train jobs, and record each as it ends; yields what happens.
+
+    A record that has appeared meanwhile, as another command ran the same, is left as it is. Leaving
+    the loop (or Ctrl-C in it) stops all runs; their checkpoints stay.
+
+    Raises:
+        UsageError: of the first run that cannot be done, or recorded.
+    """
+    with closing(engine.train(jobs)) as news_of:
+        for news in news_of:
+            if isinstance(news, Ended):
+                yield news.job, _keep(jobs[news.job], news.result)
+            else:
+                yield news
+
+
+def _keep(job: Job, result: Record | Outcome) -> Outcome:
+    """Write the record, if there is one, and remove the checkpoint.
+
+    Raises:
+        UsageError: if it cannot be written.
+    """
+    if not isinstance(result, Record):
+        return result
+    try:
+        records.write(job.records, result)
+        job.checkpoint.unlink(missing_ok=True)
+    except OSError as problem:
+        raise cannot_write(job, problem) from None
+    return "finished"
+
+
+def train(
     job: Job, report: Callable[[float, float | None], None], stop: Callable[[], bool]
-) -> Outcome:
-    """Train, or go on from the checkpoint, and write the record.
+) -> Record | Outcome:
+    """Train, or go on from the checkpoint; writes nothing but that.
 
     Args:
         job: which.
@@ -158,7 +216,7 @@ def run(
     try:
         job.folder.mkdir(parents=True, exist_ok=True)
         with RunFolder(job.folder).lock():
-            return _run(job, report, stop)
+            return _train(job, report, stop)
     except Timeout:
         return "taken"
     except OSError as problem:  # the disk is full, say
@@ -177,11 +235,9 @@ class _StopError(Exception):
     """Training was told to stop."""
 
 
-def _run(
+def _train(
     job: Job, report: Callable[[float, float | None], None], stop: Callable[[], bool]
-) -> Outcome:
-    if job.recorded:
-        return "finished"  # by another process, meanwhile
+) -> Record | Outcome:
     torch.set_num_threads(job.threads)
     environment = environment_of(job)
     prepared = prepare(job.recipe, job.seed, job.data_root)
@@ -204,12 +260,11 @@ def _run(
         )
     except _StopError:
         return "stopped"
-    write_record(job, prepared, trained, environment)
-    return "finished"
+    return record_of(job, prepared, trained, environment)
 
 
-def write_record(job: Job, prepared: Prepared, trained: Fit, environment: dict[str, Any]) -> None:
-    """Test what was trained, write the record, and remove the checkpoint."""
+def record_of(job: Job, prepared: Prepared, trained: Fit, environment: dict[str, Any]) -> Record:
+    """Test what was trained; what is to be recorded."""
     tested = {} if trained.diverged else evaluate(prepared.rule, prepared.dataset.test)
     result = {
         **{f"test_{name}": tested.get(name) for name in ("loss", "accuracy")},
@@ -218,8 +273,7 @@ def write_record(job: Job, prepared: Prepared, trained: Fit, environment: dict[s
         "seconds": round(trained.seconds, 1),
     }
     run = job.experiment, job.cell, job.seed, job.recipe.as_data()
-    records.write(job.records, Record(*run, result, environment, trained.rows))
-    job.checkpoint.unlink(missing_ok=True)
+    return Record(*run, result, environment, trained.rows)
 
 
 def environment_of(job: Job) -> dict[str, Any]:
@@ -245,90 +299,3 @@ def _revisions(path: Path) -> list[tuple[str | None, bool]]:
         return [(name and str(name), bool(changed)) for name, changed in json.loads(text)]
     except (ValueError, TypeError, RecursionError):
         files.refuse(path, "is no list of revisions")
-
-
-def run_all(jobs: Sequence[Job], processes: int) -> Iterator[State | tuple[int, Outcome]]:
-    """Run jobs side by side; yields how far they are, and how each ended.
-
-    Leaving the loop (or Ctrl-C in it) stops all runs; their checkpoints stay.
-
-    Raises:
-        UsageError: of the first run that cannot be done.
-    """
-    context = get_context("spawn")  # torch's threads do not survive a fork
-    stop, queue = context.RawValue("b", 0), context.Queue()  # no lock that a stopped process keeps
-    with ProcessPoolExecutor(
-        processes, mp_context=context, initializer=_begin, initargs=(stop, queue)
-    ) as pool:
-        running: dict[Future[Outcome], int] = {}
-        left = iter(enumerate(jobs))
-        try:
-            while True:
-                for number, job in left:
-                    with _without_signals():
-                        running[pool.submit(_work, number, job)] = number
-                    if len(running) >= processes:
-                        break
-                if not running:
-                    return
-                done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
-                with suppress(Empty):
-                    while True:
-                        yield State(*queue.get_nowait())
-                for future in done:
-                    number = running.pop(future)
-                    try:
-                        yield number, future.result()
-                    except BrokenProcessPool:
-                        raise UsageError(
-                            f"a process was killed while it ran {jobs[number].name}, or one beside "
-                            "it; if memory ran out, give fewer --jobs. Checkpoints are kept, and "
-                            "the same command goes on"
-                        ) from None
-        finally:
-            stop.value = 1
-            try:
-                pool.shutdown(cancel_futures=True)
-            except KeyboardInterrupt:  # again, from somebody who does not want to wait
-                for process in active_children():
-                    process.kill()  # a checkpoint is whole, whatever happens
-                raise
-
-
-_worker: dict[str, Any] = {}
-"""What ``_begin`` gives a process, for ``_work``."""
-
-
-@contextmanager
-def _without_signals() -> Generator[None]:
-    """Keep Ctrl-C and SIGTERM until after the block; a process begun in it never has them.
-
-    Else one that is still importing would end with a traceback.
-    """
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _begin(stop: Any, queue: Any) -> None:
-    for number in _SIGNALS:
-        signal.signal(number, signal.SIG_IGN)  # the parent decides
-    _worker.update(stop=stop, queue=queue)
-
-
-def _work(number: int, job: Job) -> Outcome:
-    def stop() -> bool:
-        parent = parent_process()
-        if parent is not None and not parent.is_alive():  # killed; nobody waits for an answer
-            os._exit(1)
-        return bool(_worker["stop"].value)
-
-    def report(epoch: float, accuracy: float | None) -> None:
-        _worker["queue"].put((number, epoch, accuracy))
-
-    return run(job, report, stop)

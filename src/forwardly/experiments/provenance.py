@@ -15,18 +15,19 @@ def provenance() -> dict[str, Any]:
 
     Changes that count as uncommitted are those to the package: new records, say, decide nothing.
     """
-    names = ("forwardly", "torch", "numpy")
     return {
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in names},
-        },
+        "versions": {"python": platform.python_version(), **versions()},
         "revision": _git("rev-parse", "HEAD"),
         "uncommitted_changes": None
         if (status := _git("status", "--porcelain", "--", ".")) is None
         else bool(status),
         "platform": platform.platform(),
     }
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that results hang on."""
+    return {name: version(name) for name in ("forwardly", "torch", "numpy")}
 
 
 def _git(*arguments: str) -> str | None:

@@ -58,15 +58,19 @@ def folder(root: Path, experiment: str, cell: str, seed: int) -> Path:
 
 
 def write(root: Path, record: Record) -> Path:
-    """Write a record; its folder, which must not be there yet, appears whole."""
+    """Write a record; its folder appears whole, unless somebody was quicker: then theirs stays."""
     place = folder(root, record.experiment, record.cell, record.seed)
     content = {
         name: getattr(record, name)
         for name in ("experiment", "cell", "seed", "recipe", "result", "environment")
     }
-    with RunFolder.whole(place) as made:
-        made.write_json("record.json", content)
-        made.write("epochs.csv", table(record.rows))
+    try:
+        with RunFolder.whole(place) as made:
+            made.write_json("record.json", content)
+            made.write("epochs.csv", table(record.rows))
+    except OSError:
+        if not files.is_there(place / "record.json"):
+            raise
     return place
 
 

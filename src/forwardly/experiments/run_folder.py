@@ -9,18 +9,14 @@ import json
 import shutil
 import tempfile
 from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from forwardly import files
 from forwardly.errors import UsageError
-
-if TYPE_CHECKING:
-    from filelock import FileLock
-
 
 MODEL = "model.safetensors"
 """The file of a trained model in a run's folder."""
@@ -122,35 +118,44 @@ class RunFolder:
 
     @contextmanager
     def alone(self) -> Generator[None]:
-        """Keep other processes off; what one left over that was killed is removed.
+        """Keep other processes off; see ``lock``.
 
         Raises:
             UsageError: if another process is at work here.
         """
         from filelock import Timeout
 
-        lock = self.lock()
-        try:
-            lock.acquire()
-        except Timeout:
-            raise UsageError(
-                f"another process is at work in {self.path}: wait for it, or name another --out"
-            ) from None
-        try:
-            for path in self.path.iterdir():
-                if _is_left_over(path) and path != Path(lock.lock_file):
-                    path.unlink(missing_ok=True)
-            yield
-        finally:
-            with suppress(OSError):  # Windows removes no open file
-                Path(lock.lock_file).unlink(missing_ok=True)
-            lock.release()
+        with ExitStack() as held:
+            try:
+                held.enter_context(self.lock())
+            except Timeout:
+                raise UsageError(
+                    f"another process is at work in {self.path}: wait for it, or name another --out"
+                ) from None
+            try:
+                yield
+            finally:
+                with suppress(OSError):  # Windows removes no open file
+                    self._lock.unlink(missing_ok=True)
 
-    def lock(self) -> FileLock:
-        """A context that keeps other processes off; filelock.Timeout if one is there already."""
+    @contextmanager
+    def lock(self) -> Generator[None]:
+        """Keep other processes off; what one left over that was killed is removed.
+
+        Raises:
+            filelock.Timeout: if another process is at work here.
+        """
         from filelock import FileLock
 
-        return FileLock(self.path / "lock", timeout=0)
+        with FileLock(self._lock, timeout=0):
+            for path in self.path.iterdir():
+                if _is_left_over(path) and path != self._lock:
+                    path.unlink(missing_ok=True)
+            yield
+
+    @property
+    def _lock(self) -> Path:
+        return self.path / "lock"
 
     def write(self, name: str, content: str) -> None:
         """Write a file, or replace it."""

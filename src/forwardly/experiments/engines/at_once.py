@@ -10,11 +10,11 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import torch
 from filelock import Timeout
@@ -22,12 +22,12 @@ from filelock import Timeout
 from forwardly.data import Dataset
 from forwardly.errors import UsageError
 from forwardly.experiments.jobs import (
+    Ended,
     Job,
-    Outcome,
     State,
     cannot_write,
     environment_of,
-    write_record,
+    record_of,
 )
 from forwardly.experiments.recipe import Prepared, Recipe, load_data, prepare_on
 from forwardly.experiments.run_folder import RunFolder
@@ -51,40 +51,39 @@ class _Begun:
     environment: dict[str, Any]
 
 
-def run_at_once(
-    jobs: Sequence[Job], device: torch.device, most: int
-) -> Iterator[State | tuple[int, Outcome]]:
-    """Run jobs; yields how far they are, after each epoch, and how each ended.
-
-    Leaving the loop (or Ctrl-C in it) ends all; what the last checkpoint holds is kept.
+@final
+class AtOnce:
+    """An ``Engine`` on one device.
 
     Args:
-        jobs: which.
         device: where.
-        most: how many at once.
-
-    Raises:
-        UsageError: of the first run that cannot be done.
+        most: how many runs at once.
     """
-    for group in _groups(jobs, most):
-        with ExitStack() as locks:
-            begun = list[_Begun]()
-            for number in group:
-                job = jobs[number]
-                try:
-                    job.folder.mkdir(parents=True, exist_ok=True)
-                    locks.enter_context(RunFolder(job.folder).lock())
-                except Timeout:
-                    yield number, "taken"
-                    continue
-                except OSError as problem:
-                    raise cannot_write(job, problem) from None
-                if job.recorded:
-                    yield number, "finished"  # by another process, meanwhile
-                else:
-                    begun.append(_begin(number, job, device))
-            for epoch in sorted({len(one.run.fit.rows) for one in begun}):
-                yield from _trained([one for one in begun if len(one.run.fit.rows) == epoch])
+
+    def __init__(self, device: torch.device, most: int) -> None:
+        self._device, self._most = device, most
+
+    def train(self, jobs: Sequence[Job]) -> Generator[State | Ended]:
+        """See ``Engine``; says how far runs are after each epoch."""
+        for group in _groups(jobs, self._most):
+            with ExitStack() as locks:
+                begun = list[_Begun]()
+                for number in group:
+                    job = jobs[number]
+                    try:
+                        job.folder.mkdir(parents=True, exist_ok=True)
+                        locks.enter_context(RunFolder(job.folder).lock())
+                    except Timeout:
+                        yield Ended(number, "taken")
+                        continue
+                    except OSError as problem:
+                        raise cannot_write(job, problem) from None
+                    if job.recorded:
+                        yield Ended(number, "finished")  # by another process, meanwhile
+                    else:
+                        begun.append(_begin(number, job, self._device))
+                for epoch in sorted({len(one.run.fit.rows) for one in begun}):
+                    yield from _trained([one for one in begun if len(one.run.fit.rows) == epoch])
 
 
 def _groups(jobs: Sequence[Job], most: int) -> Iterator[list[int]]:
@@ -146,7 +145,7 @@ def _dataset(
     return load_data(recipe, seed, root).to(device)
 
 
-def _trained(begun: Sequence[_Begun]) -> Iterator[State | tuple[int, Outcome]]:
+def _trained(begun: Sequence[_Begun]) -> Generator[State | Ended]:
     measures = tuple(MEASURES.values())
     saved = time.monotonic()
     runs = [one.run for one in begun]
@@ -156,19 +155,11 @@ def _trained(begun: Sequence[_Begun]) -> Iterator[State | tuple[int, Outcome]]:
             yield State(one.number, last["epoch"], last.get("validation_accuracy"))
         if time.monotonic() - saved > _SECONDS_BETWEEN_CHECKPOINTS:
             for one in begun:
-                with _writing(one.job):
+                try:
                     one.run.save(one.job.checkpoint)
+                except OSError as problem:
+                    raise cannot_write(one.job, problem) from None
             saved = time.monotonic()
     for one in begun:
         environment = {**one.environment, "runs_at_once": len(begun)}
-        with _writing(one.job):
-            write_record(one.job, one.prepared, one.run.fit, environment)
-        yield one.number, "finished"
-
-
-@contextmanager
-def _writing(job: Job) -> Generator[None]:
-    try:
-        yield
-    except OSError as problem:
-        raise cannot_write(job, problem) from None
+        yield Ended(one.number, record_of(one.job, one.prepared, one.run.fit, environment))

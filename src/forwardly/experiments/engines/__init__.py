@@ -1,0 +1,1 @@
+"""Where an experiment's runs are trained: the implementations of ``jobs.Engine``."""
