@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -18,12 +19,15 @@ import pytest
 import torch
 from filelock import Timeout
 
+import slurm
+import sshd
 from forwardly.errors import UsageError
 from forwardly.experiments import published, records
 from forwardly.experiments.engines import cluster as clusters
 from forwardly.experiments.engines.cluster import cluster
 from forwardly.experiments.jobs import Job, State, jobs_of, run_all
 from forwardly.experiments.run_folder import RunFolder
+from forwardly.fast import processors
 from test_cli import Command
 from test_reproduction import InTurn, ended, experiment, jobs
 
@@ -214,13 +218,13 @@ def test_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, comman
         assert one.result["test_loss"] == pytest.approx(other.result["test_loss"], rel=1e-5)
 
 
-IMPATIENT = """
+PROGRAM_OF_COMMAND = """
 import sys
-sys.path.insert(0, "tests")
+sys.path.insert(0, {tests!r})
 from test_reproduction import experiment
 from forwardly.cli import main
 from forwardly.experiments import published
-published.EXPERIMENTS["toy2026"] = experiment(epochs=100_000)
+published.EXPERIMENTS["toy2026"] = experiment(epochs={epochs}, milestones=())
 if __name__ == "__main__":
     sys.exit(main())
 """
@@ -231,7 +235,8 @@ if __name__ == "__main__":
 def test_ctrl_c_keeps_what_was_done(tmp_path: Path) -> None:
     """As a terminal sends it: to all processes at once."""
     program = tmp_path / "program.py"
-    program.write_text(IMPATIENT.replace('"tests"', repr(str(HERE))), "utf-8")
+    made = PROGRAM_OF_COMMAND.format(tests=str(HERE), epochs=100_000)
+    program.write_text(made, "utf-8")
     process = subprocess.Popen(
         [sys.executable, str(program), "reproduce", "toy2026", "--cluster", "local:2"],
         env=ENVIRONMENT,
@@ -253,6 +258,98 @@ def test_ctrl_c_keeps_what_was_done(tmp_path: Path) -> None:
     assert "Traceback" not in said
     assert "distributed" not in said
     assert len(list(tmp_path.rglob("checkpoint.pt"))) == 2
+
+
+@pytest.mark.long
+@pytest.mark.skipif(bool(slurm.why_not()), reason=slurm.why_not())
+def test_on_slurm(tmp_path: Path) -> None:
+    """A real one. Its jobs are gone when the command is, and each run has its job's share."""
+    pytest.importorskip("dask_jobqueue", reason="of the extra cluster")
+    program = tmp_path / "program.py"
+    made = PROGRAM_OF_COMMAND.format(tests=str(HERE), epochs=2)
+    program.write_text(made, "utf-8")
+    settings = {
+        "cores": "1",
+        "processes": "1",
+        "memory": "1GB",
+        "walltime": "00:10:00",
+        "interface": "lo",
+        "log_directory": "logs",
+        "local_directory": str(tmp_path),
+    }
+    asked = {f"DASK_JOBQUEUE__SLURM__{name.upper()}": value for name, value in settings.items()}
+    with slurm.slurm(tmp_path / "slurm") as environment:
+        done = subprocess.run(
+            [
+                *(sys.executable, str(program), "reproduce", "toy2026", "--seeds", "1"),
+                *("--cluster", "slurm", "--jobs", "2"),
+            ],
+            env=environment | asked,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+        )
+        until(lambda: not slurm.jobs(environment))
+    assert done.returncode == 0, done.stderr
+    assert "Waiting for a first worker" in done.stdout
+    assert done.stdout.count("test accuracy") == 2
+    assert len(records_in(tmp_path)) == 2
+    assert len(list((tmp_path / "logs").iterdir())) >= 1  # Slurm's, of its jobs
+
+
+@pytest.mark.long
+@pytest.mark.skipif(bool(sshd.why_not()), reason=sshd.why_not())
+def test_by_ssh(tmp_path: Path) -> None:
+    """A real server, on this machine under another name; its processes end with the command."""
+    pytest.importorskip("asyncssh", reason="of the extra cluster")
+    program, hosts = tmp_path / "program.py", tmp_path / "hosts.txt"
+    program.write_text(PROGRAM_OF_COMMAND.format(tests=str(HERE), epochs=2), "utf-8")
+    arguments = ["reproduce", "toy2026", "--seeds", "1", "--cluster", f"ssh:{hosts}"]
+    with sshd.server(tmp_path / "ssh", "far-away") as environment:
+        for named, code in (("nowhere", 2), ("far-away", 0)):
+            hosts.write_text(f"# the lab's\n{named}\n", "utf-8")
+            done = subprocess.run(
+                [sys.executable, str(program), *arguments],
+                env=environment,
+                cwd=tmp_path,
+                capture_output=True,
+                text=True,
+                timeout=SECONDS,
+                check=False,
+            )
+            assert done.returncode == code, done.stderr
+            if code:
+                assert "cannot be begun or reached" in done.stderr
+                assert done.stderr.count("\n") == 1
+        until(lambda: not begun_by(str(hosts.parent)))
+    assert len(records_in(tmp_path)) == 2
+
+
+def begun_by(place: str) -> list[str]:
+    """Dask's processes that were begun by the test in this folder."""
+    import psutil
+
+    found: list[str] = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if "dask_spec" in " ".join(process.cmdline()) and place in process.environ()["HOME"]:
+                found.append(str(process))
+    return found
+
+
+def test_processors_are_those_of_ones_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slurm need not bind a job's processes to the processors that it has."""
+    for name in ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE"):
+        monkeypatch.delenv(name, raising=False)
+    alone = processors.count()
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", "1")
+    assert processors.count() == 1
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", str(alone + 5))
+    assert processors.count() == alone
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "1")
+    assert processors.count() == 1
 
 
 def is_alive(group: int) -> bool:
@@ -347,7 +444,7 @@ def test_a_run_has_a_name_of_its_own(tmp_path: Path) -> None:
         ("--cluster here", "a cluster is local:4 (so many processes here), tcp://HOST:8786"),
         ("--cluster local:0", "given 'local:0'"),
         ("--cluster local:", "given 'local:'"),
-        ("--cluster tcp://127.0.0.1:1", "the cluster tcp://127.0.0.1:1 cannot be reached"),
+        ("--cluster tcp://127.0.0.1:1", "the cluster tcp://127.0.0.1:1 cannot be begun or reached"),
         ("--cluster ssh:nowhere.txt", "nowhere.txt"),
         ("--cluster local:2 --jobs 3", "leave --jobs out"),
         ("--cluster local:2 --device mps", "leave --device out"),

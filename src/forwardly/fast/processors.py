@@ -8,10 +8,13 @@ from pathlib import Path
 
 
 def count() -> int:
-    """Processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Processors that this process may use; in a job of Slurm no more than it was given."""
+    # macOS and Windows have no affinity.
+    ours = [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()]
+    for share in ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE"):
+        given = os.environ.get(share, "")
+        ours.append(int(given) if given.isdecimal() else None)
+    return min(filter(None, ours), default=1)
 
 
 def name() -> str:

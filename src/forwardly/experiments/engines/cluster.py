@@ -36,14 +36,18 @@ PLACES = "local:4 (so many processes here), tcp://HOST:8786 (a Dask scheduler), 
 
 _SECONDS_BETWEEN_REPORTS = 0.5
 _SECONDS_TO_CONNECT = 15
+_SECONDS_WITHOUT_SCHEDULER, _MINUTES_WITHOUT_RUNS = 60, 10
+"""After which a worker and a scheduler that were begun by SSH end, as the command was killed."""
 _SETTINGS = {
     # A worker that compiles does not answer meanwhile, and is not lost.
     "distributed.scheduler.worker-ttl": "10 minutes",
     # How many workers may be lost under a run before it is given up.
     "distributed.scheduler.allowed-failures": 10,
-    "distributed.nanny.pre-spawn-environ.DASK_LOGGING__DISTRIBUTED": "critical",
 }
 """Of schedulers that we begin; others have their own."""
+_SILENT = {"distributed.nanny.pre-spawn-environ.DASK_LOGGING__DISTRIBUTED": "critical"}
+"""Of workers here: what happens to them is told as news. Those elsewhere are found by what they
+say."""
 
 
 @contextmanager
@@ -70,19 +74,20 @@ def cluster(place: str, jobs: int) -> Generator[Dask]:
             if address != place:
                 open_ones.callback(address.close)
             client = distributed.Client(address, timeout=_SECONDS_TO_CONNECT)
-        except (OSError, ValueError) as problem:
+        except (OSError, ValueError, RuntimeError) as problem:
             if isinstance(problem, UsageError):
                 raise
-            raise UsageError(f"the cluster {place} cannot be reached: {problem}") from None
+            said, *_ = str(problem).splitlines()
+            raise UsageError(f"the cluster {place} cannot be begun or reached: {said}") from None
         open_ones.enter_context(client)
         yield Dask(client)
 
 
 def _begun(kind: str, rest: str, jobs: int) -> Any:
     """A cluster of our own, by Dask's own means and settings."""
-    distributed = _package("distributed")
+    dask, distributed = _package("dask"), _package("distributed")
     if kind == "local":
-        with ignoring_ctrl_c():
+        with ignoring_ctrl_c(), dask.config.set(_SILENT):
             return distributed.LocalCluster(
                 n_workers=int(rest),
                 threads_per_worker=1,
@@ -96,7 +101,12 @@ def _begun(kind: str, rest: str, jobs: int) -> Any:
         hosts = [line for line in lines if line and not line.startswith("#")]
         if not hosts:
             raise UsageError(f"{rest} names no host: it has one a line")
-        return distributed.SSHCluster([hosts[0], *hosts], worker_options={"nthreads": 1})
+        worker = {"nthreads": 1, "death_timeout": _SECONDS_WITHOUT_SCHEDULER}
+        return distributed.SSHCluster(
+            [hosts[0], *hosts],
+            worker_options=worker,
+            scheduler_options={"idle_timeout": f"{_MINUTES_WITHOUT_RUNS} minutes"},
+        )
     made = _package("dask_jobqueue").SLURMCluster()
     made.scale(jobs=jobs)
     return made
