@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -460,6 +461,17 @@ def test_mistakes(
     assert (done.returncode, done.stdout) == (2, "")
     assert says in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_the_documents_commands_are_tried() -> None:
+    """Each kind of cluster that docs/scaling.md has a command for is begun by a test above."""
+    text = (HERE.parent / "docs" / "scaling.md").read_text("utf-8")
+    commands = re.findall(r"^    forwardly (reproduce .+)$", text, re.MULTILINE)
+    kinds = [re.split("[: ]", command.split("--cluster ")[1])[0] for command in commands]
+    assert kinds == ["local", "ssh", "slurm", "tcp"]
+    for command in commands:
+        name, *_ = command.removeprefix("reproduce ").split()
+        assert published.EXPERIMENTS[name].choose(("fc-mnist/*",))
 
 
 def test_without_the_package(monkeypatch: pytest.MonkeyPatch, command: Command) -> None:
