@@ -74,7 +74,7 @@ test-newest:
 # What examples/ are about, in an environment of its own, with versions that have been looked at.
 test-examples: $(VENV)-examples/installed-examples
 	NUMBA_CACHE_DIR=$(abspath $(VENV)-examples)/numba \
-	  $(VENV)-examples/bin/python $(PYTEST) $(call files,$(addprefix tests/test_,cluster examples export export_executorch export_javascript learn_page loggers optimizers own_data))
+	  $(VENV)-examples/bin/python $(PYTEST) $(call files,$(addprefix tests/test_,cluster examples export export_executorch export_javascript learn_page loggers optimizers own_data tune))
 
 # The page on which exported steps learn: build/page/learn.html, and a folder for a server. What runs
 # in it, onnxruntime-web, comes from where FORWARDLY_ONNXRUNTIME_WEB says, or is downloaded once.

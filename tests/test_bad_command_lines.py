@@ -49,6 +49,7 @@ train ''                                         | "" belongs to no option
 train -- stray                                   | "stray" belongs to no option
 train --resume true                              | "true" belongs to no option
 compare stray                                    | "stray" belongs to no option
+tune stray                                       | "stray" belongs to no option
 audit pepita                                     | "pepita" belongs to no option
 bench fc-mnist                                   | "fc-mnist" belongs to no option
 rules nope                                       | nope
@@ -174,6 +175,8 @@ train --data digits --crop 0                     | crop must be above 0 and at m
 train --data digits --shift -1                   | shift must be at least 0
 train --data digits --shift 1.5                  | "1.5"
 compare --data digits --flip                     | of images (channels, height, width)
+tune --data digits --search width=1:2            | 'width' cannot be searched over; of pepita these can
+tune --data digits --trials 0                    | trials must be at least 1; given 0
 compare --stress noise                           | a condition of stress is noise:0.3, samples:500 or shift:2, or several of them
 compare --stress clean noise:0.3                 | or several of them as noise:0.3+samples:500; given 'clean'
 compare --stress ''                              | noise:0.3+samples:500; given ''

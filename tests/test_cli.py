@@ -130,8 +130,8 @@ def test_mistakes_show_no_traceback(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
         'error: unknown command "teach"; the commands are '
-        "teacher-student, train, predict, evaluate, export, reproduce, report, compare, audit, "
-        "bench, rules, cite.\n"
+        "teacher-student, train, predict, evaluate, export, reproduce, report, compare, tune, "
+        "audit, bench, rules, cite.\n"
     )
 
 

@@ -18,7 +18,7 @@ import pytest
 from forwardly.benchmarks import scaling, steps
 from forwardly.benchmarks.timing import paired
 from forwardly.cli import app, main
-from forwardly.commands import bench, reproduce, teacher_student
+from forwardly.commands import bench, engines, reproduce, teacher_student
 from forwardly.data import npz
 from forwardly.experiments import comparison, published, report
 from forwardly.experiments.experiment import Cell, Experiment
@@ -33,7 +33,7 @@ RECORDS = Path(__file__).parent.parent / "records"
 
 TESTED = {
     *("teacher-student", "train", "predict", "evaluate", "reproduce", "report", "compare"),
-    *("audit", "bench", "rules", "cite", "export"),
+    *("audit", "bench", "rules", "cite", "export", "tune"),
 }
 
 
@@ -83,8 +83,9 @@ def test_teacher_student(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     }
 
 
-def test_train(call: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """On noise in MNIST's place, hardly more images than are put aside."""
+@pytest.fixture
+def data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Noise in MNIST's place, hardly more images than are put aside."""
     numbers = np.random.default_rng(0)
 
     def part(n: int, name: str) -> dict[str, Any]:
@@ -95,6 +96,10 @@ def test_train(call: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     data.mkdir()
     npz.write(data / "mnist.npz", part(2100, "train") | part(50, "test"))
     monkeypatch.setenv("FORWARDLY_DATA", str(data))
+    return data
+
+
+def test_train(call: Any, data: Path) -> None:
     assert call("train") == 0
     trained = only_run("train")
     assert names_in(trained) == {
@@ -119,7 +124,7 @@ def toy() -> Experiment:
 def test_reproduce_and_report(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """An experiment of ours, two cells of an epoch, without processes; the page of its records."""
 
-    monkeypatch.setattr(reproduce, "Processes", lambda _: InTurn())
+    monkeypatch.setattr(engines, "Processes", lambda _: InTurn())
     monkeypatch.setitem(published.EXPERIMENTS, "toy2026", toy())
     monkeypatch.setattr(report, "EXPERIMENTS", {"toy2026": toy()})
     assert call("reproduce", "toy2026") == 0
@@ -128,6 +133,14 @@ def test_reproduce_and_report(call: Any, monkeypatch: pytest.MonkeyPatch) -> Non
     assert call("report") == 0
     assert "A toy" in Path("report.html").read_text("utf-8")
     assert names_in(Path()) == {"records", "runs", "report.html"}
+
+
+def test_tune(call: Any, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trial, without processes."""
+    pytest.importorskip("optuna", reason="of the extra tune")
+    monkeypatch.setattr(engines, "Processes", lambda _: InTurn())
+    assert call("tune", "--trials", "1") == 0
+    assert names_in(Path("runs/tune")) == {"pepita-mnist.log", "pepita-mnist"}
 
 
 def test_report_of_nothing(call: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
@@ -24,7 +24,7 @@ from typing import Any
 import pytest
 import torch
 
-from forwardly.commands import reproduce
+from forwardly.commands import engines, reproduce
 from forwardly.commands.console import PlainConsole
 from forwardly.errors import UsageError
 from forwardly.experiments import estimate, published, records, report
@@ -109,7 +109,11 @@ class InTurn:
     ) -> None:
         self.report, self.stop = report, stop
 
-    def train(self, jobs: Sequence[Job]) -> Generator[Ended]:
+    def train(
+        self,
+        jobs: Iterable[Job],
+        given_up: Collection[int] = (),  # noqa: ARG002
+    ) -> Generator[Ended]:
         for number, job in enumerate(jobs):
             yield Ended(number, train(job, self.report, self.stop))
 
@@ -357,7 +361,7 @@ def here(
 ) -> Callable[..., CompletedProcess[str]]:
     """``forwardly reproduce toy2026``, whose runs are in this process too."""
 
-    monkeypatch.setattr(reproduce, "Processes", lambda _: InTurn())
+    monkeypatch.setattr(engines, "Processes", lambda _: InTurn())
     monkeypatch.setitem(published.EXPERIMENTS, "toy2026", experiment(epochs=2, milestones=()))
     return partial(command, "reproduce", "toy2026", "--seeds=1")
 

@@ -33,6 +33,9 @@ COMMANDS = {
     "compare:compare": (
         "Train rules on the same network, data and seeds, and compare their test accuracy."
     ),
+    "tune:tune": (
+        "Search for the settings with which a rule does best on validation samples, by Optuna."
+    ),
     "audit:audit": (
         "Measure the four ways in which backprop is implausible in the brain, for each rule."
     ),

@@ -5,32 +5,29 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-import torch
 from cyclopts import Parameter
 from rich.progress import TaskID
 
 from forwardly import files
 from forwardly.commands import reproduce_list
 from forwardly.commands.console import INTERRUPTED, PlainConsole, bars
+from forwardly.commands.engines import check_cluster, engine_of, threads_of
 from forwardly.commands.teacher_student import teacher_student
 from forwardly.data import load
 from forwardly.errors import UsageError
 from forwardly.experiments import records as records_of
 from forwardly.experiments.engines.cluster import Dask
-from forwardly.experiments.engines.processes import Processes
 from forwardly.experiments.jobs import Engine, Job, Outcome, Restarted, State, jobs_of, run_all
 from forwardly.experiments.published import experiment
 from forwardly.experiments.run_folder import check_places
 from forwardly.experiments.settings import MOST_SEEDS, MOST_THREADS, at_least, require
 from forwardly.experiments.teacher_student import PARTS
-from forwardly.fast import processors
 from forwardly.fast.devices import device_named
 
 
@@ -100,7 +97,7 @@ def reproduce(
     """
     where = device_named(device)
     if cluster is not None:
-        _check_cluster(cluster, where.type, jobs)
+        check_cluster(cluster, where.type, jobs)
     if jobs is None:
         jobs = 2 if where.type == "cpu" and cluster != "slurm" else 10
     require(at_least(1), seeds=seeds, jobs=jobs, epochs=epochs)
@@ -137,7 +134,7 @@ def reproduce(
         first_seed=seed,
         work=work / "again" / "checkpoints" if again else work,
         data_root=data_root,
-        threads=_threads(jobs, cluster),
+        threads=threads_of(jobs, cluster),
     )
     if list_:
         every = make(record_root=place, recorded=True)
@@ -153,7 +150,7 @@ def reproduce(
     if not todo:
         _say_that_all_is_there(chosen.name, recorded_name, place, records, console)
         return 0
-    with _engine(cluster, where, jobs, console) as engine:
+    with engine_of(cluster, where, jobs, console) as engine:
         absent = _absent(todo, data_root, engine)
         here = [job for job in todo if job.recipe.data not in absent]
         if not here:
@@ -182,44 +179,6 @@ def _say_that_all_is_there(
             f"All of it was run already, and is in {place / name}; move that away to run it once "
             f"more. forwardly reproduce {recorded_name} --list shows what is recorded."
         )
-
-
-def _threads(jobs: int, cluster: str | None) -> int:
-    """Of a run: this machine's share; on a cluster one, as its workers have a thread a run."""
-    if cluster is not None:
-        kind, _, count = cluster.partition(":")
-        jobs = int(count) if kind == "local" and count.isdecimal() else processors.count()
-    return max(1, processors.count() // max(1, jobs))
-
-
-def _check_cluster(cluster: str, device: str, jobs: int | None) -> None:
-    if device != "cpu":
-        raise UsageError("runs on a cluster are its processors': leave --device out")
-    if jobs is not None and cluster != "slurm":
-        raise UsageError(
-            f"how many runs there are at a time is the cluster's; given --jobs {jobs} with "
-            f"--cluster {cluster}: leave --jobs out"
-        )
-
-
-@contextmanager
-def _engine(
-    cluster: str | None, device: torch.device, jobs: int, console: PlainConsole
-) -> Generator[Engine]:
-    """Where runs are trained."""
-    if cluster is not None:
-        from forwardly.experiments.engines import cluster as clusters
-
-        with clusters.cluster(cluster, jobs) as dask:
-            console.say(f"The cluster's page is {dask.dashboard}")
-            dask.wait(lambda: console.say("Waiting for a first worker; Ctrl-C ends that."))
-            yield dask
-    elif device.type != "cpu":
-        from forwardly.experiments.engines.at_once import AtOnce
-
-        yield AtOnce(device, jobs)
-    else:
-        yield Processes(jobs)
 
 
 def _absent(todo: Sequence[Job], data_root: Path | None, engine: Engine) -> dict[str, str]:

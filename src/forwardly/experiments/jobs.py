@@ -9,7 +9,7 @@ business of an ``Engine``; see ``engines``.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,10 +109,16 @@ class Ended(NamedTuple):
 class Engine(Protocol):
     """Where jobs are trained: ``engines.processes``, ``engines.cluster`` or ``at_once``."""
 
-    def train(self, jobs: Sequence[Job]) -> Generator[State | Restarted | Ended]:
+    def train(
+        self, jobs: Iterable[Job], given_up: Collection[int] = ()
+    ) -> Generator[State | Restarted | Ended]:
         """How far runs are, and how each ended, as it comes; numbers are places in ``jobs``.
 
         Closing the generator, or Ctrl-C in it, stops all runs; their checkpoints stay.
+
+        Args:
+            jobs: which; each is asked for when there is room for it.
+            given_up: numbers of runs to be stopped, looked at now and then.
 
         Raises:
             UsageError: of the first run that cannot be done.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -63,8 +63,13 @@ class AtOnce:
     def __init__(self, device: torch.device, most: int) -> None:
         self._device, self._most = device, most
 
-    def train(self, jobs: Sequence[Job]) -> Generator[State | Ended]:
-        """See ``Engine``; says how far runs are after each epoch."""
+    def train(
+        self,
+        jobs: Iterable[Job],
+        given_up: Collection[int] = (),  # noqa: ARG002
+    ) -> Generator[State | Ended]:
+        """See ``Engine``; says how far runs are after each epoch, and does not give one up."""
+        jobs = [*jobs]
         for group in _groups(jobs, self._most):
             with ExitStack() as locks:
                 begun = list[_Begun]()

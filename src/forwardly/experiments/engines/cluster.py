@@ -15,11 +15,12 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence, Sized
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import cache, partial
 from importlib import import_module
+from itertools import islice
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple, final
@@ -194,11 +195,10 @@ class Dask:
                     absent[name] = f"The workers {other} and {worker} have other samples of {name}."
         return absent
 
-    def train(self, jobs: Sequence[Job]) -> Generator[State | Restarted | Ended]:
+    def train(
+        self, jobs: Iterable[Job], given_up: Collection[int] = ()
+    ) -> Generator[State | Restarted | Ended]:
         """See ``Engine``."""
-        for work in {job.work for job in jobs}:
-            work.mkdir(parents=True, exist_ok=True)  # by which workers see that it is theirs too
-        jobs = [replace(job, work=job.work.absolute()) for job in jobs]
         topic = f"forwardly-{os.getpid()}-{time.monotonic_ns()}"
         news: SimpleQueue[State | int] = SimpleQueue()
 
@@ -208,17 +208,25 @@ class Dask:
         def ended(number: int, _: Any) -> None:
             news.put(number)
 
+        left, begun, seen = iter(enumerate(jobs)), 0, set[int]()
+        running: dict[int, tuple[Job, Any]] = {}
         self._client.subscribe_topic(topic, reported)
-        futures: list[Any] = []
-        seen = set[int]()
         try:
-            for number, job in enumerate(jobs):
-                future = self._client.submit(
-                    _work, number, job, topic, versions(), key=_key(job), priority=-number
-                )
-                future.add_done_callback(partial(ended, number))
-                futures.append(future)
-            while any(futures):
+            while True:
+                places = self._places()
+                for number, job in islice(left, max(0, places - len(running))):
+                    begun = number + 1
+                    job.work.mkdir(parents=True, exist_ok=True)  # seen by workers that share it
+                    job = replace(job, work=job.work.absolute())
+                    future = self._client.submit(
+                        _work, number, job, topic, versions(), key=_key(job), priority=-number
+                    )
+                    running[number] = job, future
+                    future.add_done_callback(partial(ended, number))
+                if not running and (places or (isinstance(jobs, Sized) and begun == len(jobs))):
+                    return  # or else there is no worker to ask for a job for
+                for number in running.keys() & {*given_up}:
+                    running[number][1].cancel()
                 with suppress(Empty):
                     one = news.get(timeout=0.5)  # or else Windows would not hear Ctrl-C
                     if isinstance(one, State) and one.epoch:
@@ -227,15 +235,22 @@ class Dask:
                         if one.job in seen:
                             yield Restarted(one.job, "its worker was lost")
                         seen.add(one.job)
-                    elif future := futures[one]:
-                        done = self._result(jobs[one], future)
-                        futures[one] = None  # what is held would be made again with a lost worker
-                        del future
+                    elif one in running:
+                        job, future = running.pop(one)
+                        if one in given_up:
+                            yield Ended(one, "stopped")
+                            continue
+                        done = self._result(job, future)
+                        del future  # what is held would be made again with a lost worker
                         yield Ended(one, done.result)
-                        self._forget(jobs[one], done)  # now it is recorded
+                        self._forget(job, done)  # now it is recorded
         finally:
             self._client.unsubscribe_topic(topic)
-            self._client.cancel([future for future in futures if future])
+            self._client.cancel([future for _, future in running.values()])
+
+    def _places(self) -> int:
+        """How many runs the workers take at a time."""
+        return sum(self._client.nthreads().values())
 
     def _result(self, job: Job, future: Any) -> _Done:
         distributed = _package("distributed")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections import Counter, deque
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
@@ -33,43 +33,51 @@ class Processes:
     def __init__(self, count: int) -> None:
         self._count = count
 
-    def train(self, jobs: Sequence[Job]) -> Generator[State | Restarted | Ended]:
+    def train(
+        self, jobs: Iterable[Job], given_up: Collection[int] = ()
+    ) -> Generator[State | Restarted | Ended]:
         """See ``Engine``."""
-        stop = get_context("spawn").RawValue("b", 0)  # no lock that a stopped process keeps
-        idle = [_Process(stop) for _ in range(min(self._count, len(jobs)))]
-        running: dict[Future[Record | Outcome], tuple[int, _Process]] = {}
-        left, losses = deque(range(len(jobs))), Counter[int]()
+        running: dict[Future[Record | Outcome], tuple[int, Job, _Process]] = {}
+        left, again = iter(enumerate(jobs)), deque[tuple[int, Job]]()
+        idle, losses = list[_Process](), Counter[int]()
         try:
-            while left or running:
-                while left and idle:
-                    number, process = left.popleft(), idle.pop()
-                    running[process.begin(number, jobs[number])] = number, process
+            while True:
+                while len(running) < self._count:
+                    number, job = again.popleft() if again else next(left, (-1, None))
+                    if job is None:
+                        break
+                    process = idle.pop() if idle else _Process()
+                    running[process.begin(number, job)] = number, job, process
+                if not running:
+                    return
                 done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
-                for _, process in running.values():
+                for number, _, process in running.values():
                     yield from process.news()
+                    process.stop.value = number in given_up
                 for future in done:
-                    number, process = running.pop(future)
+                    number, job, process = running.pop(future)
                     try:
                         result = future.result()
                     except BrokenProcessPool:
                         process.end()
-                        idle.append(_Process(stop))
                         losses[number] += 1
                         if losses[number] == _MOST_LOSSES:
                             raise UsageError(
-                                f"a process was killed while it ran {jobs[number].name}, "
-                                f"{_MOST_LOSSES} times; if memory ran out, give fewer --jobs. "
-                                "Checkpoints are kept, and the same command goes on"
+                                f"a process was killed while it ran {job.name}, {_MOST_LOSSES} "
+                                "times; if memory ran out, give fewer --jobs. Checkpoints are "
+                                "kept, and the same command goes on"
                             ) from None
-                        left.appendleft(number)
+                        again.append((number, job))
                         yield Restarted(number, "its process was killed")
                     else:
                         idle.append(process)
                         yield Ended(number, result)
         finally:
-            stop.value = 1
+            ours = [*idle, *(process for _, _, process in running.values())]
+            for process in ours:
+                process.stop.value = True
             try:
-                for process in (*idle, *(process for _, process in running.values())):
+                for process in ours:
                     process.end()
             except KeyboardInterrupt:  # again, from somebody who does not want to wait
                 for child in active_children():
@@ -78,17 +86,23 @@ class Processes:
 
 
 class _Process:
-    """A pool of one process, with a queue of its own: one that is killed may keep its lock."""
+    """A pool of one process, with a queue of its own: one that is killed may keep its lock.
 
-    def __init__(self, stop: Any) -> None:
+    Attributes:
+        stop: whether its job is to stop.
+    """
+
+    def __init__(self) -> None:
         context = get_context("spawn")  # torch's threads do not survive a fork
         self._queue = context.Queue()
+        self.stop = context.RawValue("b", 0)  # no lock that a stopped process keeps
         self._pool = ProcessPoolExecutor(
-            1, mp_context=context, initializer=_begin, initargs=(stop, self._queue)
+            1, mp_context=context, initializer=_begin, initargs=(self.stop, self._queue)
         )
 
     def begin(self, number: int, job: Job) -> Future[Record | Outcome]:
         """Run a job."""
+        self.stop.value = False
         with without_signals():
             return self._pool.submit(_work, number, job)
 
