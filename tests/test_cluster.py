@@ -76,7 +76,7 @@ def scheduler(begin: Callable[..., subprocess.Popen[bytes]], tmp_path: Path) -> 
         *("-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0"),
         *("--no-dashboard", "--no-show", "--scheduler-file", str(file)),
     )
-    until(file.exists)
+    until(lambda: file.exists() and file.read_text("utf-8").endswith("}"))  # all of it
     return json.loads(file.read_text("utf-8"))["address"]
 
 
