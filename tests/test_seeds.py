@@ -166,7 +166,7 @@ def test_nothing_in_a_step_waits(rule: str, monkeypatch: pytest.MonkeyPatch) -> 
         found.update(waits.found)
         steps += 1
 
-    monkeypatch.setattr("forwardly.training.seeds._Captured.__call__", watched)
+    monkeypatch.setattr("forwardly.fast.cuda.captured.Captured.__call__", watched)
     changes = {"flip": True, "shift": 1, "crop": 0.8} if rule == "pepita" else {}
     fit_at_once(runs(replace(PLAIN, rule=rule, epochs=1, milestones=(), **changes)))
     assert steps == 2

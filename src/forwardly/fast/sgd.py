@@ -11,7 +11,7 @@ to the momentum by the operation that computes it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -98,6 +98,11 @@ class Trained:
         self.descents = descents
         self._state = state
 
+    def at_rates(self, rates: Iterable[Tensor]) -> Trained:
+        """The same parameters in the same order, with learning rates that lie in tensors ()."""
+        pairs = zip(self.descents.items(), rates, strict=True)
+        return Trained({p: descent._replace(lr=rate) for (p, descent), rate in pairs}, self._state)
+
     def is_compilable(self, parameter: Tensor) -> bool:
         """Whether compiled steps know how the parameter is trained."""
         descent = self.descents.get(parameter)
@@ -160,7 +165,7 @@ class Trained:
 
     def is_new(self, parameter: Tensor) -> bool:
         """Whether it has no momentum yet."""
-        return self._state[parameter].get("momentum_buffer") is None
+        return self._state.get(parameter, {}).get("momentum_buffer") is None
 
 
 def layout(tensor: Tensor) -> tuple[object, ...]:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
+from forwardly.fast.cuda import arithmetic
 from forwardly.fast.sgd import Trained, layout
 from forwardly.network import Network
 from forwardly.rule import Rule
@@ -49,10 +49,13 @@ def form_of(rule: Rule, trained: Trained) -> Form:
             modules += map(_place, tensors.values())
         left += filter(None, own["_modules"].values())
     descents = (
-        (id(p), *descent[:2], *descent[3:], None if trained.is_new(p) else trained.place(p))
-        for p, descent in trained.descents.items()
+        (
+            *(id(parameter), descent._replace(lr=0.0)),
+            _place(None if trained.is_new(parameter) else trained.momentum(parameter)),
+        )
+        for parameter, descent in trained.descents.items()
     )
-    return Form(rule.network, tuple(modules), tuple(descents), _arithmetic())
+    return Form(rule.network, tuple(modules), tuple(descents), arithmetic.settings())
 
 
 def _is_plain(value: object) -> bool:
@@ -63,15 +66,3 @@ def _is_plain(value: object) -> bool:
 
 def _place(tensor: Tensor | None) -> object:
     return None if tensor is None else (tensor.data_ptr(), *layout(tensor))
-
-
-def _arithmetic() -> tuple[object, ...]:
-    backends = torch.backends
-    return (
-        torch.get_float32_matmul_precision(),
-        backends.cuda.matmul.allow_bf16_reduced_precision_reduction,
-        backends.cudnn.allow_tf32,
-        backends.cudnn.benchmark,
-        backends.cudnn.deterministic,
-        torch.are_deterministic_algorithms_enabled(),
-    )
