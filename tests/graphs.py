@@ -119,8 +119,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> Graphs:
     captured = "forwardly.fast.cuda.captured"
     monkeypatch.setattr(f"{captured}.graph_of", graph_of)
     monkeypatch.setattr(f"{captured}.aside", lambda work: work())
-    for place in (captured, "forwardly.fast.cuda.engine"):
-        monkeypatch.setattr(f"{place}.can_capture", lambda device: True)
+    monkeypatch.setattr(f"{captured}.can_capture", lambda _: True)
     # Which would step first on a processor.
     for engine in ("whole_step.WholeStep", "engine.CompiledParts"):
         monkeypatch.setattr(f"forwardly.fast.cpu_step.{engine}.why_not", lambda *_: "not asked")

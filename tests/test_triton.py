@@ -59,9 +59,7 @@ def both(
             *(weight, momentum, post, pre, settings, rates), scale=1 / n, is_new=step == 0
         )
         update = post.double().mT @ pre.double() / n
-        expected_w, expected_m = descend(
-            expected_w, expected_m, update, settings._replace(lr=rate)
-        )
+        expected_w, expected_m = descend(expected_w, expected_m, update, settings._replace(lr=rate))
     pairs = [(weight, expected_w.float())]
     if momentum is not None and expected_m is not None:
         pairs.append((momentum, expected_m.float()))

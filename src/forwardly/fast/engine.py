@@ -37,7 +37,7 @@ class Engine(ABC):
 
     @abstractmethod
     def step(self, x: Tensor, target: Tensor, trained: Trained) -> Credit:
-        """Train on a batch that was checked, see ``checks_values``; the credit has the updates that are yet to be applied.
+        """Train on a batch of checked form; the credit has the updates that are yet to be applied.
 
         What is raised is raised before anything has changed.
         """

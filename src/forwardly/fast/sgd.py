@@ -33,14 +33,11 @@ class Outer(NamedTuple):
 
 
 class Descent(NamedTuple):
-    """Settings, by torch's names: μ, λ, η, whether to look ahead, the sign of U, and τ.
-
-    η may be a tensor (): a captured step reads it from where it lies, as it may change.
-    """
+    """Settings, by torch's names: μ, λ, η, whether to look ahead, the sign of U, and τ."""
 
     momentum: float
     weight_decay: float
-    lr: float | Tensor
+    lr: float
     nesterov: bool
     maximize: bool = False
     dampening: float = 0.0
@@ -90,18 +87,23 @@ class Trained:
     Args:
         descents: the settings of each.
         state: the optimizer's; momenta are found there, and put there where there is none yet.
+        rates: η of some parameters as tensors (), in place of their settings': a captured step
+            reads it from where it lies, as it may change.
     """
 
     def __init__(
-        self, descents: Mapping[Tensor, Descent], state: Mapping[Tensor, dict[str, Any]]
+        self,
+        descents: Mapping[Tensor, Descent],
+        state: Mapping[Tensor, dict[str, Any]],
+        rates: Mapping[Tensor, Tensor] | None = None,
     ) -> None:
         self.descents = descents
+        self.rates = rates or {}
         self._state = state
 
     def at_rates(self, rates: Iterable[Tensor]) -> Trained:
-        """The same parameters in the same order, with learning rates that lie in tensors ()."""
-        pairs = zip(self.descents.items(), rates, strict=True)
-        return Trained({p: descent._replace(lr=rate) for (p, descent), rate in pairs}, self._state)
+        """The same with learning rates in tensors, one for each parameter."""
+        return Trained(self.descents, self._state, dict(zip(self.descents, rates, strict=True)))
 
     def is_compilable(self, parameter: Tensor) -> bool:
         """Whether compiled steps know how the parameter is trained."""
@@ -130,7 +132,8 @@ class Trained:
         descent = self.descents.get(parameter)
         if descent is None:
             return
-        keep, decay, rate, nesterov, maximize, dampening = descent
+        keep, decay, number, nesterov, maximize, dampening = descent
+        rate = self.rates.get(parameter, number)
         sign = -1.0 if maximize else 1.0
         if keep == 0:
             if isinstance(rate, Tensor):

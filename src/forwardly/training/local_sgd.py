@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from inspect import unwrap
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim import optimizer as of_all
 
 from forwardly.checks import check_kind, one_of, shape_of
 from forwardly.fast.cuda.engine import Launch
@@ -35,6 +35,9 @@ _NO_MATTER = {
     *("base_momentum", "max_momentum", "min_momentum"),
 }
 """What else may stand in a group: how torch computes the same, and what schedulers note there."""
+
+_OF_ALL = vars(import_module("torch.optim.optimizer"))
+_HOOKS_OF_ALL = "_global_optimizer_pre_hooks", "_global_optimizer_post_hooks"
 
 
 class LocalSGD(Optimizer):
@@ -202,23 +205,25 @@ class LocalSGD(Optimizer):
             self._check_groups()
             trained = self._trained()
             one = next(iter(trained.descents))
-            if graphs is None or launch is None or self._is_hooked() or graphs.why_not(one, one, trained):
+            if (
+                graphs is None
+                or launch is None
+                or self._is_hooked()
+                or graphs.why_not(one, one, trained)
+            ):
                 after(self.step(*batch()))
                 return
             self.path = Path(graphs.name, graphs.without())
             launch.look(trained)
             launch()
-            self._opt_called = True  # as schedulers look for a step
+            self._opt_called = True  # pyright: ignore # as schedulers look for a step
 
         return take
 
     def _is_hooked(self) -> bool:
-        return any(
-            (
-                *(self._optimizer_step_pre_hooks, self._optimizer_step_post_hooks),
-                *(of_all._global_optimizer_pre_hooks, of_all._global_optimizer_post_hooks),
-            )
-        )
+        """Whether something is to be called before or after each step."""
+        own = self._optimizer_step_pre_hooks, self._optimizer_step_post_hooks
+        return any((*own, *map(_OF_ALL.get, _HOOKS_OF_ALL)))
 
     def _trained(self) -> Trained:
         groups = ((descent_of(group), group["params"]) for group in self.param_groups)

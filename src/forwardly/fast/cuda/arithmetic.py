@@ -11,7 +11,7 @@ def takes_tf32() -> bool:
     """Whether products of float32 may round what they multiply to TF32, as torch is set."""
     matmul = torch.backends.cuda.matmul
     precision = getattr(matmul, "fp32_precision", None)  # which torch has from 2.9 on
-    return matmul.allow_tf32 if precision is None else precision == "tf32"
+    return bool(matmul.allow_tf32) if precision is None else precision == "tf32"
 
 
 def settings() -> tuple[object, ...]:

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from forwardly.checks import values_readable
 from forwardly.fast.algebra.engine import Algebra, Precision
+from forwardly.fast.cuda import captured
 from forwardly.fast.cuda.arithmetic import no_triton
-from forwardly.fast.cuda.captured import Captured, can_capture
 from forwardly.fast.cuda.form import Form, form_of
 from forwardly.fast.cuda.watch import Watch
 from forwardly.fast.engine import Engine
@@ -45,7 +45,7 @@ class OnCuda(Algebra):
             weight,
             trained.momentum(weight) if descent.momentum else None,
             *(update.post, update.pre, descent),
-            cast(Tensor, descent.lr),
+            trained.rates[weight],
             scale=update.scale,
             is_new=is_new,
         )
@@ -85,7 +85,7 @@ class Graphs(Engine):
         rule = self.rule
         if altered := self.algebra.why_not(x, target, trained):
             return altered
-        if not can_capture(x.device):
+        if not captured.can_capture(x.device):
             return f"the batch is on {x.device}"
         if not values_readable(x, target):
             return "operations are traced, counted or captured"
@@ -152,7 +152,7 @@ class Launch:
             weight = next(iter(trained.descents))
             self._form, self._numbers = form, list[object]()
             self._rates = weight.new_empty(len(rates))
-            self._captured = Captured(self._work, weight.device)
+            self._captured = captured.Captured(self._work, weight.device)
         if rates != self._numbers:
             self._numbers = list[object](rates)
             self._rates.copy_(torch.tensor(rates, dtype=self._rates.dtype))

@@ -16,8 +16,7 @@ S networks of one form, such as the seeds of an experiment, lie one behind the o
 at rates of their own; one network has no first dimension.
 """
 
-# pyright: basic, reportMissingImports=false, reportInvalidTypeForm=false
-# ruff: noqa: N803, since Triton writes constants in capitals
+# pyright: basic, reportMissingImports=false, reportInvalidTypeForm=false, reportIndexIssue=false
 
 from __future__ import annotations
 
