@@ -112,13 +112,13 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> Graphs:
     """The processor has graphs, of this kind; in order of their capture."""
     made = Graphs()
 
-    def graph_of(work: Callable[[], None]) -> Callable[[], None]:
+    def graph_of(work: Callable[[], None], _: object) -> Callable[[], None]:
         made.append(Played(work))
         return made[-1]
 
     captured = "forwardly.fast.cuda.captured"
     monkeypatch.setattr(f"{captured}.graph_of", graph_of)
-    monkeypatch.setattr(f"{captured}.aside", lambda work: work())
+    monkeypatch.setattr(f"{captured}.aside", lambda work, _: work())
     monkeypatch.setattr(f"{captured}.can_capture", lambda _: True)
     # Which would step first on a processor.
     for engine in ("whole_step.WholeStep", "engine.CompiledParts"):

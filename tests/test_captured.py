@@ -250,6 +250,25 @@ def test_a_change_between_steps_is_seen(name: str, graphs: Graphs) -> None:
         assert_close(*ends, rtol=1e-3, atol=1e-6)
 
 
+def test_feedback_turned_round_where_it_lies_is_seen(graphs: Graphs) -> None:
+    ends = list[Any]()
+    for captures in (False, True):
+        torch.manual_seed(0)
+        rule: Any = fw.PEPITA(
+            nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 3)).double(),
+            nn.CrossEntropyLoss(),
+        )
+        optimizer = fw.LocalSGD(rule, 0.1, 0.9)
+        if not captures:
+            eager(optimizer)
+        for number in range(8):
+            if number == 5:
+                rule.F = rule.F.T
+            optimizer.step(torch.eye(3).double(), torch.arange(3))
+        ends.append(state(rule, optimizer))
+    assert_close(*ends, rtol=1e-12, atol=1e-14)
+
+
 def test_a_hook_ends_it(graphs: Graphs) -> None:
     seen: list[object] = []
 
@@ -411,7 +430,7 @@ def test_what_python_decides_is_not_captured(rule: Any, why: str, graphs: Graphs
 def test_what_cannot_be_captured_goes_on_without(
     graphs: Graphs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(work: object) -> None:
+    def fails(*_: object) -> None:
         raise RuntimeError("CUDA error: out of luck\nCompile with …")
 
     monkeypatch.setattr("forwardly.fast.cuda.captured.graph_of", fails)

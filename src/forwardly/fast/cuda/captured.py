@@ -25,7 +25,7 @@ class Captured:
     """
 
     def __init__(self, work: Callable[[], None], device: torch.device) -> None:
-        self._work, self._can_capture = work, can_capture(device)
+        self._work, self._device, self._can_capture = work, device, can_capture(device)
         self._left = _BEFORE_CAPTURE
         self._launch: Callable[[], None] | None = None
 
@@ -45,10 +45,10 @@ class Captured:
         elif not self._can_capture:
             self._work()
         elif self._left:
-            aside(self._work)
+            aside(self._work, self._device)
             self._left -= 1
         else:
-            self._launch = graph_of(self._work)
+            self._launch = graph_of(self._work, self._device)
             self._launch()
 
 
@@ -57,19 +57,25 @@ def can_capture(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
-def aside(work: Callable[[], None]) -> None:
+def aside(work: Callable[[], None], device: torch.device) -> None:
     """Do the work on a stream of its own, as what is captured later will be."""
-    stream, here = torch.cuda.Stream(), torch.cuda.current_stream()
-    stream.wait_stream(here)
-    with torch.cuda.stream(stream):
-        work()
-    here.wait_stream(stream)
+    with torch.cuda.device(device):
+        stream, here = torch.cuda.Stream(), torch.cuda.current_stream()
+        stream.wait_stream(here)
+        with torch.cuda.stream(stream):
+            work()
+        here.wait_stream(stream)
 
 
-def graph_of(work: Callable[[], None]) -> Callable[[], None]:
+def graph_of(work: Callable[[], None], device: torch.device) -> Callable[[], None]:
     """What launches the work as a graph; capturing notes what is to be done, and does nothing."""
     graph = torch.cuda.CUDAGraph()
     # Other threads may go on allocating: those of a loader, say.
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+    with torch.cuda.device(device), torch.cuda.graph(graph, capture_error_mode="thread_local"):
         work()
-    return graph.replay
+
+    def launch() -> None:
+        with torch.cuda.device(device):
+            graph.replay()
+
+    return launch
