@@ -89,7 +89,8 @@ class Played(TorchDispatchMode):
         """Replay."""
         self.replays += 1
         for func, args, kwargs, outputs, fresh in self._noted:
-            again = [t for t in tree_leaves(func(*args, **kwargs)) if is_(t)]
+            with torch._C._AutoDispatchBelowAutograd():  # what was noted lies below it
+                again = [t for t in tree_leaves(func(*args, **kwargs)) if is_(t)]
             for first, now in zip(outputs, again, strict=True):
                 if any(first is one for one in fresh):
                     first.detach().copy_(now)

@@ -327,6 +327,9 @@ def test_a_graph_a_shape(graphs: Graphs) -> None:
     assert len(graphs) >= 5  # those of two samples were gone when they came again
     engines: Any = optimizer._engines
     assert len(engines.graphs._held) == 4
+    for samples in (3, 7):  # which replaces the shape that was not used for longest
+        optimizer.step(*batches(1, samples)[0])
+    assert [len(held._x) for held in engines.graphs._held.values()] == [5, 6, 3, 7]
 
 
 def test_credits_are_the_callers(graphs: Graphs) -> None:
