@@ -17,6 +17,7 @@ from torch.testing import assert_close
 
 import forwardly as fw
 from forwardly.fast import find
+from forwardly.fast.cuda.watch import Watch
 from graphs import Graphs, Played, graphs
 from test_laws import FACTORIES
 from test_local_sgd import DESCENTS
@@ -369,6 +370,22 @@ def test_a_wrong_batch_is_named_later(what: str, graphs: Graphs) -> None:
     optimizer.state_dict()  # which says it once
 
 
+def test_the_first_wrong_batch_is_named() -> None:
+    watch, loss = Watch(torch.device("cpu")), nn.CrossEntropyLoss()
+    for number in range(5):
+        x, target = torch.zeros(4, 2), torch.tensor([0, 1, 2, 3 if number == 3 else 0])
+        if number == 1:
+            x[0, 0] = torch.nan
+        watch.count()
+        assert_close(watch.look(loss, x, target, 3), target.clamp(max=2))
+    with pytest.raises(ValueError, match="batch 2 has"):
+        watch.settle()
+    watch.count()
+    watch.look(loss, torch.full((1, 1), torch.inf), torch.tensor([0]), 3)
+    with pytest.raises(ValueError, match="batch 1 has"):
+        watch.settle()
+
+
 @pytest.mark.parametrize("what", ["nan", "class"])
 def test_before_there_is_a_graph_it_is_named_at_once(what: str, graphs: Graphs) -> None:
     rule, optimizer = made()
@@ -448,6 +465,18 @@ def test_what_cannot_be_captured_goes_on_without(
     assert_close(*ends, rtol=1e-12, atol=1e-14)
     assert "could not be captured: CUDA error: out of luck" in str(optimizer.path)
     assert "Compile" not in str(optimizer.path)
+
+
+def test_without_triton_the_path_says_so(graphs: Graphs, monkeypatch: pytest.MonkeyPatch) -> None:
+    without = "forwardly.fast.cuda.engine.no_triton"
+    ends = list[Any]()
+    for why in ("Triton is not there", ""):
+        monkeypatch.setattr(without, lambda why=why: why)
+        _, optimizer = made()
+        optimizer.step(*batches(1)[0])
+        ends.append(str(optimizer.path).partition("; ")[2])
+    assert ends[0].endswith("not kernel: Triton is not there)")
+    assert "kernel" not in ends[1]
 
 
 def test_on_the_processor_there_are_none() -> None:

@@ -10,9 +10,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+import forwardly as fw
+from forwardly.benchmarks import check
 from forwardly.fast.sgd import Descent, descend
+from graphs import Graphs, graphs
+
+__all__ = ["graphs"]
 
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("needs TRITON_INTERPRET=1, see make test-triton", allow_module_level=True)
@@ -82,3 +87,36 @@ def test_networks_at_once_have_rates_of_their_own(name: str) -> None:
 def test_activities_in_bfloat16_are_summed_in_float32() -> None:
     for found, expected in both((70, 66, 20), DESCENTS["momentum"], dtype=torch.bfloat16):
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", DESCENTS)
+def test_local_sgd_takes_it(name: str, graphs: Graphs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The steps before there is a graph, which could not hold what is interpreted."""
+    settings = DESCENTS[name]
+    calls: list[object] = []
+    step = kernel.descend
+    monkeypatch.setattr(kernel, "descend", lambda *a, **k: (calls.append(a), step(*a, **k)))
+    ends = list[Any]()
+    for by_kernel in (False, True):
+        torch.manual_seed(0)
+        layers = nn.Linear(70, 20), nn.ReLU(), nn.Dropout(0.2), nn.Linear(20, 4, bias=False)
+        rule = fw.PEPITA(nn.Sequential(*layers), nn.CrossEntropyLoss())
+        optimizer = fw.LocalSGD(rule, RATE)
+        optimizer.param_groups[0].update(settings._asdict())
+        engines: Any = optimizer._engines
+        if not by_kernel:
+            engines.graphs.failed = "not asked"
+        for seed in range(2):
+            numbers = torch.Generator().manual_seed(seed)
+            optimizer.step(torch.rand(66, 70, generator=numbers), torch.arange(66) % 4)
+            if seed == 0:
+                optimizer.param_groups[0]["lr"] = RATE / 2
+        assert len(calls) == (4 if by_kernel else 0)  # of both weights
+        momenta = [optimizer.state[p].get("momentum_buffer") for p in rule.parameters()]
+        ends.append([rule.state_dict(), momenta])
+        assert "kernel" not in optimizer.path.why_not  # pyright: ignore
+    torch.testing.assert_close(*ends, rtol=1e-5, atol=1e-6)
+
+
+def test_the_benchmarks_check_of_it() -> None:
+    assert check.of_kernel("cpu") <= check.MOST_OF_KERNEL

@@ -166,9 +166,14 @@ class Trained:
             momentum = state["momentum_buffer"] = torch.empty_like(parameter).copy_(momentum)
         return momentum
 
+    def momentum_of(self, parameter: Tensor) -> Tensor | None:
+        """M as it is; None where there is none yet."""
+        own = self._state.get(parameter)
+        return None if own is None else own.get("momentum_buffer")
+
     def is_new(self, parameter: Tensor) -> bool:
         """Whether it has no momentum yet."""
-        return self._state.get(parameter, {}).get("momentum_buffer") is None
+        return self.momentum_of(parameter) is None
 
 
 def layout(tensor: Tensor) -> tuple[object, ...]:

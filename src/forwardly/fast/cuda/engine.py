@@ -53,9 +53,10 @@ class OnCuda(Algebra):
 
 
 def _suits_kernel(weight: Tensor, update: Outer) -> bool:
-    tensors = weight, update.post, update.pre
-    of_type = all(tensor.is_cuda and tensor.dtype == torch.float32 for tensor in tensors)
-    return of_type and weight.is_contiguous() and len(update.post) <= _MOST_SAMPLES
+    if not captured.can_capture(weight.device) or len(update.post) > _MOST_SAMPLES:
+        return False
+    of_type = all(t.dtype == torch.float32 for t in (weight, update.post, update.pre))
+    return of_type and weight.is_contiguous()
 
 
 class Graphs(Engine):

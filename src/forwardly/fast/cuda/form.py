@@ -6,16 +6,19 @@ has said since. So before each launch what it hangs on is compared with what it 
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import NamedTuple
 
-from torch import Tensor, nn
+from torch import nn
 
 from forwardly.fast.cuda import arithmetic
-from forwardly.fast.sgd import Trained, layout
+from forwardly.fast.sgd import Trained
 from forwardly.network import Network
 from forwardly.rule import Rule
 
-_PLAIN = (bool, int, float, str, type(None))
+_PLAIN = frozenset({bool, int, float, str, type(None)})
+_ELSEWHERE = frozenset({dict, OrderedDict, set})
+"""Where modules keep what is not looked at as it is: modules, tensors and hooks."""
 
 
 class Form(NamedTuple):
@@ -25,15 +28,15 @@ class Form(NamedTuple):
         network: as the rule has read it; a new one where modules, hooks or frozen parameters
             have changed.
         modules: of each module of the rule its plain attributes, such as a dropout's p and its
-            mode, and where its tensors lie.
+            mode, and where its tensors lie. (How those of the model lie, the network says.)
         descents: of each parameter that the optimizer trains, its settings but for the learning
             rate, which a graph reads from a tensor, and where its momentum lies.
         arithmetic: settings of torch's for all products.
     """
 
     network: Network
-    modules: tuple[object, ...]
-    descents: tuple[object, ...]
+    modules: list[object]
+    descents: list[object]
     arithmetic: tuple[object, ...]
 
 
@@ -44,25 +47,25 @@ def form_of(rule: Rule, trained: Trained) -> Form:
     while left:
         module = left.pop()
         own = vars(module)
-        modules.append((id(module), *filter(_is_plain, own.values())))
+        modules.append(id(module))
+        modules += [
+            value
+            for value in own.values()
+            if type(value) in _PLAIN or (type(value) not in _ELSEWHERE and _is_plain(value))
+        ]
         for tensors in (own["_parameters"], own["_buffers"]):
-            modules += map(_place, tensors.values())
-        left += filter(None, own["_modules"].values())
-    descents = (
-        (
-            *(id(parameter), descent._replace(lr=0.0)),
-            _place(None if trained.is_new(parameter) else trained.momentum(parameter)),
-        )
-        for parameter, descent in trained.descents.items()
-    )
-    return Form(rule.network, tuple(modules), tuple(descents), arithmetic.settings())
+            for tensor in tensors.values():
+                modules.append(None if tensor is None else (id(tensor), tensor.data_ptr()))
+        left += [module for module in own["_modules"].values() if module is not None]
+    descents: list[object] = []
+    for parameter, descent in trained.descents.items():
+        momentum = trained.momentum_of(parameter)
+        place = None if momentum is None else (id(momentum), momentum.data_ptr())
+        descents += id(parameter), descent[:2], descent[3:], place
+    return Form(rule.network, modules, descents, arithmetic.settings())
 
 
 def _is_plain(value: object) -> bool:
     if isinstance(value, tuple):
         return all(map(_is_plain, value))  # pyright: ignore[reportUnknownArgumentType]
-    return isinstance(value, _PLAIN)
-
-
-def _place(tensor: Tensor | None) -> object:
-    return None if tensor is None else (tensor.data_ptr(), *layout(tensor))
+    return isinstance(value, tuple(_PLAIN))
