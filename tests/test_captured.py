@@ -73,6 +73,12 @@ def eager(optimizer: fw.LocalSGD) -> fw.LocalSGD:
     return optimizer
 
 
+def step_by_step(optimizer: fw.LocalSGD, patch: pytest.MonkeyPatch) -> fw.LocalSGD:
+    """The same in ``fit`` as on a device without graphs."""
+    patch.setattr("forwardly.training.loop.why_not_launched", lambda _: "not here")
+    return eager(optimizer)
+
+
 def path_of(optimizer: fw.LocalSGD) -> find.Path:
     assert optimizer.path is not None
     return optimizer.path
@@ -499,9 +505,10 @@ def fitted(captures: bool, epochs: int = 5, **options: Any) -> list[Any]:
     """Rows and the state at the end of a run."""
     rule, optimizer = made(options.pop("name", "pepita"), options.pop("model", dense), lr=0.02)
     schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.7)
-    if not captures:
-        eager(optimizer)
-    fit = fw.fit(rule, DATA, optimizer, epochs=epochs, batch=8, scheduler=schedule, **options)
+    with pytest.MonkeyPatch.context() as patch:
+        if not captures:
+            step_by_step(optimizer, patch)
+        fit = fw.fit(rule, DATA, optimizer, epochs=epochs, batch=8, scheduler=schedule, **options)
     rows = [{n: v for n, v in row.items() if "second" not in n} for row in fit.rows]
     return [*rows, state(rule, optimizer), schedule.get_last_lr()]
 
@@ -558,8 +565,6 @@ def test_a_change_within_an_epoch_is_seen(graphs: Graphs) -> None:
     ends = list[Any]()
     for captures in (False, True):
         rule, optimizer = made()
-        if not captures:
-            eager(optimizer)
         calls: list[object] = []
 
         def on_batch(done: int, count: int | None, rule: Any = rule, calls: Any = calls) -> None:
@@ -568,7 +573,10 @@ def test_a_change_within_an_epoch_is_seen(graphs: Graphs) -> None:
                 rule.model[2].register_forward_hook(lambda *_: calls.append(None))
 
         optimizer.register_step_post_hook(lambda *_, calls=calls: calls.append("step"))
-        fw.fit(rule, DATA, optimizer, epochs=3, batch=8, on_batch=on_batch)
+        with pytest.MonkeyPatch.context() as patch:
+            if not captures:
+                step_by_step(optimizer, patch)
+            fw.fit(rule, DATA, optimizer, epochs=3, batch=8, on_batch=on_batch)
         ends.append([state(rule, optimizer), len(calls)])
     assert_close(*ends, rtol=1e-12, atol=1e-14)
     assert ends[0][1] >= 15
@@ -636,10 +644,11 @@ def test_runs_at_once(name: str, graphs: Graphs) -> None:
         if at_once:
             fits = fw.fit_seeds(rules, DATA, optimizers, seeds=(0, 1), **options)
         else:
-            fits = [
-                fw.fit(rule, DATA, eager(optimizer), seed=seed, **options)
-                for seed, (rule, optimizer) in enumerate(pairs)
-            ]
+            with pytest.MonkeyPatch.context() as patch:
+                fits = [
+                    fw.fit(rule, DATA, step_by_step(optimizer, patch), seed=seed, **options)
+                    for seed, (rule, optimizer) in enumerate(pairs)
+                ]
         ends.append(
             [[fit.rows[-1]["loss"], state(*pair)] for fit, pair in zip(fits, pairs, strict=True)]
         )

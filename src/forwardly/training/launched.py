@@ -67,7 +67,7 @@ class Launched:
         order = self._batches.order().to(self._chosen.device)
         epoch = len(self._run.fit.rows) + 1
         draws = Augmentation.draws(self._run.settings["seed"], epoch, 1)
-        self._draws.copy_(torch.tensor(draws))
+        self._draws.copy_(torch.tensor(draws, device="cpu"))
         self._done.zero_()
         self._right.zero_()
         size, count, samples = len(self._chosen), len(self._losses), 0
@@ -82,7 +82,6 @@ class Launched:
             if on_batch is not None:
                 on_batch(done, count)
         total = float(self._losses.cpu().sum())
-        self._optimizer.settle()
         right = int(self._right) if self._counts_right else None
         return Totals(total, right, samples, time.perf_counter() - began)
 

@@ -70,9 +70,11 @@ def aside(work: Callable[[], None], device: torch.device) -> None:
 def graph_of(work: Callable[[], None], device: torch.device) -> Callable[[], None]:
     """What launches the work as a graph; capturing notes what is to be done, and does nothing."""
     graph = torch.cuda.CUDAGraph()
-    # Other threads may go on allocating: those of a loader, say.
-    with torch.cuda.device(device), torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        work()
+    with torch.cuda.device(device):
+        stream = torch.cuda.Stream()  # torch's own for captures may be of another device
+        # Other threads may go on allocating: those of a loader, say.
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+            work()
 
     def launch() -> None:
         with torch.cuda.device(device):

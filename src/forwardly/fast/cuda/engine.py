@@ -156,7 +156,8 @@ class Launch:
             self._captured = captured.Captured(self._work, weight.device)
         if rates != self._numbers:
             self._numbers = list[object](rates)
-            self._rates.copy_(torch.tensor(rates, dtype=self._rates.dtype))
+            found = torch.tensor(rates, dtype=self._rates.dtype, device="cpu")
+            self._rates.copy_(found, non_blocking=True)
         if not self._captured.is_next:
             self._trained = trained.at_rates(self._rates.unbind())
         return self._captured.is_next

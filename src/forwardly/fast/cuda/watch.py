@@ -24,7 +24,8 @@ class Watch:
     def __init__(self, device: torch.device) -> None:
         self._batch = torch.zeros((), dtype=torch.int64, device=device)
         self._first = torch.full((), _NONE, dtype=torch.int64, device=device)
-        self._copy = torch.empty((), dtype=torch.int64, pin_memory=device.type == "cuda")
+        pinned = device.type == "cuda"
+        self._copy = torch.full((), _NONE, dtype=torch.int64, device="cpu", pin_memory=pinned)
         self._copied: torch.cuda.Event | None = None
 
     def count(self) -> None:
@@ -64,9 +65,10 @@ class Watch:
         if self._first.device.type != "cuda":
             self._copy.copy_(self._first)
         elif self._copied is None:
-            self._copy.copy_(self._first, non_blocking=True)
-            self._copied = torch.cuda.Event()
-            self._copied.record()
+            with torch.cuda.device(self._first.device):
+                self._copy.copy_(self._first, non_blocking=True)
+                self._copied = torch.cuda.Event()
+                self._copied.record()
             return
         elif self._copied.query():
             self._copied = None
