@@ -9,6 +9,7 @@ elsewhere, shows as it would on a GPU. What a capture forbids, such as asking fo
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -49,7 +50,9 @@ class Played(TorchDispatchMode):
         self._before: dict[int, tuple[Tensor, Tensor]] = {}
         self._made: list[Tensor] = []
         try:
-            with self:
+            with self, pytest.MonkeyPatch.context() as patch:
+                for name in ("cpu", "item", "numpy", "tolist", "__bool__", "__float__", "__int__"):
+                    patch.setattr(Tensor, name, partial(_refused, name))
                 work()
         finally:
             for tensor, before in self._before.values():
@@ -94,6 +97,10 @@ class Played(TorchDispatchMode):
             for first, now in zip(outputs, again, strict=True):
                 if any(first is one for one in fresh):
                     first.detach().copy_(now)
+
+
+def _refused(name: str, *_: object) -> None:
+    raise CaptureError(f"operation not permitted when stream is capturing: {name}")
 
 
 def is_(value: object) -> bool:

@@ -6,6 +6,7 @@ CUDA's graphs are played by the processor, see ``graphs``.
 from __future__ import annotations
 
 import copy
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -257,6 +258,17 @@ def test_a_change_between_steps_is_seen(name: str, graphs: Graphs) -> None:
         assert_close(*ends, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.parametrize("when", [1, 2, 5])
+def test_another_state_is_the_one_that_is_kept(when: int, graphs: Graphs) -> None:
+    """Momenta begin anew, and lie in it."""
+
+    def replaced(number: int, _: fw.Rule, optimizer: fw.LocalSGD) -> None:
+        if number == when:
+            optimizer.state = defaultdict(dict)
+
+    both(graphs, replaced, steps=batches(10))
+
+
 def test_feedback_turned_round_where_it_lies_is_seen(graphs: Graphs) -> None:
     ends = list[Any]()
     for captures in (False, True):
@@ -485,6 +497,17 @@ def test_without_triton_the_path_says_so(graphs: Graphs, monkeypatch: pytest.Mon
     assert "kernel" not in ends[1]
 
 
+@pytest.mark.parametrize("fast", [False, True])
+def test_other_engines_are_given_what_was_checked(fast: bool) -> None:
+    rule, _ = made()
+    optimizer = fw.LocalSGD(rule, 0.1, 0.9, fast=fast)
+    (x, target), *_ = spoiled(0, "nan")
+    before = state(rule, optimizer)
+    with pytest.raises(ValueError, match="first in sample 1"):
+        optimizer.step(x, target)
+    assert_close(state(rule, optimizer), before, rtol=0, atol=0)
+
+
 def test_on_the_processor_there_are_none() -> None:
     _, optimizer = made()
     for x, target in batches(2):
@@ -560,26 +583,44 @@ def test_a_run_goes_on_bit_for_bit(name: str, graphs: Graphs, tmp_path: Path) ->
     assert len(graphs) > 2
 
 
-def test_a_change_within_an_epoch_is_seen(graphs: Graphs) -> None:
-    """By hooks of the model and of the optimizer, too, which end the launches."""
+@pytest.mark.parametrize("hooked", [False, True], ids=["", "with hooks"])
+def test_a_change_within_an_epoch_is_seen(hooked: bool, graphs: Graphs) -> None:
+    """And hooks of the model and of the optimizer are called, which ends the launches."""
     ends = list[Any]()
     for captures in (False, True):
         rule, optimizer = made()
         calls: list[object] = []
+        batches_done: list[int] = []
 
-        def on_batch(done: int, count: int | None, rule: Any = rule, calls: Any = calls) -> None:
+        def on_batch(
+            done: int, _: Any, rule: Any = rule, calls: Any = calls, all_done: Any = batches_done
+        ) -> None:
+            all_done.append(done)
             rule.model[3].p = 0.1 * done
-            if done == 3 and len(calls) == 0:
+            if len(all_done) == 8:
+                rule.model[1].requires_grad_(False)
+            if hooked and len(all_done) == 3:
                 rule.model[2].register_forward_hook(lambda *_: calls.append(None))
 
-        optimizer.register_step_post_hook(lambda *_, calls=calls: calls.append("step"))
+        if hooked:
+            optimizer.register_step_post_hook(lambda *_, calls=calls: calls.append("step"))
         with pytest.MonkeyPatch.context() as patch:
             if not captures:
                 step_by_step(optimizer, patch)
             fw.fit(rule, DATA, optimizer, epochs=3, batch=8, on_batch=on_batch)
         ends.append([state(rule, optimizer), len(calls)])
     assert_close(*ends, rtol=1e-12, atol=1e-14)
-    assert ends[0][1] >= 15
+    assert ends[0][1] >= 15 or not hooked
+
+
+def test_settings_within_an_epoch_are_refused(graphs: Graphs) -> None:
+    rule, optimizer = made()
+
+    def on_batch(done: int, _: Any) -> None:
+        optimizer.param_groups[0]["amsgrad"] = True
+
+    with pytest.raises(ValueError, match="unknown: amsgrad"):
+        fw.fit(rule, DATA, optimizer, epochs=1, batch=8, on_batch=on_batch)
 
 
 def test_steps_in_other_modes(graphs: Graphs) -> None:
@@ -599,7 +640,7 @@ def test_steps_in_other_modes(graphs: Graphs) -> None:
 def test_a_wrong_batch_of_a_loader_is_named_by_the_end_of_its_epoch(graphs: Graphs) -> None:
     rule, optimizer = made()
     x = DATA.train.x.double()
-    x[-8] = torch.nan
+    x[-1] = torch.nan  # in the last batch, after which no step asks
     pairs = torch.utils.data.TensorDataset(x, DATA.train.target)
 
     class Same(torch.utils.data.Dataset[Any]):
@@ -613,7 +654,7 @@ def test_a_wrong_batch_of_a_loader_is_named_by_the_end_of_its_epoch(graphs: Grap
 
     loader = torch.utils.data.DataLoader(Same(), batch_size=4)
     rows: list[object] = []
-    with pytest.raises(ValueError, match="batch 8 has a NaN"):
+    with pytest.raises(ValueError, match="batch 9 has a NaN"):
         fw.fit(rule, loader, optimizer, epochs=3, on_epoch=rows.append)
     assert not rows
 
@@ -624,10 +665,11 @@ def test_mirrors_see_every_batch(graphs: Graphs) -> None:
         torch.manual_seed(0)
         rule = fw.PEPITA(dense().double(), nn.CrossEntropyLoss(), input_shape=PIXELS)
         optimizer = fw.LocalSGD(rule, 0.05, 0.9)
-        if not captures:
-            eager(optimizer)
         mirror = fw.feedback.JacobianMirror(rule, generator=torch.Generator().manual_seed(2))
-        fw.fit(rule, DATA, optimizer, epochs=2, batch=8, mirror=mirror)
+        with pytest.MonkeyPatch.context() as patch:
+            if not captures:
+                step_by_step(optimizer, patch)
+            fw.fit(rule, DATA, optimizer, epochs=2, batch=8, mirror=mirror)
         ends.append(state(rule, optimizer))
     assert_close(*ends, rtol=1e-12, atol=1e-14)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from functools import partial
 
@@ -75,7 +75,7 @@ def cases(device: torch.device) -> tuple[Case, ...]:
 
 
 @contextmanager
-def products_in(tf32: bool) -> Iterator[None]:
+def products_in(tf32: bool) -> Generator[None]:
     """Have products of float32 on CUDA round to TF32, or not."""
     matmul = torch.backends.cuda.matmul
     before = matmul.allow_tf32
@@ -102,7 +102,7 @@ def dense(sizes: tuple[int, ...], batch: int, device: torch.device) -> Subjects:
     }
     if device.type == "cuda":
         model = network(sizes).to(device)
-        model.compile(mode="reduce-overhead")
+        model.compile(mode="reduce-overhead")  # pyright: ignore[reportUnknownMemberType]
         compiled = backprop_step(model, data, fused=True)
         try:
             compiled()

@@ -40,8 +40,11 @@ _SCALING = "scaling"
 _BUILDS = 3
 """How often networks are built anew at the least: new memory, and processors may have moved."""
 
+_BUILDS_ON_GPU = 2
+"""The same there, so that all cases and the check are done within five minutes."""
+
 _MOST_BUILDS = 12
-"""The same where rounds go on until the median is known well."""
+"""How often at most, where rounds go on until the median is known well."""
 
 
 def bench(
@@ -103,7 +106,8 @@ def bench(
     machine = f"{content['processor']}, {content['threads']} threads"
     console.say(f"{content.get('device', machine)}; {versions}")
     rounds, burst = (2, 0.05) if quick else (8, 0.05 if on_gpu else 0.2)
-    most_builds = _BUILDS if quick or on_gpu else _MOST_BUILDS
+    least = _BUILDS_ON_GPU if on_gpu else _BUILDS
+    builds = least, least if quick or on_gpu else _MOST_BUILDS
     code = 0
     try:
         with bars(console) as progress:
@@ -116,9 +120,9 @@ def bench(
                 if why_not := case.why_not():
                     console.say(f"{case.name} left out: {why_not}")
                     continue
-                task = progress.add_task(case.name, total=rounds * _BUILDS)
+                task = progress.add_task(case.name, total=rounds * least)
                 with on_cuda.products_in(case.tf32):
-                    found = _measured(case, rounds, burst, most_builds, on_gpu, progress, task)
+                    found = _measured(case, rounds, burst, builds, on_gpu, progress, task)
                 content["cases"][case.name] = found
                 progress.update(task, total=found["rounds"], completed=found["rounds"])
                 folder.write_json("bench.json", content)
@@ -180,7 +184,7 @@ def _measured(
     case: Case,
     rounds: int,
     burst: float,
-    most_builds: int,
+    builds_from_to: tuple[int, int],
     on_gpu: bool,
     progress: Progress,
     task: TaskID,
@@ -190,16 +194,17 @@ def _measured(
     used = {name: count(subject) for name, subject in subjects.items() if isinstance(subject, Step)}
     seconds: dict[str, NDArray[np.float64]] = {}
     over, under, builds = case.over, case.under, 0
+    least, most = builds_from_to
     if case.of == "bytes":  # which are the same in every round
         found = Ratio(*(used[over] / used[under],) * len(fields(Ratio)))
     else:
         # When to stop hangs on how well the median is known, never on what it is.
         found: Ratio | None = None
-        while found is None or builds < _BUILDS or (builds < most_builds and not found.is_narrow):
+        while found is None or builds < least or (builds < most and not found.is_narrow):
             if builds:
                 subjects = case.make()
             gc.collect()
-            progress.update(task, total=rounds * max(_BUILDS, builds + 1))
+            progress.update(task, total=rounds * max(least, builds + 1))
             part = paired(
                 subjects,
                 rounds=rounds,

@@ -214,8 +214,7 @@ class LocalSGD(Optimizer):
                 after(self.step(*batch()))
                 return
             self.path = Path(graphs.name, graphs.without())
-            launch.look(trained)
-            launch()
+            launch(trained)
             self._opt_called = True  # pyright: ignore # as schedulers look for a step
 
         return take

@@ -16,6 +16,10 @@ _BEFORE_CAPTURE = 2
 """Times that the work is done first, in which libraries set up what a graph could not hold."""
 
 
+class CannotCaptureError(RuntimeError):
+    """What torch says of work that cannot be captured, in its first line; none of it was done."""
+
+
 class Captured:
     """Work on tensors that stay where they are; on CUDA a graph, from the third time on.
 
@@ -30,15 +34,15 @@ class Captured:
         self._launch: Callable[[], None] | None = None
 
     @property
-    def is_next(self) -> bool:
-        """Whether the next call launches a graph, so that values are asked for no more."""
-        return self._can_capture and self._left == 0
+    def is_graph(self) -> bool:
+        """Whether there is a graph, so that the work itself is done no more."""
+        return self._launch is not None
 
     def __call__(self) -> None:
         """Do the work.
 
         Raises:
-            RuntimeError: what torch says of work that cannot be captured; then none was done.
+            CannotCaptureError: at the third time; what the work itself raises, before.
         """
         if self._launch is not None:
             self._launch()
@@ -48,7 +52,10 @@ class Captured:
             aside(self._work, self._device)
             self._left -= 1
         else:
-            self._launch = graph_of(self._work, self._device)
+            try:
+                self._launch = graph_of(self._work, self._device)
+            except RuntimeError as problem:
+                raise CannotCaptureError(str(problem).partition("\n")[0]) from problem
             self._launch()
 
 
@@ -62,9 +69,11 @@ def aside(work: Callable[[], None], device: torch.device) -> None:
     with torch.cuda.device(device):
         stream, here = torch.cuda.Stream(), torch.cuda.current_stream()
         stream.wait_stream(here)
-        with torch.cuda.stream(stream):
-            work()
-        here.wait_stream(stream)
+        try:
+            with torch.cuda.stream(stream):
+                work()
+        finally:
+            here.wait_stream(stream)
 
 
 def graph_of(work: Callable[[], None], device: torch.device) -> Callable[[], None]:

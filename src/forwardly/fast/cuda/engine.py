@@ -104,7 +104,7 @@ class Graphs(Engine):
 
     def step(self, x: Tensor, target: Tensor, trained: Trained) -> Credit:
         """Values are checked here; the credit is the caller's, and no later step's."""
-        if self._watch is None:
+        if self._watch is None or self._watch.device != x.device:
             self._watch = Watch(x.device)
         self._watch.poll()
         shapes = layout(x), layout(target)
@@ -141,12 +141,8 @@ class Launch:
         self._engine, self._batch, self._after = engine, batch, after
         self._form: Form | None = None
 
-    def look(self, trained: Trained) -> bool:
-        """See how the step is to be taken now; without this, none may be.
-
-        Returns:
-            Whether it is a graph's, which asks for no values.
-        """
+    def __call__(self, trained: Trained) -> None:
+        """Take the step, as model and optimizer are now."""
         form = form_of(self._engine.rule, trained)
         rates = [descent.lr for descent in trained.descents.values()]
         if form != self._form:
@@ -158,19 +154,12 @@ class Launch:
             self._numbers = list[object](rates)
             found = torch.tensor(rates, dtype=self._rates.dtype, device="cpu")
             self._rates.copy_(found, non_blocking=True)
-        if not self._captured.is_next:
+        if not self._captured.is_graph:
             self._trained = trained.at_rates(self._rates.unbind())
-        return self._captured.is_next
-
-    def __call__(self) -> None:
-        """Take the step."""
         try:
             self._captured()
-        except RuntimeError as problem:
-            if not self._captured.is_next:
-                raise
-            said = str(problem).partition("\n")[0]
-            self._engine.failed = f"the step could not be captured: {said}"
+        except captured.CannotCaptureError as problem:
+            self._engine.failed = f"the step could not be captured: {problem}"
             self._work()
 
     def _work(self) -> None:
@@ -195,21 +184,21 @@ class _Held:
         self._launch = Launch(engine, self._batch, self._keep)
 
     def step(self, x: Tensor, target: Tensor, trained: Trained) -> Credit:
-        if not self._launch.look(trained):
-            self._rule.check_values(x, target)
         self._x.copy_(x)
         self._target.copy_(target)
-        self._launch()
+        self._launch(trained)
         credit = cast(Credit, self._credit)
         copies = (value.clone() for value in (credit.output, credit.loss, credit.error))
         return Credit({}, *copies)
 
     def _batch(self) -> tuple[Tensor, Tensor]:
         self._watch.count()
-        if self._credit is None or values_readable(self._x):  # then the rule checks them itself
-            return self._x, self._target
-        classes = self._credit.error.shape[1]
-        return self._x, self._watch.look(self._rule.loss, self._x, self._target, classes)
+        x, target = self._x, self._target
+        if values_readable(x, target):
+            self._rule.check_values(x, target)
+            return x, target
+        classes = cast(Credit, self._credit).error.shape[1]  # of a step before there was a graph
+        return x, self._watch.look(self._rule.loss, x, target, classes)
 
     def _keep(self, credit: Credit) -> None:
         self._credit = credit

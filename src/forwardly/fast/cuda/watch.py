@@ -22,6 +22,7 @@ class Watch:
     """
 
     def __init__(self, device: torch.device) -> None:
+        self.device = device
         self._batch = torch.zeros((), dtype=torch.int64, device=device)
         self._first = torch.full((), _NONE, dtype=torch.int64, device=device)
         pinned = device.type == "cuda"
@@ -62,10 +63,10 @@ class Watch:
         Raises:
             ValueError: as ``settle``.
         """
-        if self._first.device.type != "cuda":
+        if self.device.type != "cuda":
             self._copy.copy_(self._first)
         elif self._copied is None:
-            with torch.cuda.device(self._first.device):
+            with torch.cuda.device(self.device):
                 self._copy.copy_(self._first, non_blocking=True)
                 self._copied = torch.cuda.Event()
                 self._copied.record()
