@@ -230,6 +230,12 @@ def no_momenta_any_more(rule: fw.Rule, optimizer: fw.LocalSGD) -> None:
 
 
 @change
+def momenta_elsewhere(rule: fw.Rule, optimizer: fw.LocalSGD) -> None:
+    for own in optimizer.state.values():
+        own["momentum_buffer"] = own["momentum_buffer"] * -1
+
+
+@change
 def a_state_loaded(rule: fw.Rule, optimizer: fw.LocalSGD) -> None:
     saved = copy.deepcopy(optimizer.state_dict())
     for own in saved["state"].values():
