@@ -626,7 +626,7 @@ def test_settings_within_an_epoch_are_refused(graphs: Graphs) -> None:
         optimizer.param_groups[0]["amsgrad"] = True
 
     with pytest.raises(ValueError, match="unknown: amsgrad"):
-        fw.fit(rule, DATA, optimizer, epochs=1, batch=8, on_batch=on_batch)
+        fw.fit(rule, DATA, optimizer, epochs=1, batch=8, drop_last=True, on_batch=on_batch)
 
 
 def test_steps_in_other_modes(graphs: Graphs) -> None:
