@@ -15,7 +15,7 @@ PYTEST := -m pytest --numprocesses 2 --dist worksteal
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-narrow test-ascii test-haswell test-without-numba test-lowest test-newest \
-  test-examples page lint types format docs dist clean
+  test-examples test-triton page lint types format docs dist clean
 
 demo: $(VENV)/installed
 	$(BIN)/forwardly teacher-student
@@ -70,6 +70,12 @@ test-newest:
 	  $(MAKE) $(VENV)-newest/installed && \
 	  NUMBA_CACHE_DIR=$(abspath $(VENV))-newest/numba \
 	  $(VENV)-newest/bin/python $(PYTEST) -W ignore::DeprecationWarning $(call files,$(VERSIONED)); }
+
+# The kernel for GPUs, interpreted on the processor. A torch for processors comes without Triton, which
+# is large, and for Linux; without it nothing is tested, which pytest tells by 5.
+test-triton: $(VENV)-examples/installed-examples
+	$(VENV)-examples/bin/python $(PIP_INSTALL) --no-deps triton==3.9.0 || echo "There is no Triton."
+	TRITON_INTERPRET=1 $(VENV)-examples/bin/python $(PYTEST) tests/test_triton.py || test $$? = 5
 
 # What examples/ are about, in an environment of its own, with versions that have been looked at.
 test-examples: $(VENV)-examples/installed-examples

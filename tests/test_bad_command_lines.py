@@ -121,6 +121,10 @@ bench --cases nope                               | unknown case 'nope'; the case
 bench --cases ''                                 | unknown case ''
 bench --quick=2                                  | "2"
 bench --no-quick --cases nope                    | unknown case 'nope'
+bench --device cuda:99                           | there is no device 'cuda:99'
+bench --device gpu                               | a device is cpu, cuda, cuda:1
+bench --device meta                              | a device is cpu, cuda, cuda:1
+bench --check                                    | check holds a GPU to the processor
 cite                                             | no rule given; the known rules are
 cite nope                                        | unknown rule 'nope'
 cite pepita nope                                 | unknown rule 'nope'

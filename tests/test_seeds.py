@@ -17,6 +17,7 @@ from forwardly import RULES
 from forwardly.errors import UsageError
 from forwardly.experiments.recipe import Prepared, Recipe, fit_at_once, prepare_on
 from forwardly.training.measures import MEASURES
+from graphs import waits
 
 RATES = 0.05, 0.1, 0.02
 
@@ -140,16 +141,7 @@ class Waits(TorchDispatchMode):
         self.found: set[str] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.overloadpacket.__name__
-        if name in {"_local_scalar_dense", "nonzero", "masked_select", "lift_fresh", "is_nonzero"}:
-            self.found.add(name)
-        if name.startswith("index") and any(
-            isinstance(i, Tensor) and i.dtype == torch.bool
-            for given in args
-            if isinstance(given, list | tuple)
-            for i in given
-        ):
-            self.found.add(f"{name} by a mask")
+        self.found.add(waits(func, args))
         return func(*args, **(kwargs or {}))
 
 
@@ -161,12 +153,12 @@ def test_nothing_in_a_step_waits(rule: str, monkeypatch: pytest.MonkeyPatch) -> 
 
     def watched(self: Any) -> None:
         nonlocal steps
-        with Waits() as waits:
+        with Waits() as seen:
             self._work()
-        found.update(waits.found)
+        found.update(seen.found - {""})
         steps += 1
 
-    monkeypatch.setattr("forwardly.training.seeds._Captured.__call__", watched)
+    monkeypatch.setattr("forwardly.fast.cuda.captured.Captured.__call__", watched)
     changes = {"flip": True, "shift": 1, "crop": 0.8} if rule == "pepita" else {}
     fit_at_once(runs(replace(PLAIN, rule=rule, epochs=1, milestones=(), **changes)))
     assert steps == 2

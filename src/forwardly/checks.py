@@ -17,11 +17,13 @@ Option = TypeVar("Option")
 def values_readable(*tensors: Tensor) -> bool:
     """Whether a check may depend on the values of ``tensors``.
 
-    It may not where the call is being traced, compiled, batched or counted: there the check would
-    fail (a batched value is many values) or leave its own operations in the result. Nor has a
-    tensor on the meta device values. Shapes can always be checked.
+    It may not where the call is being traced, compiled, batched, counted or captured: there the
+    check would fail (a batched value is many values) or leave its own operations in the result. Nor
+    has a tensor on the meta device values. Shapes can always be checked.
     """
     if torch.compiler.is_compiling():
+        return False
+    if any(tensor.is_cuda for tensor in tensors) and torch.cuda.is_current_stream_capturing():
         return False
     return _get_current_dispatch_mode() is None and all(map(_has_values, tensors))
 

@@ -383,25 +383,39 @@ class Rule(nn.Module, ABC):
 
     def check_batch(self, x: Tensor, target: Tensor) -> None:
         """See the model as it is now, and refuse a batch, as ``forward`` does."""
-        self.check_samples(x)
+        self.check_form(x, target)
+        self.check_values(x, target)
+
+    def check_form(self, x: Tensor, target: Tensor) -> None:
+        """``check_batch`` without a look at values, for which a device would be waited for."""
+        self._check_form_of_samples(x)
         if target.dim() < 1 or target.shape[0] != x.shape[0]:
             raise ValueError(
                 f"x has {x.shape[0]} samples, so the target must have as many in its first "
                 f"dimension; given is {shape_of(target)}"
             )
-        self._check_values("the target", target)
+        self._check_place("the target", target)
+
+    def check_values(self, x: Tensor, target: Tensor) -> None:
+        """Refuse a batch with a NaN or an infinity, where values may be looked at."""
+        _check_finite("x", x)
+        _check_finite("the target", target)
 
     def check_samples(self, x: Tensor) -> None:
         """``check_batch`` of samples without targets."""
+        self._check_form_of_samples(x)
+        _check_finite("x", x)
+
+    def _check_form_of_samples(self, x: Tensor) -> None:
         self.look()
         if x.dim() < 2 or x.shape[0] == 0:
             raise ValueError(
                 f"x must be a batch of samples, its first dimension counting them, and not empty; "
                 f"given is {shape_of(x)}"
             )
-        self._check_values("x", x)
+        self._check_place("x", x)
 
-    def _check_values(self, name: str, values: Tensor) -> None:
+    def _check_place(self, name: str, values: Tensor) -> None:
         if values.device != self._weight.device:
             raise ValueError(
                 f"{name} is on {values.device}, the model on {self._weight.device}: move one, "
@@ -411,12 +425,6 @@ class Rule(nn.Module, ABC):
             raise ValueError(
                 f"{name} requires a gradient, which it would never get, as there is no "
                 f"backward pass to what it was computed from: pass it .detach()ed"
-            )
-        if values.is_floating_point() and values_readable(values) and not all_finite(values):
-            bad = ~values.isfinite().reshape(len(values), -1).all(1)
-            raise ValueError(
-                f"{name} has a NaN or an infinity, first in sample {int(bad.nonzero()[0])}: "
-                "clean the data, or drop that sample"
             )
 
     def look(self) -> None:
@@ -571,6 +579,15 @@ class Rule(nn.Module, ABC):
                 "parameter.requires_grad_(False)"
             )
         return frozenset(trained)
+
+
+def _check_finite(name: str, values: Tensor) -> None:
+    if values.is_floating_point() and values_readable(values) and not all_finite(values):
+        bad = ~values.isfinite().reshape(len(values), -1).all(1)
+        raise ValueError(
+            f"{name} has a NaN or an infinity, first in sample {int(bad.nonzero()[0])}: "
+            "clean the data, or drop that sample"
+        )
 
 
 def _outside_inference(given: Tensor) -> Tensor:

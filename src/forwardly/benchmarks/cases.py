@@ -29,6 +29,7 @@ class Case:
         of: whether times are compared, or the most bytes of activities alive at a time.
         call: what one call of a subject does.
         why_not: says why this machine cannot run it; empty if it can.
+        tf32: whether a GPU's products of float32 round to TF32.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Case:
     of: Literal["time", "bytes"] = "time"
     call: str = "a step"
     why_not: Callable[[], str] = str
+    tf32: bool = False
 
 
 def _processors() -> int:

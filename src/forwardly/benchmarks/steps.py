@@ -28,7 +28,7 @@ from forwardly.rules.pepita import PEPITA
 from forwardly.training.local_sgd import LocalSGD
 
 Subjects = dict[str, Subject]
-_MOMENTUM, _RATE = 0.9, 1e-4
+MOMENTUM, RATE = 0.9, 1e-4
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Published:
     def __init__(self, sizes: tuple[int, int, int], batch: int) -> None:
         d, h, k = sizes
         self.x, self.target = batch_of((d,), k, batch)
-        self.rate = _RATE
+        self.rate = RATE
         self.W = [torch.randn(h, d) / math.sqrt(d), torch.randn(k, h) / math.sqrt(h)]
         self.F = (2 * torch.rand(d, k) - 1) * 0.05 * math.sqrt(6 / d)
         self._t = nn.functional.one_hot(self.target, k).to(self.x.dtype)
@@ -99,7 +99,7 @@ class Published:
         (h_err @ W[1].T).softmax(1)
         updates = (h - h_err).T @ x_err / n, e.T @ h_err / n
         for l, update in enumerate(updates):
-            v[l] = _MOMENTUM * v[l] - self.rate * update
+            v[l] = MOMENTUM * v[l] - self.rate * update
             W[l] = W[l] + v[l]
 
 
@@ -161,7 +161,7 @@ def online(sizes: tuple[int, ...], samples: int) -> Subjects:
     loss = nn.MSELoss() if regression else nn.CrossEntropyLoss()
     target = torch.rand(samples, 1) if regression else target
     eager = PEPITA(network(sizes), loss, projection=uniform(0.05))
-    optimizer = torch.optim.SGD(eager.model.parameters(), lr=_RATE)
+    optimizer = torch.optim.SGD(eager.model.parameters(), lr=RATE)
     compiled = CompiledTraining(PEPITA(network(sizes), loss))
 
     def one_by_one() -> None:
@@ -172,7 +172,7 @@ def online(sizes: tuple[int, ...], samples: int) -> Subjects:
 
     return {
         "eager": one_by_one,
-        "pepita": lambda: compiled.train(x, target, learning_rate=_RATE, batch=1),
+        "pepita": lambda: compiled.train(x, target, learning_rate=RATE, batch=1),
     }
 
 
@@ -219,13 +219,13 @@ def local_step(
     rule: Rule, data: tuple[Tensor, Tensor], precision: Literal["full", "bf16"] = "full"
 ) -> Step:
     """A step of ``LocalSGD``."""
-    optimizer = LocalSGD(rule, lr=_RATE, momentum=_MOMENTUM, precision=precision)
+    optimizer = LocalSGD(rule, lr=RATE, momentum=MOMENTUM, precision=precision)
     return Step(rule.model, lambda: optimizer.step(*data))
 
 
 def backprop_step(model: nn.Module, data: tuple[Tensor, Tensor], **options: bool) -> Step:
     """A step as a user of PyTorch writes it."""
-    optimizer = torch.optim.SGD(model.parameters(), lr=_RATE, momentum=_MOMENTUM, **options)
+    optimizer = torch.optim.SGD(model.parameters(), lr=RATE, momentum=MOMENTUM, **options)
     loss = nn.CrossEntropyLoss()
     x, target = data
 

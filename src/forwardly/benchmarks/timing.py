@@ -11,9 +11,33 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 Subject = Callable[[], object]
+
+Clock = Callable[[], Callable[[], float]]
+"""Begins to count; what it gives says how many seconds have passed."""
+
+
+def processors_clock() -> Callable[[], float]:
+    """Of work that is done when a call returns."""
+    began = time.perf_counter()
+    return lambda: time.perf_counter() - began
+
+
+def cuda_clock() -> Callable[[], float]:
+    """Of work that a call has launched on a GPU, by events in its stream."""
+    began = torch.cuda.Event(enable_timing=True)
+    began.record()
+
+    def seconds() -> float:
+        ended = torch.cuda.Event(enable_timing=True)
+        ended.record()
+        ended.synchronize()
+        return began.elapsed_time(ended) / 1e3
+
+    return seconds
 
 
 @dataclass(frozen=True)
@@ -38,6 +62,7 @@ def paired(
     rounds: int,
     burst: float = 0.1,
     on_round: Callable[[], None] = lambda: None,
+    clock: Clock = processors_clock,
 ) -> dict[str, NDArray[np.float64]]:
     """Seconds a call of each subject in each round, (rounds,); the warm-up is left out.
 
@@ -46,12 +71,13 @@ def paired(
         rounds: how often each is timed; in every other round in the reverse order.
         burst: seconds that one subject runs in a round, at least one call.
         on_round: called after each round.
+        clock: what times a burst.
     """
-    calls = {name: max(1, round(burst / _warm_up(run))) for name, run in subjects.items()}
+    calls = {name: max(1, round(burst / _warm_up(run, clock))) for name, run in subjects.items()}
     seconds = {name: np.empty(rounds) for name in subjects}
     for i in range(rounds):
         for name in list(subjects)[:: 1 if i % 2 == 0 else -1]:
-            seconds[name][i] = _seconds_a_call(subjects[name], calls[name])
+            seconds[name][i] = _seconds_a_call(subjects[name], calls[name], clock)
         on_round()
     return seconds
 
@@ -96,16 +122,16 @@ def verdict(found: Ratio, must: float, hope: float | None, *, lower: bool) -> st
     return "undecided" if reaches(best, must) else "missed"
 
 
-def _warm_up(run: Subject) -> float:
-    """Seconds a call, after some that are not counted."""
-    _seconds_a_call(run, 3)
-    return _seconds_a_call(run, 1, at_least=0.03)
+def _warm_up(run: Subject, clock: Clock) -> float:
+    """Seconds a call, after some that are not counted: those in which a graph is captured, too."""
+    _seconds_a_call(run, 5, clock)
+    return _seconds_a_call(run, 1, clock, at_least=0.03)
 
 
-def _seconds_a_call(run: Subject, calls: int, at_least: float = 0.0) -> float:
+def _seconds_a_call(run: Subject, calls: int, clock: Clock, at_least: float = 0.0) -> float:
     """The mean of so many calls, and of more until they have taken ``at_least`` seconds."""
-    began, done = time.perf_counter(), 0
-    while done < calls or time.perf_counter() - began < at_least:
+    seconds, of_host, done = clock(), processors_clock(), 0
+    while done < calls or of_host() < at_least:
         run()
         done += 1
-    return (time.perf_counter() - began) / done
+    return seconds() / done

@@ -21,6 +21,8 @@ class Engine(ABC):
     """
 
     name: ClassVar[str]
+    checks_values: ClassVar[bool] = False
+    """Whether a step looks itself whether values can be learned from; else they were looked at."""
 
     def __init__(self, rule: Rule) -> None:
         self.rule = rule
@@ -29,9 +31,13 @@ class Engine(ABC):
         """Why it cannot take this step, or would gain nothing; empty if it can."""
         return ""
 
+    def without(self) -> dict[str, str]:
+        """What it has to do without, and why."""
+        return {}
+
     @abstractmethod
     def step(self, x: Tensor, target: Tensor, trained: Trained) -> Credit:
-        """Train on a checked batch; the credit has the updates that are yet to be applied.
+        """Train on a batch of checked form; the credit has the updates that are yet to be applied.
 
         What is raised is raised before anything has changed.
         """

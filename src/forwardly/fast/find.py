@@ -2,6 +2,7 @@
 
     whole_step   PEPITA with one hidden layer on the CPU, compiled as a whole by numba
     cpu_step     as algebra, with dropout masks and the steps of large weights compiled
+    cuda_graph   as algebra, captured as a CUDA graph, weights moved by a kernel
     algebra      any rule on any device, by quicker operations of torch's, updates applied in place
     readable     the rule as it is written, for models with hooks or forward methods of their own
 
@@ -18,6 +19,7 @@ from forwardly.fast.algebra import ASSIGN
 from forwardly.fast.algebra.engine import Algebra, Precision
 from forwardly.fast.cpu_step.engine import CompiledParts
 from forwardly.fast.cpu_step.whole_step import WholeStep
+from forwardly.fast.cuda.engine import Graphs
 from forwardly.fast.engine import Engine, Readable
 from forwardly.fast.sgd import Trained
 from forwardly.rule import Rule
@@ -28,7 +30,7 @@ class Path(NamedTuple):
 
     Attributes:
         engine: its name.
-        why_not: of each quicker engine, why it does not.
+        why_not: of each quicker engine, why it does not; and of a kernel that it does without.
     """
 
     engine: str
@@ -43,6 +45,9 @@ class Path(NamedTuple):
 class Engines:
     """Those that may take a rule's steps, the quickest first.
 
+    Attributes:
+        graphs: the one that launches graphs; None where only the readable one may take steps.
+
     Args:
         rule: what trains.
         fast: whether any but the readable one may.
@@ -56,11 +61,13 @@ class Engines:
         if precision == "bf16":
             _check_bfloat16(rule, fast)
         self._readable = Readable(rule)
+        self.graphs: Graphs | None = None
         self._quicker: list[Engine] = []
         if fast and precision == "full":
             self._quicker.append(WholeStep(rule))
         if fast:
-            self._quicker += CompiledParts(rule, precision), Algebra(rule, precision)
+            self.graphs = Graphs(rule, precision)
+            self._quicker += CompiledParts(rule, precision), self.graphs, Algebra(rule, precision)
 
     def find(self, x: Tensor, target: Tensor, trained: Trained) -> tuple[Engine, Path]:
         """The quickest engine that can take this step."""
@@ -68,7 +75,7 @@ class Engines:
         for engine in self._quicker:
             why = engine.why_not(x, target, trained)
             if not why:
-                return engine, Path(engine.name, why_not)
+                return engine, Path(engine.name, why_not | engine.without())
             why_not[engine.name] = why
         return self._readable, Path(self._readable.name, why_not)
 

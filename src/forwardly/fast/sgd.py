@@ -11,7 +11,7 @@ to the momentum by the operation that computes it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -87,13 +87,23 @@ class Trained:
     Args:
         descents: the settings of each.
         state: the optimizer's; momenta are found there, and put there where there is none yet.
+        rates: η of some parameters as tensors (), in place of their settings': a captured step
+            reads it from where it lies, as it may change.
     """
 
     def __init__(
-        self, descents: Mapping[Tensor, Descent], state: Mapping[Tensor, dict[str, Any]]
+        self,
+        descents: Mapping[Tensor, Descent],
+        state: Mapping[Tensor, dict[str, Any]],
+        rates: Mapping[Tensor, Tensor] | None = None,
     ) -> None:
         self.descents = descents
+        self.rates = rates or {}
         self._state = state
+
+    def at_rates(self, rates: Iterable[Tensor]) -> Trained:
+        """The same with learning rates in tensors, one for each parameter."""
+        return Trained(self.descents, self._state, dict(zip(self.descents, rates, strict=True)))
 
     def is_compilable(self, parameter: Tensor) -> bool:
         """Whether compiled steps know how the parameter is trained."""
@@ -111,7 +121,7 @@ class Trained:
         descent = self.descents.get(parameter)
         if descent is None:  # not this optimizer's
             return
-        before = None if self._is_new(parameter) else self.momentum(parameter)
+        before = None if self.is_new(parameter) else self.momentum(parameter)
         after, momentum = descend(parameter, before, update, descent)
         parameter.copy_(after)
         if momentum is not None:
@@ -122,22 +132,29 @@ class Trained:
         descent = self.descents.get(parameter)
         if descent is None:
             return
-        keep, decay, rate, nesterov, maximize, dampening = descent
+        keep, decay, number, nesterov, maximize, dampening = descent
+        rate = self.rates.get(parameter, number)
         sign = -1.0 if maximize else 1.0
         if keep == 0:
-            update(parameter, 1 - rate * decay, -sign * rate)
+            if isinstance(rate, Tensor):
+                update(g := torch.zeros_like(parameter), 0.0, sign)
+                if decay:
+                    parameter.mul_(1 - rate * decay)
+                _move(parameter, g, rate, -1.0)
+            else:
+                update(parameter, 1 - rate * decay, -sign * rate)
             return
-        part = 1.0 if self._is_new(parameter) else 1 - dampening
+        part = 1.0 if self.is_new(parameter) else 1 - dampening
         momentum = self.momentum(parameter)
         if nesterov:
             # W − η(g + μM), where g = M − μM_before: needs the old momentum once more.
-            parameter.add_(momentum, alpha=rate * keep)
+            _move(parameter, momentum, rate, keep)
             if decay:  # of the weights before that
                 momentum.mul_(1 - rate * decay)
         update(momentum, keep, sign * part)
         if decay:
             momentum.add_(parameter, alpha=decay * part)
-        parameter.add_(momentum, alpha=-rate * (1 + keep) if nesterov else -rate)
+        _move(parameter, momentum, rate, -(1 + keep) if nesterov else -1.0)
 
     def momentum(self, parameter: Tensor) -> Tensor:
         """M, lying in memory as the parameter does; zero where there is none yet."""
@@ -145,16 +162,31 @@ class Trained:
         momentum: Tensor | None = state.get("momentum_buffer")
         if momentum is None:  # torch's SGD saves None where it had no momentum
             momentum = state["momentum_buffer"] = torch.zeros_like(parameter)
-        elif _layout(momentum) != _layout(parameter):  # the rule was moved, or a state loaded
+        elif layout(momentum) != layout(parameter):  # the rule was moved, or a state loaded
             momentum = state["momentum_buffer"] = torch.empty_like(parameter).copy_(momentum)
         return momentum
 
-    def _is_new(self, parameter: Tensor) -> bool:
-        return self._state[parameter].get("momentum_buffer") is None
+    def momentum_of(self, parameter: Tensor) -> Tensor | None:
+        """M as it is; None where there is none yet."""
+        own = self._state.get(parameter)
+        return None if own is None else own.get("momentum_buffer")
+
+    def is_new(self, parameter: Tensor) -> bool:
+        """Whether it has no momentum yet."""
+        return self.momentum_of(parameter) is None
 
 
-def _layout(tensor: Tensor) -> tuple[object, ...]:
+def layout(tensor: Tensor) -> tuple[object, ...]:
+    """All of a tensor but its values and where they are."""
     return tensor.shape, tensor.stride(), tensor.dtype, tensor.device
+
+
+def _move(parameter: Tensor, by: Tensor, rate: float | Tensor, times: float) -> None:
+    """parameter ← parameter + times · η · by, in place."""
+    if isinstance(rate, Tensor):
+        parameter.addcmul_(by, rate, value=times)
+    else:
+        parameter.add_(by, alpha=times * rate)
 
 
 FEWEST_NUMBERS = 1 << 16

@@ -106,16 +106,16 @@ class InMemory(Batches):
         """See ``Batches``."""
         order = self.order().to(self.split.x.device)
         for start in range(0, (self.count or 0) * self.batch, self.batch):
-            yield self._at(order[start : start + self.batch])
+            yield self.at(order[start : start + self.batch])
 
     def once(self) -> Iterator[Batch]:
         """See ``Batches``."""
         for start in range(0, len(self.split), _AT_ONCE):
-            yield self._at(slice(start, start + _AT_ONCE))
+            yield self.at(slice(start, start + _AT_ONCE))
 
     def first(self, samples: int) -> Batch:
         """See ``Batches``."""
-        return self._at(slice(samples))
+        return self.at(slice(samples))
 
     def state(self) -> dict[str, Any]:
         """See ``Batches``."""
@@ -125,7 +125,8 @@ class InMemory(Batches):
         """See ``Batches``."""
         self._order.set_state(state["order"])
 
-    def _at(self, chosen: Tensor | slice) -> Batch:
+    def at(self, chosen: Tensor | slice) -> Batch:
+        """The samples of these numbers, on the device of the model."""
         x, target = self.split.batch(chosen, self._place.dtype)
         return x.to(self._place.device), target.to(self._place.device)
 

@@ -11,7 +11,8 @@ would take them, up to rounding.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from importlib import import_module
 from inspect import unwrap
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from forwardly.checks import check_kind, one_of, shape_of
+from forwardly.fast.cuda.engine import Launch
 from forwardly.fast.find import Engines, Path, Precision
 from forwardly.fast.sgd import Descent, Trained, whole
 from forwardly.loss_value import LossValue
@@ -33,6 +35,9 @@ _NO_MATTER = {
     *("base_momentum", "max_momentum", "min_momentum"),
 }
 """What else may stand in a group: how torch computes the same, and what schedulers note there."""
+
+_OF_ALL = vars(import_module("torch.optim.optimizer"))
+_HOOKS_OF_ALL = "_global_optimizer_pre_hooks", "_global_optimizer_post_hooks"
 
 
 class LocalSGD(Optimizer):
@@ -106,8 +111,12 @@ class LocalSGD(Optimizer):
     # imports all of torch._dynamo, a fifth of what a short training takes. Here they are as if
     # undecorated.
     add_param_group = unwrap(Optimizer.add_param_group)
-    state_dict = unwrap(Optimizer.state_dict)
     load_state_dict = unwrap(Optimizer.load_state_dict)
+
+    def state_dict(self) -> dict[str, Any]:
+        """As torch's; it raises what ``settle`` does."""
+        self.settle()
+        return unwrap(Optimizer.state_dict)(self)
 
     def __getstate__(self) -> dict[str, Any]:
         """What is copied and pickled: the rule as well, whose model has the parameters."""
@@ -147,16 +156,73 @@ class LocalSGD(Optimizer):
             The rule's credit, without the updates: these are applied.
 
         Raises:
-            TypeError, ValueError: what the rule raises; then nothing has changed.
+            TypeError, ValueError: what the rule raises; then nothing has changed. But where steps
+                are launched as graphs (see ``path``) values are looked at without waiting for the
+                device, and what is wrong with them is raised some steps later, by a step, by
+                ``state_dict`` or by ``settle``, when the weights have been trained on them.
         """
-        self.rule.check_batch(x, target)
+        self.rule.check_form(x, target)
         self._check_groups()
         trained = self._trained()
         engine, self.path = self._engines.find(x, target, trained)
+        if not engine.checks_values:
+            self.rule.check_values(x, target)
         credit = engine.step(x, target, trained)
         for name, update in credit.updates.items():
             trained.add(self.rule.parameter(name), whole(update))
         return credit._replace(updates={}, loss=credit.loss.as_subclass(LossValue))
+
+    def settle(self) -> None:
+        """Wait for steps that are under way on a device.
+
+        Raises:
+            ValueError: if a batch since the last call had values that nothing can be learned from;
+                it is named by its number since then.
+        """
+        if self._engines.graphs is not None:
+            self._engines.graphs.settle()
+
+    @torch.no_grad()
+    def launched(
+        self, batch: Callable[[], tuple[Tensor, Tensor]], after: Callable[[Credit], None]
+    ) -> Callable[[], None]:
+        """Steps on what ``batch`` gives, each a single launch where there are graphs; see ``fit``.
+
+        Args:
+            batch: gives samples whose values were checked, and targets, computed from tensors that
+                stay where they are.
+            after: called with each credit, whose tensors the next step may write over; it may only
+                write to tensors that stay where they are.
+
+        Returns:
+            What takes the next step. It raises what ``step`` raises.
+        """
+        graphs = self._engines.graphs
+        launch = None if graphs is None else Launch(graphs, batch, after)
+
+        def take() -> None:
+            self.rule.look()
+            self._check_groups()
+            trained = self._trained()
+            one = next(iter(trained.descents))
+            if (
+                graphs is None
+                or launch is None
+                or self._is_hooked()
+                or graphs.why_not(one, one, trained)
+            ):
+                after(self.step(*batch()))
+                return
+            self.path = Path(graphs.name, graphs.without())
+            launch(trained)
+            self._opt_called = True  # pyright: ignore # as schedulers look for a step
+
+        return take
+
+    def _is_hooked(self) -> bool:
+        """Whether something is to be called before or after each step."""
+        own = self._optimizer_step_pre_hooks, self._optimizer_step_post_hooks
+        return any((*own, *map(_OF_ALL.get, _HOOKS_OF_ALL)))
 
     def _trained(self) -> Trained:
         groups = ((descent_of(group), group["params"]) for group in self.param_groups)

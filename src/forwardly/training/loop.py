@@ -26,6 +26,7 @@ from forwardly.feedback import JacobianMirror, Mirror
 from forwardly.metrics import correct
 from forwardly.rule import Rule
 from forwardly.training.batches import batches_of, parts_of
+from forwardly.training.launched import Launched, why_not_launched
 from forwardly.training.local_sgd import LocalSGD
 from forwardly.training.progress import shown
 from forwardly.training.run import Fit, Measure, Row, Run, Totals, begin, evaluated
@@ -136,9 +137,13 @@ def fit(
     if resume and path is not None and path.exists():
         run.load(path)
     made = run.fit
+    launched = None if why_not_launched(run) else Launched(run)
     with shown(progress, epochs) as bar:
         while len(made.rows) < epochs and made.diverged is None and not run.impatient(patience):
-            seen = _trained(run, mirror_every, on_batch)
+            if launched is None:
+                seen = _trained(run, mirror_every, on_batch)
+            else:
+                seen = launched.epoch(on_batch)
             row = run.end_epoch(seen, measures, keep=keep == "best")
             if path is not None:
                 run.save(path)
@@ -207,6 +212,8 @@ def _trained(
     if not samples:
         raise UsageError("the loader gave no batch to train on")
     total = _plus(total, losses)
+    if isinstance(run.optimizer, LocalSGD):
+        run.optimizer.settle()
     seconds = time.perf_counter() - began
     return Totals(total, None if right is None else int(right), samples, seconds)
 

@@ -25,15 +25,13 @@ from torch.optim.lr_scheduler import LRScheduler
 from forwardly.checks import check_kind, shape_of
 from forwardly.data import Augmentation, Split
 from forwardly.errors import UsageError, whole_number
+from forwardly.fast.cuda.captured import Captured
 from forwardly.metrics import correct
 from forwardly.rule import Rule
 from forwardly.training.batches import InMemory
 from forwardly.training.functional import State, descents_of, load, run_of
 from forwardly.training.local_sgd import LocalSGD
 from forwardly.training.run import Fit, Measure, Row, Run, Totals, begin
-
-_STEPS_BEFORE_CAPTURE = 2
-"""In which libraries set up what they need, which a graph could not hold."""
 
 _SHARED = (
     *("rule", "rule_options", "loss", "optimizer", "scheduler", "batches", "validation_batches"),
@@ -193,7 +191,7 @@ class _Together:
         self._right = torch.zeros(len(runs), dtype=torch.int64, device=device)
         self._counts_right = True
         self._updated: set[str] = set()
-        self._launch = _Captured(lambda: self._step(self._chosen), device)
+        self._launch = Captured(lambda: self._step(self._chosen), device)
 
     def _momentum(self, name: str) -> Tensor:
         """Of all runs; zero of one that has none yet, in whose first step M is the update."""
@@ -325,38 +323,6 @@ class _Samples:
         x, target = Split(self._x, self._target).batch(index, self._dtype)
         shape = tuple(chosen.shape)
         return x.reshape(*shape, *x.shape[1:]), target.reshape(*shape, *target.shape[1:])
-
-
-class _Captured:
-    """Work on tensors that stay where they are; on CUDA a graph, once libraries are set up.
-
-    Args:
-        work: what is done at each call; a graph's work is what it was when it was captured.
-        device: where the tensors are.
-    """
-
-    def __init__(self, work: Callable[[], None], device: torch.device) -> None:
-        self._work, self._captures = work, device.type == "cuda"
-        self._left = _STEPS_BEFORE_CAPTURE
-        self._graph: torch.cuda.CUDAGraph | None = None
-
-    def __call__(self) -> None:
-        if self._graph is not None:
-            self._graph.replay()
-        elif not self._captures:
-            self._work()
-        elif self._left:
-            self._left -= 1
-            aside, here = torch.cuda.Stream(), torch.cuda.current_stream()
-            aside.wait_stream(here)
-            with torch.cuda.stream(aside):
-                self._work()
-            here.wait_stream(aside)
-        else:
-            self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph):  # which notes what is to be done, and does nothing
-                self._work()
-            self._graph.replay()
 
 
 def _check(runs: Sequence[Run]) -> None:
