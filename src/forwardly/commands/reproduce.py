@@ -5,12 +5,13 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
+import torch
 from cyclopts import Parameter
 from rich.progress import TaskID
 
@@ -21,13 +22,14 @@ from forwardly.commands.teacher_student import teacher_student
 from forwardly.data import load
 from forwardly.errors import UsageError
 from forwardly.experiments import records as records_of
+from forwardly.experiments.experiment import Cell
 from forwardly.experiments.jobs import Job, Outcome, State, jobs_of, run_all
 from forwardly.experiments.published import experiment
 from forwardly.experiments.run_folder import check_places
 from forwardly.experiments.settings import MOST_SEEDS, MOST_THREADS, at_least, require
 from forwardly.experiments.teacher_student import PARTS
 from forwardly.fast import processors
-from forwardly.fast.devices import device_named
+from forwardly.fast.devices import AUTO, Chosen, choose
 
 
 def reproduce(
@@ -73,7 +75,8 @@ def reproduce(
         Runs at a time: each in a process of its own (default: 2); on a GPU as one step of all that
         differ in nothing but seeds and learning rates (default: 10).
     device
-        Where: cpu; or a GPU: cuda, cuda:1 (the second), xpu or mps.
+        Where: cpu, which most records are of; or a GPU: cuda, cuda:1 (the second), xpu or mps; or
+        auto, which takes a GPU if there is one and the cells can be run there.
     epochs
         Try the first so many epochs only. That is a trial and no record of the experiment: it is
         kept in a folder of its own, WORK/trials.
@@ -88,9 +91,7 @@ def reproduce(
     work
         The folder of the checkpoints, and of what --again and --epochs run.
     """
-    where = device_named(device)
-    if jobs is None:
-        jobs = 2 if where.type == "cpu" else 10
+    where = choose(device)
     require(at_least(1), seeds=seeds, jobs=jobs, epochs=epochs)
     require(MOST_SEEDS, seeds=seeds)
     require(MOST_THREADS, jobs=jobs)
@@ -109,7 +110,7 @@ def reproduce(
         if list_:
             reproduce_list.teacher_student(records, console)
             return 0
-        if where.type != "cpu":
+        if where.device.type != "cpu" and device != AUTO:
             raise UsageError("the experiment teacher_student is of the CPU: leave --device out")
         return _teacher_student(place, records, work, epochs, console)
     chosen = experiment(name)
@@ -117,6 +118,11 @@ def reproduce(
     recorded_name = chosen.name
     if epochs:
         chosen = chosen.trial(wanted, epochs)
+    if device == AUTO and where.device.type != "cpu":
+        where = _unless_refused(where, (chosen.cells[cell] for cell in wanted))
+    on_gpu = where.device.type != "cpu"
+    if jobs is None:
+        jobs = 10 if on_gpu else 2
     make = partial(
         jobs_of,
         chosen,
@@ -147,12 +153,14 @@ def reproduce(
         raise UsageError("\n".join(absent.values()))
     for why in absent.values():
         console.say(f"{why}\nThe other cells are run.", style="yellow")
-    if where.type == "cpu":
-        news = run_all(here, jobs)
-    else:
+    if where.why:
+        console.say(f"Device: {where}.")
+    if on_gpu:
         from forwardly.experiments.at_once import run_at_once
 
-        news = run_at_once(here, where, jobs)
+        news = run_at_once(here, where.device, jobs)
+    else:
+        news = run_all(here, jobs)
     code = _run_jobs(here, news, console, records if again else None)
     if not absent or code == INTERRUPTED:
         return code
@@ -160,6 +168,14 @@ def reproduce(
     runs = ", ".join(f"{count} on {data}" for data, count in left_out.items())
     console.say(f"Runs left out, as their data could not be had: {runs}.", style="yellow")
     return 1
+
+
+def _unless_refused(gpu: Chosen, cells: Iterable[Cell]) -> Chosen:
+    """A GPU, or the processor where one of the cells cannot be run there."""
+    from forwardly.experiments.at_once import why_not
+
+    why = next(filter(None, (why_not(cell.recipe) for cell in cells)), "")
+    return Chosen(torch.device("cpu"), f"as a cell cannot be run elsewhere: {why}") if why else gpu
 
 
 def _say_that_all_is_there(

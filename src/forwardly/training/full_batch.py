@@ -106,14 +106,15 @@ class FullBatchTraining:
             self._run(every)
             (train,) = self._train_mae(*self._train, *self._state)
             (validation,) = self._validation_mae(*self._validation, *self._state)
-            rows.append(Errors(self.epoch, train.double().numpy(), validation.double().numpy()))
+            errors = (mae.cpu().double().numpy() for mae in (train, validation))
+            rows.append(Errors(self.epoch, *errors))
         return rows
 
     def weights(self, seed: int) -> list[NDArray[np.float64]]:
         """The weights of one seed's network (counted from 0), (n_l, n_{l−1}) each."""
         named = zip(self._parameters, self._state, strict=False)
         weights = (weight for name, weight in named if name.startswith("model."))
-        return [weight[seed].double().numpy() for weight in weights]
+        return [weight[seed].cpu().double().numpy() for weight in weights]
 
     def _run(self, epochs: int) -> None:
         before, first = self._state, self.epoch
