@@ -23,7 +23,7 @@ from forwardly.fast import devices
 from forwardly.fast.devices import LARGE, choose, multiply_adds
 from test_at_once import experiment
 from test_cli import Command
-from test_devices import WithoutFloat64
+from test_devices import OnHost, WithoutFloat64, without_float64
 
 GPU, META = torch.device("cuda"), torch.device("meta")
 
@@ -273,6 +273,21 @@ def test_teacher_student_runs_the_readable_rule_elsewhere(
     assert "Device: cuda (Made-Up 1), as there is one and" in done.stdout
     command(*small)
     assert places == ["cpu", "cuda", "cpu"]
+
+
+def test_full_batches_are_read_off_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And need no float64 there."""
+    settings = TeacherStudent(rules=("pepita",), dtype="float32", engine="readable")
+    there = Run(settings, [draw(settings, np.random.default_rng(0))]).trainings["pepita"]
+
+    def numpy(tensor: Tensor, real: Callable[[Tensor], Any] = Tensor.numpy) -> Any:
+        assert isinstance(tensor, OnHost), "a GPU's tensor cannot be one of NumPy's"
+        return real(tensor)
+
+    monkeypatch.setattr(Tensor, "numpy", numpy)
+    with without_float64():
+        assert there.advance(1, 2)[0].train.dtype == np.float64
+        assert there.weights(0)[0].dtype == np.float64
 
 
 def places_of(*tensors: Tensor) -> set[str]:
