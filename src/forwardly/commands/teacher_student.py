@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Sequence
 from dataclasses import fields, replace
@@ -61,6 +62,7 @@ def teacher_student(
     threads
         Processor threads (default: all; one seed needs no more than one).
     """
+    gc.set_threshold(20_000)  # what is imported stays; to look through it takes a tenth of the time
     require(at_least(1), threads=threads)
     require(MOST_THREADS, threads=threads)
     seeds = settings.seeds

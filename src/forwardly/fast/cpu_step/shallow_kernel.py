@@ -36,13 +36,14 @@ from torch import Tensor
 from forwardly.fast.compiling import compile_cached, compile_inner
 from forwardly.fast.cpu_step import descent
 from forwardly.fast.cpu_step.addresses import array_at, call, layout_of, matrix, part, record
-from forwardly.fast.cpu_step.tiles import Shape, adding_tile, has_avx512
+from forwardly.fast.cpu_step.tiles import Shape, adding_tile, has_avx2, has_avx512
 from forwardly.fast.sgd import Weight
 from forwardly.fast.threads import Pool
 
-_ROWS, _VECTORS, _LANES = 5, 5, 16  # registers of AVX-512
-COLUMNS = _VECTORS * _LANES
-"""Samples, and columns of F, that one tile takes."""
+_SHAPE = Shape(5, 5, 16) if has_avx512() else Shape(6, 2, 8)  # 32 registers, or 16 of AVX2
+_ROWS, _WIDTH = _SHAPE.rows, _SHAPE.vectors * _SHAPE.lanes
+COLUMNS = 80
+"""Samples, and columns of F, that are gone through at a time: one tile's width, or five's."""
 
 _STRIP = 512  # inputs whose part of x stays in a processor's own cache
 _PART, _AT_ONCE = 64, 8  # inputs and samples of x that are transposed at a time
@@ -95,7 +96,7 @@ class Workspace:
 @cache
 def suits_processor() -> bool:
     """Whether it has the registers that the tiles are made for."""
-    return has_avx512()
+    return has_avx512() or has_avx2()
 
 
 def fills_tiles(n: int, d: int, k: int, threads: int) -> bool:
@@ -189,8 +190,8 @@ def _compiled() -> int:
     return compile_cached(cfunc, _step, signature, fastmath=fastmath).address
 
 
-_TILE = adding_tile(Shape(_ROWS, _VECTORS, _LANES))
-_ROW = adding_tile(Shape(1, _VECTORS, _LANES))
+_TILE = adding_tile(_SHAPE)
+_ROW = adding_tile(_SHAPE._replace(rows=1))
 
 
 @compile_inner
@@ -204,8 +205,8 @@ def _add_product(a, b, size, c, to, scale):
     row = 0
     while row < rows:
         whole = row + _ROWS <= rows
-        for start in range(0, columns, COLUMNS):
-            column = min(start, columns - COLUMNS)
+        for start in range(0, columns, _WIDTH):
+            column = min(start, columns - _WIDTH)
             a_part, b_part = part(a, row, 0), part(b, 0, column)
             c_part, to_part = part(c, row, column), part(to, row, column)
             if whole:

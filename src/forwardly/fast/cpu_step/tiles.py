@@ -41,6 +41,11 @@ def has_avx512() -> bool:
     return "avx512f" in _features()
 
 
+def has_avx2() -> bool:
+    """Whether it has 16 registers of 256 bits, and multiplies and adds at once."""
+    return {"avx2", "fma"} <= _features()
+
+
 def shape_of_tile() -> Shape:
     """A tile that leaves registers of this processor for A and B."""
     features = _features()

@@ -64,7 +64,7 @@ class WholeStep(Engine):
         from forwardly.fast.cpu_step import shallow_kernel as kernel  # loads numba
 
         if not kernel.suits_processor():
-            return "the processor has no AVX-512"
+            return "the processor has no AVX2"
         if not kernel.fills_tiles(n, d, k, torch.get_num_threads()):
             return f"a batch of {n} would leave much of its tiles empty"
         a_0 = x
