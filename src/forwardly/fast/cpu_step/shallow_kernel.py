@@ -12,7 +12,8 @@ other twice, for the output and for the perturbed input:
 
 With the clean presynaptic term these are e hᵀ and (h − h_err) xᵀ, and nobody needs x + F e.
 
-Sums of products are tiles in registers (``tiles``); the step on W₁ is that of ``descent``. Matrices
+Sums of products are tiles in registers (``tiles``); the step on W₁ is that of ``descent``, or left
+to torch where that is quicker. Matrices
 of units lie with a row for each unit and a column for each sample, and after these for each column
 of F.
 
@@ -52,7 +53,7 @@ _LAYER = layout_of(("weight", "momentum", "bias"), coefficients=descent.COEFFICI
 _INTEGERS = (
     *("x", "F", "target", "mask", "output", "error"),  # addresses; 0 if there is no mask
     *("packed", "Ft", "z", "h", "h_err", "x_err", "sums", "errors"),  # of the workspace
-    *("n", "units", "d", "k", "columns", "second", "clean"),
+    *("n", "units", "d", "k", "columns", "second", "clean", "descends"),
     *("thread_number", "threads_at_work", "barrier"),  # functions
 )
 _TASK = layout_of(_INTEGERS, sign=np.float32, hidden=_LAYER, readout=_LAYER)
@@ -84,6 +85,10 @@ class Workspace:
             "sums": zeros(2, threads, k, self.columns),  # of each thread, in both passes
             "errors": zeros(threads, k, self.columns),
         }
+
+    def hidden_update(self, x: Tensor, *, clean: bool) -> tuple[Tensor, Tensor]:
+        """Of the last step, with these x: post (n, units) and pre (n, d) of W₁."""
+        return self.arrays["h"][:, : len(x)].T, x if clean else self.arrays["x_err"]
 
     def bias_updates(self) -> tuple[Tensor, Tensor]:
         """Of the last step: the mean over samples of what taught the units, and the outputs."""
@@ -137,7 +142,8 @@ def step(
 
     Returns:
         Output and error of the clean pass, (n, k) each. What both layers' biases would learn stands
-        in the workspace until the next step.
+        in the workspace until the next step; so does W₁'s update, which is still to be applied
+        where ``descent`` does not suit the processor.
     """
     n, units, d, k, threads = workspace.sizes
     output, error = x.new_empty(n, k), x.new_empty(n, k)
@@ -156,6 +162,7 @@ def step(
         sign=sign,
         second=second,
         clean=clean,
+        descends=descent.suits_processor(),
         **openmp._asdict(),
     )
     openmp.parallel(_compiled(), task.ctypes.data, threads, 0)
@@ -407,6 +414,8 @@ def _step(given):
     for i in range(first, last):
         for j in range(n):
             h[i, j] -= h_err[i, j]
+    if not task.descends:
+        return
     step = descent.Step(
         weight=matrix(W_1),
         momentum=matrix(M_1),

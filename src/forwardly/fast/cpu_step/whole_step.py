@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from forwardly.checks import values_readable
+from forwardly.fast.algebra.products import InFloat32
 from forwardly.fast.compiling import no_numba
 from forwardly.fast.cpu_step.masks import mask
 from forwardly.fast.engine import Engine
@@ -74,6 +75,7 @@ class WholeStep(Engine):
 
     def step(self, x: Tensor, target: Tensor, trained: Trained) -> Credit:
         """All but the biases, whose updates are left to be applied."""
+        from forwardly.fast.cpu_step import descent
         from forwardly.fast.cpu_step import shallow_kernel as kernel
 
         rule, openmp = cast(PEPITA, self.rule), cast(Pool, pool())
@@ -97,6 +99,13 @@ class WholeStep(Engine):
             workspace=self._workspace,
             openmp=openmp,
         )
+        if not descent.suits_processor():
+            post, pre = self._workspace.hidden_update(a_0, clean=rule.presynaptic == "clean")
+
+            def update(to: Tensor, keep: float, times: float) -> None:
+                InFloat32().add_outer(to, post, pre, keep, times / n)
+
+            trained.add(first.synapse.weight, update)
         updates: dict[str, Tensor] = {}
         if any("bias" in stage.trained for stage in (first, last)):
             learned = self._workspace.bias_updates()
