@@ -102,10 +102,10 @@ class WholeStep(Engine):
         if not descent.suits_processor():
             post, pre = self._workspace.hidden_update(a_0, clean=rule.presynaptic == "clean")
 
-            def update(to: Tensor, keep: float, times: float) -> None:
+            def apply(to: Tensor, keep: float, times: float) -> None:
                 InFloat32().add_outer(to, post, pre, keep, times / n)
 
-            trained.add(first.synapse.weight, update)
+            trained.add(first.synapse.weight, apply)
         updates: dict[str, Tensor] = {}
         if any("bias" in stage.trained for stage in (first, last)):
             learned = self._workspace.bias_updates()
