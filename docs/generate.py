@@ -247,7 +247,10 @@ def bench(name: str = "bench") -> str:
             )
         )
     lines = table(("… / …", "ratio, 95 % interval", "goal", ""), rows)
-    machine = f"{content.text('processor')}, {content.whole('threads', 1)} threads"
+    processor = content.text("processor")
+    if "instructions" in content:  # which version 0.1 did not record
+        processor += f" with {content.text('instructions')}"
+    machine = f"{processor}, {content.whole('threads', 1)} threads"
     software = content.fields("versions").text("torch")
     return "\n".join(lines) + f"\n\n{markdown(f'On {machine}, torch {software}.')}\n"
 

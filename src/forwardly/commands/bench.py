@@ -68,6 +68,7 @@ def bench(
         "quick": quick,
         "threads": torch.get_num_threads(),
         "processor": processors.name(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
         **provenance(),
         "cases": {},
     }
