@@ -320,7 +320,8 @@ def start_up() -> str:
         shown = f"{ratio:.2f} of {kind}" if "teacher-student" in name else ""
         rows.append((command, f"{middle:.1f} s", shown))
     lines = table(("whole command", "median", ""), rows)
-    return "\n".join(lines) + f"\n\n{markdown(f'On {record.text("processor")}.')}\n"
+    machine = record.text("processor")
+    return "\n".join(lines) + f"\n\n{markdown(f'On {machine}.')}\n"
 
 
 def results() -> str:
