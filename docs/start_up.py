@@ -2,10 +2,10 @@
 
     python docs/start_up.py
 
-takes two minutes, and writes records/start-up/start-up.json: the seconds of each run, of a processor
-(user's and system's), so that what else the machine does counts little. All run on one thread, so
-on an idle machine that is how long one waits. The first run on a machine is one that finds nothing
-compiled; it has an empty folder for that.
+takes two minutes, and writes records/start-up/start-up.json: the seconds of each run, of a
+processor (user's and system's), so that what else the machine does counts little. All run on one
+thread, so on an idle machine that is how long one waits. The first run on a machine is one that
+finds nothing compiled; it has an empty folder for that.
 """
 
 from __future__ import annotations
