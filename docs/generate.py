@@ -250,7 +250,8 @@ def bench(name: str = "bench") -> str:
     processor = content.text("processor")
     if "instructions" in content:  # which version 0.1 did not record
         processor += f" with {content.text('instructions')}"
-    machine = f"{processor}, {content.whole('threads', 1)} threads"
+    threads = content.whole("threads", 1)
+    machine = f"{processor}, {threads} thread{'' if threads == 1 else 's'}"
     software = content.fields("versions").text("torch")
     return "\n".join(lines) + f"\n\n{markdown(f'On {machine}, torch {software}.')}\n"
 
