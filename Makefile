@@ -31,7 +31,7 @@ STOPPED := tests/test_cli.py::test_ctrl_c_keeps_what_was_done \
   tests/test_train_command.py::test_stopping_keeps_what_was_done
 ASCII := $(addprefix tests/test_,cli data defaults docs hostile_names malformed_files own_data \
   plugins records report terminals)
-COMPILED := $(addprefix tests/test_,compiled descent devices local_sgd noise products shallow)
+COMPILED := $(addprefix tests/test_,compiled descent devices find local_sgd noise products shallow threads)
 READABLE := $(addprefix tests/test_,cli defaults import local_sgd noise products train_command)
 VERSIONED := $(addprefix tests/test_,bench cli compiled data defaults descent devices import \
   local_sgd noise optimizers plots report seeds shallow sklearn terminals transforms)

@@ -115,7 +115,12 @@ def parts(document: Path) -> dict[str, str]:
     if document == ON_DEVICE:
         return {name: "\n".join(table(*of())) + "\n" for name, of in runtimes.TABLES.items()}
     if document == BENCHMARK:
-        return {"costs": costs(), "growth": growth()}
+        return {
+            "costs": costs(),
+            "growth": growth(),
+            "avx2": bench("avx2"),
+            "start-up": start_up(),
+        }
     return {name: comparison(name) for name in ("digits", "digits-16")}
 
 
@@ -223,9 +228,9 @@ def table_1() -> str:
     return "\n".join(lines) + f"\n\nSeeds of ours: {seeds}; published: ten.\n"
 
 
-def bench() -> str:
+def bench(name: str = "bench") -> str:
     """What steps cost, as ratios, beside the goals."""
-    content = _bench()
+    content = _bench(name)
     cases = content.fields("cases")
     rows: list[tuple[str, ...]] = []
     for name in cases:
@@ -242,7 +247,11 @@ def bench() -> str:
             )
         )
     lines = table(("… / …", "ratio, 95 % interval", "goal", ""), rows)
-    machine = f"{content.text('processor')}, {content.whole('threads', 1)} threads"
+    processor = content.text("processor")
+    if "instructions" in content:  # which version 0.1 did not record
+        processor += f" with {content.text('instructions')}"
+    threads = content.whole("threads", 1)
+    machine = f"{processor}, {threads} thread{'' if threads == 1 else 's'}"
     software = content.fields("versions").text("torch")
     return "\n".join(lines) + f"\n\n{markdown(f'On {machine}, torch {software}.')}\n"
 
@@ -293,8 +302,27 @@ def _positive(times: Fields) -> dict[str, float]:
     return found
 
 
-def _bench() -> Fields:
-    return Fields.read(ALL_RECORDS / "bench" / "bench.json")
+def _bench(name: str = "bench") -> Fields:
+    return Fields.read(ALL_RECORDS / "bench" / f"{name}.json")
+
+
+def start_up() -> str:
+    """What whole commands take; ``start_up.py`` makes the record."""
+    record = Fields.read(ALL_RECORDS / "start-up" / "start-up.json")
+    found = record.fields("seconds")
+    rows: list[tuple[str, ...]] = []
+    for name in found:
+        each = found.list(name)
+        middle = median(each.number(i) for i in each)
+        kind = "literal NumPy, all three" if name == "teacher-student" else "literal NumPy, pepita"
+        literal = found.list(kind)
+        ratio = middle / median(literal.number(i) for i in literal)
+        command = name if name.startswith("literal") else f"forwardly {name}"
+        shown = f"{ratio:.2f} of {kind}" if "teacher-student" in name else ""
+        rows.append((command, f"{middle:.1f} s", shown))
+    lines = table(("whole command", "median", ""), rows)
+    machine = record.text("processor")
+    return "\n".join(lines) + f"\n\n{markdown(f'On {machine}.')}\n"
 
 
 def results() -> str:

@@ -112,7 +112,7 @@ def test_what_is_no_batch_is_refused(changes: dict[str, Any], says: str, tmp_pat
 @pytest.mark.parametrize(
     ("device", "says"),
     [
-        ("gpu", "a device is cpu, cuda, cuda:1 (the second), xpu or mps; given 'gpu'"),
+        ("gpu", "a device is auto, cpu, cuda, cuda:1 (the second), xpu or mps; given 'gpu'"),
         ("cuda:x", "given 'cuda:x'"),
         ("meta", "given 'meta'"),
         ("cuda:99", "there is no device 'cuda:99': of NVIDIA's and AMD's GPUs torch"),
@@ -133,7 +133,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: C
         return AtOnce(CPU, most)
 
     monkeypatch.setitem(published.EXPERIMENTS, "toy2026", experiment(epochs=2, milestones=()))
-    monkeypatch.setattr("forwardly.commands.reproduce.device_named", torch.device)
+    monkeypatch.setattr("forwardly.fast.devices.device_named", torch.device)
     monkeypatch.setattr(at_once, "AtOnce", on_the_processor)
     done = command("reproduce", "toy2026", "--seeds", "2", "--device", "mps")
     assert done.returncode == 0, done.stderr

@@ -332,12 +332,17 @@ train --data mnist --data-root damaged           | damaged/mnist.npz cannot be r
 train --data fashion-mnist --data-root damaged   | damaged/fashion-mnist.npz cannot be read (it is not a file)
 train --data cifar10 --data-root damaged         | damaged/cifar10.npz has no array
 train --data cifar100 --data-root damaged        | damaged/cifar100.npz has classes 0 to 100
-reproduce bfloat16 --device gpu                  | a device is cpu, cuda, cuda:1 (the second), xpu or mps; given 'gpu'
+reproduce bfloat16 --device gpu                  | a device is auto, cpu, cuda, cuda:1 (the second), xpu or mps; given 'gpu'
 reproduce bfloat16 --device ''                   | given ''
 reproduce bfloat16 --device cuda:                | given 'cuda:'
 reproduce bfloat16 --device cpu:x                | given 'cpu:x'
 reproduce bfloat16 --device cuda:99              | there is no device 'cuda:99'
-reproduce bfloat16 --device {LONG}               | a device is cpu
+reproduce bfloat16 --device {LONG}               | a device is auto
+train --data digits --device gpu                 | given 'gpu'
+train --data digits --device cuda:99             | there is no device 'cuda:99'
+compare --device cuda:99                         | there is no device 'cuda:99'
+teacher-student --device cuda:99                 | there is no device 'cuda:99'
+audit --device cuda:99                           | there is no device 'cuda:99'
 reproduce bfloat16 --data-root full/file         | cannot write to full/file/originals/
 report nowhere                                   | there is no folder nowhere
 report [red]nowhere                              | there is no folder [red]nowhere

@@ -456,7 +456,7 @@ def test_mistakes(
 ) -> None:
     monkeypatch.setattr(clusters, "_SECONDS_TO_CONNECT", 1)
     monkeypatch.setitem(published.EXPERIMENTS, "toy2026", experiment())
-    monkeypatch.setattr("forwardly.commands.reproduce.device_named", torch.device)
+    monkeypatch.setattr("forwardly.fast.devices.device_named", torch.device)
     done = command("reproduce", "toy2026", *options.split())
     assert (done.returncode, done.stdout) == (2, "")
     assert says in done.stderr

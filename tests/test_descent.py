@@ -139,10 +139,11 @@ def test_tiles_of_other_processors(shape: Shape) -> None:
 
 
 @pytest.mark.parametrize(
-    ("features", "registers"), [({"avx512f": True}, 32), ({"avx2": True}, 16), ({}, 16), (None, 16)]
+    ("features", "are_32"),
+    [({"avx512f": True}, True), ({"neon": True}, True), ({"avx2": True}, False), (None, False)],
 )
 def test_tiles_leave_registers_free(
-    features: dict[str, bool] | None, registers: int, monkeypatch: pytest.MonkeyPatch
+    features: dict[str, bool] | None, are_32: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def told() -> dict[str, bool]:
         if features is None:
@@ -152,7 +153,8 @@ def test_tiles_leave_registers_free(
     monkeypatch.setattr(tiles.binding, "get_host_cpu_features", told)
     monkeypatch.setattr(tiles.config, "CPU_FEATURES", None)
     shape = shape_of_tile()
-    assert shape.rows * shape.vectors + shape.vectors < registers
+    assert shape.rows * shape.vectors + shape.vectors < 32
+    assert tiles.has_32_registers() == are_32
 
 
 def test_tiles_are_of_the_processor_that_numba_compiles_for(
@@ -181,9 +183,10 @@ def test_where_nothing_can_be_kept_it_is_compiled_all_the_same() -> None:
     assert compile_cached(njit, of_no_file["plus_one"])(1) == 2
 
 
+@pytest.mark.parametrize("suits", [True, False])
 @pytest.mark.parametrize("name", ["pepita", "mem-pepita", "backprop", "direct-feedback-alignment"])
-def test_training_takes_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For wide layers with momentum, unless fast paths are switched off."""
+def test_training_takes_it(name: str, suits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For wide layers with momentum where it is quicker, unless fast paths are switched off."""
     taken: list[tuple[int, ...]] = []
     original = descent.descend
 
@@ -192,9 +195,10 @@ def test_training_takes_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         return original(trained, *given)
 
     monkeypatch.setattr(descent, "descend", counted)
+    monkeypatch.setattr(descent, "suits_processor", lambda: suits)
     x, target = torch.randn(16, 300), torch.arange(16) % 4
     for options, expected in (
-        ({"momentum": 0.9}, [(256, 300)]),
+        ({"momentum": 0.9}, [(256, 300)] * suits),
         ({"momentum": 0.9, "fast": False}, []),
         ({"momentum": 0.0}, []),
     ):

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import forwardly as fw
 from forwardly.fast import find
-from forwardly.fast.cpu_step import shallow_kernel
+from forwardly.fast.cpu_step import descent, shallow_kernel
 from forwardly.fast.threads import pool
 from test_products import needs_bfloat16
 
@@ -20,7 +20,7 @@ D, UNITS, K = 600, 130, 10
 
 compiled = pytest.mark.skipif(
     pool() is None or not shallow_kernel.suits_processor(),
-    reason="needs GNU's OpenMP and AVX-512",
+    reason="needs GNU's OpenMP and AVX2",
 )
 
 
@@ -62,12 +62,25 @@ def test_pepita_with_one_hidden_layer_is_one_kernel() -> None:
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_parts_are_compiled_where_the_whole_is_not(
-    model: nn.Module, options: dict[str, Any], why_not: str
+    model: nn.Module, options: dict[str, Any], why_not: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(descent, "suits_processor", lambda: True)
     path = path_of(model, **options)
     assert path.engine == "cpu_step"
     assert why_not in path.why_not["whole_step"]
     assert str(path) == f"cpu_step (not whole_step: {path.why_not['whole_step']})"
+
+
+@compiled
+def test_steps_of_weights_are_torchs_where_registers_are_few(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(descent, "suits_processor", lambda: False)
+    path = path_of(network(), kind=fw.MemPEPITA)
+    assert path.engine == "algebra"
+    assert "no AVX-512, without which torch's steps are quicker" in path.why_not["cpu_step"]
+    dropped = path_of(network(nn.Dropout(0.1)), kind=fw.MemPEPITA)
+    assert dropped.engine == "cpu_step"  # its masks are
 
 
 @compiled

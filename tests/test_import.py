@@ -1,11 +1,12 @@
 """Importing the library takes torch and numpy, and so does training; the help, rules and cite take
-what prints them."""
+what prints them, and teacher-student what compiles, before its first epoch."""
 
 from __future__ import annotations
 
 import importlib
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -52,6 +53,36 @@ def test_imports_take_no_more_than_they_need() -> None:
     library, *shown, command, training = done.stdout.splitlines()
     assert (library, command, training) == ("[]", "[]", "[]")
     assert "teacher-student" in "".join(shown)
+
+
+NOT_BEFORE_EPOCHS = (
+    *("matplotlib", "sklearn", "pandas", "sympy", "torch._dynamo", "jinja2", "pooch", "requests"),
+    *("scipy.optimize", "scipy.stats", "forwardly.audit.page", "forwardly.benchmarks"),
+)
+TEACHER_STUDENT = f"""
+import sys
+import torch, numpy
+before = set(sys.modules)
+import forwardly.cli
+from forwardly.commands import teacher_student
+
+def train(run, *_):
+    assert run.trainings.keys() == {{"pepita", "readout-only", "backprop"}}
+    print([name for name in {NOT_BEFORE_EPOCHS} if name in set(sys.modules) - before])
+    raise SystemExit
+
+teacher_student._train = train
+sys.argv = ["forwardly", "teacher-student"]
+forwardly.cli.main()
+"""
+
+
+def test_the_posts_experiment_begins_with_little(tmp_path: Path) -> None:
+    """In a process that finds its loops compiled, most of its time would be imports."""
+    done = subprocess.run(
+        [sys.executable, "-c", TEACHER_STUDENT], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
 
 
 @pytest.mark.parametrize(("place", "summary"), COMMANDS.items())

@@ -16,7 +16,7 @@ from forwardly.fast.threads import pool
 
 pytestmark = pytest.mark.skipif(
     pool() is None or not shallow_kernel.suits_processor(),
-    reason="needs GNU's OpenMP and AVX-512",
+    reason="needs GNU's OpenMP and AVX2",
 )
 
 N, D, UNITS, K = 66, 600, 130, 10
@@ -41,10 +41,11 @@ def rule_of(model: nn.Module, **options: Any) -> fw.PEPITA:
     return fw.PEPITA(model, generator=numbers, **given)
 
 
-@pytest.fixture
-def taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Samples of each step that was the kernel's."""
+@pytest.fixture(params=["descent", "torch"])
+def taken(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Samples of each step that was the kernel's, whoever then takes the step on W₁."""
     steps: list[int] = []
+    monkeypatch.setattr(descent, "suits_processor", lambda: request.param == "descent")
     original = shallow_kernel.step
 
     def counted(x: Tensor, *given: Any, **options: Any) -> tuple[Tensor, Tensor]:
@@ -315,6 +316,7 @@ def test_autograd_sees_that_weights_have_changed() -> None:
 
 def test_steps_can_be_compiled_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[str] = []
+    monkeypatch.setattr(descent, "suits_processor", lambda: True)
     monkeypatch.setattr(descent, "prepare", lambda: compiled.append("descent"))
     monkeypatch.setattr(shallow_kernel, "prepare", lambda: compiled.append("step"))
     for model, options, expected in (

@@ -223,7 +223,7 @@ def test_conditions_that_differ_in_the_test_alone_share_trainings(
     def train(
         rule: str, settings: Comparison, seed: int, rate: float, *others: Any
     ) -> tuple[float, ...]:
-        under: Sequence[str | None] = others[-1]
+        under: Sequence[str | None] = others[-2]
         calls.append((seed, settings.epochs, tuple(under)))
         # The best rate is another one where targets are wrong.
         best = 0.3 if under[0] is None else 0.01
@@ -260,7 +260,7 @@ def test_options_are_chosen_with_the_learning_rate(monkeypatch: pytest.MonkeyPat
     tried: list[dict[str, Any]] = []
 
     def train(
-        rule: str, settings: Comparison, seed: int, rate: float, root: None, options: Any, _: Any
+        rule: str, settings: Comparison, seed: int, rate: float, root: None, options: Any, *_: Any
     ) -> tuple[float, float]:
         tried.append(options)
         near = options.get("label_scale") == 2 and rate == 0.1

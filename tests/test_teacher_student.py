@@ -363,7 +363,7 @@ def test_the_folder(tmp_path: Path) -> None:
     settings = replace(SHORT, seeds=2, seed=7)
     folder = RunFolder.new(tmp_path / "a" / "b", "teacher-student")
     given = tasks(settings)
-    results.write_start(folder, settings, given[0], None)
+    results.write_start(folder, settings, given[0], None, {"device": "cpu"})
     run = finished(settings, given)
     results.write_results(folder, run, "finished")
 

@@ -78,7 +78,9 @@ def main() -> None:
     """Run the command line, and end with the exit code of ``commands/ending.py``."""
     gc.freeze()  # looking through torch's objects, which stay, would take as long as a command
     show_stand_ins()
-    sys.exit(ending.run(lambda: _called(sys.argv[1:])))
+    code = ending.run(lambda: _called(sys.argv[1:]))
+    gc.freeze()  # as Python's end would take a third of a second for it
+    sys.exit(code)
 
 
 def _called(given: list[str]) -> int:

@@ -19,6 +19,7 @@ from forwardly.errors import check_rules
 from forwardly.experiments.provenance import provenance
 from forwardly.experiments.run_folder import RunFolder
 from forwardly.experiments.settings import LAYERS, MOST_UNITS, Must, at_least, at_most, require
+from forwardly.fast.devices import choose, multiply_adds
 from forwardly.rule import Rule
 from forwardly.rules import Backprop
 from forwardly.rules.plugins import all_rules
@@ -33,6 +34,7 @@ def audit(
     model: Literal["mlp", "conv"] = "mlp",
     hidden: tuple[int, ...] = (32, 32, 32),
     batch: int = 16,
+    device: str = "cpu",
     out: Path | None = None,
 ) -> int:
     """Measure the four ways in which backprop is implausible in the brain, for each rule.
@@ -50,6 +52,9 @@ def audit(
         Sizes of the mlp's hidden layers; two at least tell rules apart that are one with one.
     batch
         Samples in the batch.
+    device
+        Where: cpu; or a GPU: cuda, cuda:1 (the second), xpu or mps; or auto, which takes a GPU if
+        there is one and a batch's work is large.
     out
         Folder to write to; it must not hold anything yet (default: runs/audit/TIME).
     """
@@ -60,23 +65,27 @@ def audit(
     require(at_most(1_000_000), batch=batch)
     require(MOST_UNITS, hidden=hidden)
     require(Must("one or more sizes of at least 1", LAYERS.holds), hidden=hidden)
-    folder = RunFolder.new(out, "audit")
-    generator = torch.Generator().manual_seed(0)
     shape = (64,) if model == "mlp" else _IMAGE
-    x = torch.rand(batch, *shape, generator=generator)
-    target = torch.randint(_CLASSES, (batch,), generator=generator)
+    generator, other = (torch.Generator().manual_seed(0) for _ in range(2))
+    reference = Backprop(_model(model, hidden, other), nn.CrossEntropyLoss())
+    taken = choose(device, multiply_adds(reference, shape, batch))
+    where = taken.device
+    folder = RunFolder.new(out, "audit")
+    x = torch.rand(batch, *shape, generator=generator).to(where)
+    target = torch.randint(_CLASSES, (batch,), generator=generator).to(where)
     reports: dict[str, AuditReport] = {}
     console = PlainConsole()
+    if taken.why:
+        console.say(f"Device: {taken}.")
     with bars(console) as progress:
         bar = progress.add_task("audit", total=len(chosen))
         for name in chosen:
             progress.update(bar, description=name)
             make = cast(Callable[..., Rule], known[name])
             rule = make(_model(model, hidden, generator), nn.CrossEntropyLoss(), input_shape=shape)
-            reports[name] = measure(rule, x, target)
+            reports[name] = measure(rule.to(where), x, target)
             progress.advance(bar)
-    reference = Backprop(_model(model, hidden, generator), nn.CrossEntropyLoss())
-    checkpointed = checkpointed_backprop(reference, x, target)
+    checkpointed = checkpointed_backprop(reference.to(where), x, target)
     words = "two convolutions and a hidden layer"
     if model == "mlp":
         words = f"hidden layers of {', '.join(map(str, hidden))} units"
@@ -85,6 +94,7 @@ def audit(
         "batch": batch,
         "rules": {name: report.as_data() for name, report in reports.items()},
         "checkpointed_backprop": {"peak_bytes": checkpointed[0], "macs": checkpointed[1]},
+        **taken.as_data(),
         **provenance(),
     }
     folder.write_json("audit.json", content)

@@ -97,6 +97,7 @@ def bench(
         "quick": quick,
         "threads": torch.get_num_threads(),
         "processor": processors.name(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
         **({"device": torch.cuda.get_device_name(place)} if on_gpu else {}),
         **provenance(),
         "cases": {},

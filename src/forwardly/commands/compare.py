@@ -23,6 +23,7 @@ from forwardly.experiments.comparison import (
 from forwardly.experiments.provenance import provenance
 from forwardly.experiments.run_folder import RunFolder
 from forwardly.experiments.stress import name_of
+from forwardly.fast.devices import AUTO, choose
 from forwardly.files.text import csv_table
 from forwardly.rules import RULES
 
@@ -39,6 +40,7 @@ def compare(
     hidden: tuple[int, ...] | None = None,
     centre: bool = False,
     standardise: bool = False,
+    device: str = AUTO,
     data_root: Path | None = None,
     out: Path | None = None,
 ) -> int:
@@ -63,6 +65,9 @@ def compare(
         Shift samples to means of 0, as ``forwardly train`` does.
     standardise
         Shift and scale samples to means of 0 and standard deviations of 1.
+    device
+        Where: cpu, or a GPU: cuda, cuda:1 (the second), xpu or mps; or auto, which takes a GPU if
+        there is one and a batch's work is large.
     data_root
         The folder that holds, or is to hold, the data sets (default: the variable FORWARDLY_DATA,
         else the user's cache).
@@ -77,7 +82,10 @@ def compare(
         hidden=sizes,
         preprocessing=preprocessing(centre, standardise),
     )
-    metric = metric_of(trial(settings, data_root))
+    if device != AUTO:
+        choose(device)  # refused before data is waited for
+    tried = trial(settings, data_root)
+    metric, chosen = metric_of(tried), tried.device(device)
     if not rules and metric.name == "loss":
         fit = (name for name in settings.rules if RULES[name].teacher != "label")
         settings = replace(settings, rules=tuple(fit))
@@ -85,7 +93,9 @@ def compare(
     folder = RunFolder.new(out, "compare")
     torch.set_num_threads(1)
     console = PlainConsole()
-    run = Run(settings, metric, data_root)
+    if chosen.why:
+        console.say(f"Device: {chosen}.")
+    run = Run(settings, metric, data_root, chosen.device)
 
     def write(status: Literal["running", "finished", "interrupted"]) -> None:
         names = ("condition", "rule", "seed", "learning_rate", f"validation_{metric.name}")
@@ -102,6 +112,7 @@ def compare(
             "status": status,
             "settings": asdict(settings),
             **run.as_data(),
+            **chosen.as_data(),
             **software,
         }
         folder.write_json("summary.json", content)

@@ -9,6 +9,7 @@ from rich.table import Table
 from forwardly.commands.console import PlainConsole
 from forwardly.experiments.evaluation import (
     Evaluated,
+    device_for,
     evaluated,
     model_of,
     of_file,
@@ -26,6 +27,7 @@ def evaluate(
     run: Path,
     *,
     data: Path | None = None,
+    device: str = "cpu",
     data_root: Path | None = None,
     out: Path | None = None,
 ) -> int:
@@ -42,6 +44,9 @@ def evaluate(
     data
         The samples with their targets: an .npz file with x and y (or x_test and y_test), a .csv
         file, or a folder of images by class (default: the test part that the run put aside).
+    device
+        Where: cpu; or a GPU: cuda, cuda:1 (the second), xpu or mps; or auto, which takes a GPU if
+        there is one and the work is large.
     data_root
         The folder that holds the data sets (default: the variable FORWARDLY_DATA, else the user's
         cache).
@@ -49,13 +54,16 @@ def evaluate(
         Folder to write to; it must not hold anything yet (default: runs/evaluate/TIME).
     """
     saved = model_of(run)
+    taken = device_for(saved, device)
     samples, said = test_part(run, saved, data_root) if data is None else of_file(saved, data)
     result = evaluated(saved, samples, said)
     folder = RunFolder.new(out, "evaluate")
     content = {"run": str(run), "data": None if data is None else str(data), **result.figures()}
-    folder.write_json("evaluation.json", {**content, **provenance()})
+    folder.write_json("evaluation.json", {**content, **taken.as_data(), **provenance()})
     made = ["evaluation.json", *_write(folder, result)]
     console = PlainConsole()
+    if taken.why:
+        console.say(f"Device: {taken}.")
     _show(result, console)
     for name in made:
         console.say(str(folder.path / name))

@@ -10,11 +10,11 @@ import numpy as np
 from forwardly import files
 from forwardly.commands.console import PlainConsole
 from forwardly.errors import UsageError
-from forwardly.experiments.evaluation import labels_of, model_of, of_file
+from forwardly.experiments.evaluation import device_for, labels_of, model_of, of_file
 from forwardly.files.text import csv_table
 
 
-def predict(run: Path, *, data: Path, out: Path | None = None) -> int:
+def predict(run: Path, *, data: Path, device: str = "cpu", out: Path | None = None) -> int:
     """Say what a trained model makes of samples, as a table (CSV).
 
     Of classes it has the likeliest and the probability of each, of numbers the numbers.
@@ -26,12 +26,18 @@ def predict(run: Path, *, data: Path, out: Path | None = None) -> int:
     data
         The samples: an .npz file with x (or x_test), a .csv file with the columns that were learned
         from, or a folder of images.
+    device
+        Where: cpu; or a GPU: cuda, cuda:1 (the second), xpu or mps; or auto, which takes a GPU if
+        there is one and the work is large.
     out
         The table; it must not be there yet (default: standard output).
     """
     saved = model_of(run)
     if out is not None and files.is_there(out):
         raise UsageError(f"{out} is there already, and nothing is overwritten: name another --out")
+    taken = device_for(saved, device)
+    if taken.why:
+        PlainConsole(stderr=True).say(f"Device: {taken}.")
     samples, said = of_file(saved, data)
     labels = labels_of(saved, said.shape[1])
     if labels:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
+import torch
 from cyclopts import Parameter
 from rich.progress import TaskID
 
@@ -23,12 +24,13 @@ from forwardly.data import load
 from forwardly.errors import UsageError
 from forwardly.experiments import records as records_of
 from forwardly.experiments.engines.cluster import Dask
+from forwardly.experiments.experiment import Cell
 from forwardly.experiments.jobs import Engine, Job, Outcome, Restarted, State, jobs_of, run_all
 from forwardly.experiments.published import experiment
 from forwardly.experiments.run_folder import check_places
 from forwardly.experiments.settings import MOST_SEEDS, MOST_THREADS, at_least, require
 from forwardly.experiments.teacher_student import PARTS
-from forwardly.fast.devices import device_named
+from forwardly.fast.devices import AUTO, Chosen, choose
 
 
 def reproduce(
@@ -76,7 +78,8 @@ def reproduce(
         differ in nothing but seeds and learning rates (default: 10); of Slurm, its jobs (default:
         10).
     device
-        Where: cpu; or a GPU: cuda, cuda:1 (the second), xpu or mps.
+        Where: cpu, which most records are of; or a GPU: cuda, cuda:1 (the second), xpu or mps; or
+        auto, which takes a GPU if there is one and the cells can be run there.
     cluster
         Run on a Dask cluster: local:4, so many processes of this machine; tcp://HOST:8786, a
         scheduler that is running; slurm, as Dask's settings say; or ssh:FILE, which names a machine
@@ -95,11 +98,9 @@ def reproduce(
     work
         The folder of the checkpoints, and of what --again and --epochs run.
     """
-    where = device_named(device)
+    where = Chosen(torch.device("cpu")) if cluster and device == AUTO else choose(device)
     if cluster is not None:
-        check_cluster(cluster, where.type, jobs)
-    if jobs is None:
-        jobs = 2 if where.type == "cpu" and cluster != "slurm" else 10
+        check_cluster(cluster, where.device.type, jobs)
     require(at_least(1), seeds=seeds, jobs=jobs, epochs=epochs)
     require(MOST_SEEDS, seeds=seeds)
     require(MOST_THREADS, jobs=jobs)
@@ -118,7 +119,7 @@ def reproduce(
         if list_:
             reproduce_list.teacher_student(records, console)
             return 0
-        if where.type != "cpu":
+        if where.device.type != "cpu" and device != AUTO:
             raise UsageError("the experiment teacher_student is of the CPU: leave --device out")
         return _teacher_student(place, records, work, epochs, console)
     chosen = experiment(name)
@@ -126,6 +127,10 @@ def reproduce(
     recorded_name = chosen.name
     if epochs:
         chosen = chosen.trial(wanted, epochs)
+    if device == AUTO and where.device.type != "cpu":
+        where = _unless_refused(where, (chosen.cells[cell] for cell in wanted))
+    if jobs is None:
+        jobs = 10 if where.device.type != "cpu" or cluster == "slurm" else 2
     make = partial(
         jobs_of,
         chosen,
@@ -150,13 +155,15 @@ def reproduce(
     if not todo:
         _say_that_all_is_there(chosen.name, recorded_name, place, records, console)
         return 0
-    with engine_of(cluster, where, jobs, console) as engine:
+    with engine_of(cluster, where.device, jobs, console) as engine:
         absent = _absent(todo, data_root, engine)
         here = [job for job in todo if job.recipe.data not in absent]
         if not here:
             raise UsageError("\n".join(absent.values()))
         for why in absent.values():
             console.say(f"{why}\nThe other cells are run.", style="yellow")
+        if where.why:
+            console.say(f"Device: {where}.")
         code = _run_jobs(here, run_all(here, engine), console, records if again else None)
     if not absent or code == INTERRUPTED:
         return code
@@ -164,6 +171,14 @@ def reproduce(
     runs = ", ".join(f"{count} on {data}" for data, count in left_out.items())
     console.say(f"Runs left out, as their data could not be had: {runs}.", style="yellow")
     return 1
+
+
+def _unless_refused(gpu: Chosen, cells: Iterable[Cell]) -> Chosen:
+    """A GPU, or the processor where one of the cells cannot be run there."""
+    from forwardly.experiments.engines.at_once import why_not
+
+    why = next(filter(None, (why_not(cell.recipe) for cell in cells)), "")
+    return Chosen(torch.device("cpu"), f"as a cell cannot be run elsewhere: {why}") if why else gpu
 
 
 def _say_that_all_is_there(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Sequence
 from dataclasses import fields, replace
@@ -22,6 +23,7 @@ from forwardly.experiments.run_folder import RunFolder
 from forwardly.experiments.settings import MOST_THREADS, at_least, require
 from forwardly.experiments.statistics import sd_text
 from forwardly.experiments.teacher_student import Run, TeacherStudent
+from forwardly.fast.devices import choose
 
 _DEFAULTS = TeacherStudent()
 _SECONDS_BETWEEN_SAVES = 3
@@ -36,6 +38,7 @@ def teacher_student(
     hidden: tuple[int, ...] | None = None,
     out: Path | None = None,
     arrays: Path | None = None,
+    device: str = "cpu",
     threads: int | None = None,
 ) -> int:
     """Learn a small teacher network's outputs: the experiment of the blog post.
@@ -52,9 +55,14 @@ def teacher_student(
     arrays
         An .npz file to start from, with x_train, y_train, x_val, y_val, w1, w2 and F, samples in
         rows; such as the arrays.npz of an earlier run.
+    device
+        Where: cpu; or a GPU: cuda, cuda:1 (the second), xpu or mps, where the readable rules run,
+        as what is compiled is for processors; or auto, which takes a GPU if there is one and an
+        epoch of all seeds is large.
     threads
         Processor threads (default: all; one seed needs no more than one).
     """
+    gc.set_threshold(20_000)  # what is imported stays; to look through it takes a tenth of the time
     require(at_least(1), threads=threads)
     require(MOST_THREADS, threads=threads)
     seeds = settings.seeds
@@ -71,13 +79,17 @@ def teacher_student(
         tasks = [draw(settings, np.random.default_rng(settings.seed + i)) for i in range(seeds)]
     else:
         tasks = [given]
+    work = len(tasks) * len(tasks[0].x_train) * sum(w.size for w in tasks[0].weights)
+    chosen = choose(device, work, settings.torch_dtype)
     folder = RunFolder.new(out, "teacher-student")
-    results.write_start(folder, settings, tasks[0], arrays)
+    results.write_start(folder, settings, tasks[0], arrays, chosen.as_data())
     if threads is not None or seeds < _SEEDS_WORTH_THREADS:
         torch.set_num_threads(threads or 1)
 
     console = PlainConsole()
-    run = Run(settings, tasks, threads)
+    if chosen.why:
+        console.say(f"Device: {chosen}.")
+    run = Run(settings, tasks, threads, chosen.device)
     status = "finished"
     try:
         with console.status("Compiling the training loops; once on this machine, then kept"):

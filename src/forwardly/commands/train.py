@@ -21,6 +21,9 @@ from forwardly.experiments.provenance import provenance
 from forwardly.experiments.recipe import JacobianMirroring, Prepared, Recipe, prepare
 from forwardly.experiments.run_folder import CHECKPOINT, MODEL, RunFolder
 from forwardly.experiments.settings import SHARE, at_least, require
+from forwardly.fast import devices
+from forwardly.fast.devices import AUTO
+from forwardly.files.fields import Fields
 from forwardly.rules.options import read_options
 from forwardly.training import Fit, Row, evaluate, loggers
 from forwardly.training.local_sgd import LocalSGD
@@ -44,6 +47,7 @@ def train(
     measure: tuple[str, ...] = ("norms",),
     log: tuple[Literal["csv", "tensorboard", "wandb", "mlflow"], ...] = ("csv",),
     seed: int = 0,
+    device: str = AUTO,
     data_root: Path | None = None,
     out: Path | None = None,
     resume: bool = False,
@@ -79,6 +83,9 @@ def train(
         Where else than to epochs.csv the figures of each epoch go: tensorboard, wandb, mlflow.
     seed
         Of split, weights, feedback and order of samples.
+    device
+        Where: cpu, or a GPU: cuda, cuda:1 (the second), xpu or mps; or auto, which takes a GPU if
+        there is one and a batch's work is large, and a run that is resumed back to where it was.
     data_root
         The folder that holds, or is to hold, the data sets (default: the variable FORWARDLY_DATA,
         else the user's cache).
@@ -111,12 +118,35 @@ def train(
     if resume and out is None:
         raise UsageError("--resume needs --out, the folder of the run to continue")
     console = PlainConsole()
+    if device != AUTO:
+        devices.choose(device, dtype=recipe.torch_dtype)  # refused before data is waited for
     with console.status("reading samples") if recipe.of_own_data else nullcontext():
         prepared = prepare(recipe, seed, data_root, progress=True)
     make = RunFolder.to_resume if resume else RunFolder.new
     folder = make(out, "train")
     with folder.alone():
-        return _train(prepared, seed, measure, log, folder, console)
+        prepared, where = _moved(prepared, device, folder, console)
+        return _train(prepared, seed, measure, log, folder, where, console)
+
+
+def _moved(
+    prepared: Prepared, device: str, folder: RunFolder, console: PlainConsole
+) -> tuple[Prepared, dict[str, str]]:
+    """What is trained, on the device; and what config.json says of that."""
+    config = folder.path / "config.json"
+    before = Fields.read(config) if config.exists() else None
+    then = before.text("device") if before is not None and "device" in before else None
+    chosen = prepared.device(device, before=then)
+    if chosen.why:
+        console.say(f"Device: {chosen}.")
+    where = chosen.as_data()
+    if then is not None and then != where["device"]:
+        console.say(
+            f"Until now the run was on {then}: from here on it ends as it would have there up to "
+            "rounding only.",
+            style="yellow",
+        )
+    return prepared.to(chosen.device), where
 
 
 def _train(
@@ -125,6 +155,7 @@ def _train(
     measure: tuple[str, ...],
     log: tuple[str, ...],
     folder: RunFolder,
+    where: dict[str, str],
     console: PlainConsole,
 ) -> int:
     recipe = prepared.recipe
@@ -138,7 +169,12 @@ def _train(
     checkpoint = folder.path / CHECKPOINT
     rows = Fit.saved(checkpoint).rows if checkpoint.exists() else []
     epochs = max(recipe.epochs, len(rows))
-    config = {**settings, "recipe": {**recipe.as_data(), "epochs": epochs}, **provenance()}
+    config = {
+        **settings,
+        "recipe": {**recipe.as_data(), "epochs": epochs},
+        **where,
+        **provenance(),
+    }
     if not (folder.path / "config.json").exists():
         folder.write_json("config.json", config)
     if len(rows) > recipe.epochs:

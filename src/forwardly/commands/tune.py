@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
+import torch
 from rich.progress import TaskID
 from rich.table import Table
 
@@ -21,7 +22,6 @@ from forwardly.experiments.run_folder import check_places
 from forwardly.experiments.search import space, with_values
 from forwardly.experiments.settings import MOST_THREADS, at_least, require
 from forwardly.experiments.tuning import Search, Told, Trial
-from forwardly.fast.devices import device_named
 from forwardly.rules.options import read_options
 
 _DEFAULTS = Recipe()
@@ -122,7 +122,7 @@ def tune(
     name = f"{recipe.rule}-{Path(recipe.data).stem}"
     kept = tuning.open_study(about, study or str(work / f"{name}.log"), name)
     console.say("Searching " + ", ".join(f"{n} in {where}" for n, where in ranges.items()))
-    with engine_of(cluster, device_named("cpu"), jobs, console) as engine:
+    with engine_of(cluster, torch.device("cpu"), jobs, console) as engine:
         if isinstance(engine, Dask) and (
             absent := engine.absent([recipe.data] * (not recipe.of_own_data), data_root)
         ):

@@ -22,6 +22,8 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
+import torch
+
 from forwardly.errors import UsageError, in_a_line
 from forwardly.experiments import stress as conditions
 from forwardly.experiments.comparison_table import ACCURACY, LOSS, Metric, Row, finite_or_none
@@ -268,6 +270,7 @@ def train(
     root: Path | None = None,
     options: Options | None = None,
     under: Sequence[str | None] = (None,),
+    device: torch.device | str = "cpu",
 ) -> tuple[float, ...]:
     """Train one rule from one seed; its accuracy, 0 to 1, on the validation and the test part.
 
@@ -281,17 +284,18 @@ def train(
         root: of the data sets.
         options: of the rule.
         under: conditions that differ in the test part alone; for each there is a test accuracy.
+        device: where.
     """
     first, *others = under
     made = recipe(rule, settings, learning_rate, options, first)
-    prepared = prepare(made, seed, root)
+    prepared = prepare(made, seed, root).to(device)
     trained = prepared.fit()
     if trained.diverged is not None:
         return (math.nan,) * (1 + len(under))
     tests = [prepared.dataset.test]
     tests += [load_data(replace(made, stress=other), seed, root).test for other in others]
     measured = metric_of(prepared).name
-    found = [evaluate(prepared.rule, test)[measured] for test in tests]
+    found = [evaluate(prepared.rule, test.to(device))[measured] for test in tests]
     return trained.rows[-1][f"validation_{measured}"], *found
 
 
@@ -381,13 +385,20 @@ class Run:
         settings: the comparison's.
         metric: what is compared.
         root: of the data sets.
+        device: where it is trained.
 
     Attributes:
         results: what has been found, by condition and rule.
     """
 
-    def __init__(self, settings: Comparison, metric: Metric, root: Path | None = None) -> None:
-        self.settings, self.metric, self._root = settings, metric, root
+    def __init__(
+        self,
+        settings: Comparison,
+        metric: Metric,
+        root: Path | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.settings, self.metric, self._root, self._device = settings, metric, root, device
         self.results = {
             condition: {
                 name: Result(name, settings.chosen(name, condition)) for name in settings.rules
@@ -494,7 +505,9 @@ class Run:
     ) -> tuple[float, ...] | None:
         """``train``; None, and an entry in the results, if the rule fails."""
         try:
-            return train(results[0].rule, settings, seed, rate, self._root, options, under)
+            return train(
+                results[0].rule, settings, seed, rate, self._root, options, under, self._device
+            )
         except Exception as failure:  # whatever somebody else's rule may raise
             for result in results:
                 result.failure, result.failed_seed = in_a_line(failure), seed

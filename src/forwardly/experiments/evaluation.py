@@ -17,6 +17,7 @@ from forwardly.data import arrays, read
 from forwardly.errors import UsageError
 from forwardly.experiments.recipe import Recipe, load_data
 from forwardly.experiments.run_folder import MODEL
+from forwardly.fast.devices import Chosen, as_exact_as_processors, choose, multiply_adds
 from forwardly.files.fields import Fields
 from forwardly.losses import prediction
 from forwardly.saving import Saved
@@ -96,6 +97,22 @@ def model_of(run: Path) -> Saved:
             "name another"
         )
     return read_model(path)
+
+
+def device_for(saved: Saved, name: str) -> Chosen:
+    """The device of a name for what a model says; the model is moved there.
+
+    Raises:
+        UsageError: if there is no such device, or it has no numbers of the model's type.
+    """
+    rule = saved.rule
+    weight = rule.network.stages[0].synapse.weight
+    shape = saved.data.sample_shape if saved.data is not None else None
+    work = None if shape is None else multiply_adds(rule, shape, _AT_ONCE)
+    chosen = choose(name, work, weight.dtype)
+    as_exact_as_processors(chosen.device)
+    rule.to(chosen.device)
+    return chosen
 
 
 def predict(saved: Saved, x: Tensor) -> NDArray[Any]:

@@ -40,6 +40,7 @@ from forwardly.experiments.settings import (
     check,
     one_of,
 )
+from forwardly.fast.devices import Chosen, as_exact_as_processors, choose, multiply_adds
 from forwardly.rule import Rule
 from forwardly.rules.options import build, options_in_short, take_options
 from forwardly.rules.plugins import rules_named
@@ -183,6 +184,11 @@ class Recipe:
         return data.Augmentation(self.flip, self.shift, self.crop)
 
     @property
+    def torch_dtype(self) -> torch.dtype:
+        """Of weights and activities."""
+        return torch.float64 if self.dtype == "float64" else torch.float32
+
+    @property
     def of_own_data(self) -> bool:
         """Whether ``data`` is a file or folder, and no known data set."""
         return self.data not in DATA_SETS
@@ -226,8 +232,24 @@ class Prepared:
     mirror: feedback.Mirror | feedback.JacobianMirror | None
     order_seed: int
 
+    def device(self, name: str, *, at_once: int = 1, before: str | None = None) -> Chosen:
+        """The device of that name, or by "auto" the one that suits this run.
+
+        Args:
+            name: as ``fast.devices.choose`` takes it.
+            at_once: how many such runs there will be in one step.
+            before: where the run was until now.
+
+        Raises:
+            UsageError: if there is no such device, or it has no numbers of the recipe's type.
+        """
+        samples = at_once * min(self.recipe.batch, len(self.dataset.train))
+        work = multiply_adds(self.rule, self.dataset.sample_shape, samples)
+        return choose(name, work, self.recipe.torch_dtype, before)
+
     def to(self, device: torch.device | str) -> Prepared:
         """The same on another device; the rule is moved, the data copied."""
+        as_exact_as_processors(torch.device(device))
         self.rule.to(device)
         return replace(self, dataset=self.dataset.to(device))
 
@@ -349,7 +371,7 @@ def _model(recipe: Recipe, dataset: data.Dataset, generator: torch.Generator) ->
         model = models.conv(shape, outputs, channels=recipe.hidden[0], **options)
     else:
         model = models.mlp(math.prod(shape), recipe.hidden, outputs, **options)
-    return model.double() if recipe.dtype == "float64" else model
+    return model.to(recipe.torch_dtype)
 
 
 def _rule(

@@ -29,13 +29,18 @@ if TYPE_CHECKING:
 
 
 def write_start(
-    folder: RunFolder, settings: TeacherStudent, task: Task, source: Path | None
+    folder: RunFolder,
+    settings: TeacherStudent,
+    task: Task,
+    source: Path | None,
+    device: Mapping[str, str],
 ) -> None:
     """What is known before training."""
     config = {
         "experiment": "teacher-student",
         "settings": asdict(settings),
         "arrays": None if source is None else str(source),
+        **device,
         **provenance(),
     }
     folder.write_json("config.json", config)

@@ -86,6 +86,11 @@ class TeacherStudent(TaskSettings):
     log_every: Annotated[int, at_least(1)] = 100
     engine: Literal["compiled", "readable"] = "compiled"
 
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """Of weights and activities."""
+        return torch.float64 if self.dtype == "float64" else torch.float32
+
     def __post_init__(self) -> None:
         """Refuse settings that make no sense."""
         known = rules_with_options(self.rules)
@@ -115,27 +120,34 @@ PARTS = {
 
 
 def training(
-    name: str, tasks: Sequence[Task], settings: TeacherStudent, threads: int | None = None
+    name: str,
+    tasks: Sequence[Task],
+    settings: TeacherStudent,
+    threads: int | None = None,
+    device: torch.device | str = "cpu",
 ) -> FullBatchTraining | CompiledFullBatchTraining:
-    """The rule ``name`` on the students of all tasks at once; compiled, by ``threads``."""
-    # Numba is slow to import, and only needed here.
-    from forwardly.fast.cpu_epochs.full_batch import CompiledFullBatchTraining
-    from forwardly.fast.find import why_no_epochs
+    """The rule ``name`` on the students of all tasks at once; compiled, by ``threads``.
 
-    dtype = torch.float64 if settings.dtype == "float64" else torch.float32
+    On a device other than the processor the readable rule runs.
+    """
+    dtype, device = settings.torch_dtype, torch.device(device)
 
     def stack(*arrays: Array) -> Tensor:
-        return torch.as_tensor(np.stack(arrays), dtype=dtype)
+        return torch.as_tensor(np.stack(arrays), dtype=dtype, device=device)
 
     # The post sums updates over the samples; a rule averages them.
     rate = settings.learning_rate * len(tasks[0].x_train)
     rules = [
-        _rule(name, task, dtype, rate, torch.Generator().manual_seed(settings.seed + i))
+        _rule(name, task, dtype, rate, torch.Generator().manual_seed(settings.seed + i)).to(device)
         for i, task in enumerate(tasks)
     ]
     x_train, y_train, x_val, y_val = map(stack, *(task[:4] for task in tasks))
     train, validation = Batch(x_train, y_train), Batch(x_val, y_val)
-    if settings.engine == "readable" or why_no_epochs(rules[0]):
+    # Numba is slow to import, and only needed here.
+    from forwardly.fast.cpu_epochs.full_batch import CompiledFullBatchTraining
+    from forwardly.fast.find import why_no_epochs
+
+    if settings.engine == "readable" or device.type != "cpu" or why_no_epochs(rules[0]):
         return FullBatchTraining(rules, train, validation, learning_rate=rate)
     return CompiledFullBatchTraining(rules, train, validation, learning_rate=rate, threads=threads)
 
@@ -175,6 +187,7 @@ class Run:
         settings: the experiment's.
         tasks: a task a seed, from ``settings.seed`` on.
         threads: networks at once, where epochs are compiled; one a processor if None.
+        device: where.
 
     Attributes:
         histories: what has been logged, by rule.
@@ -182,7 +195,11 @@ class Run:
     """
 
     def __init__(
-        self, settings: TeacherStudent, tasks: Sequence[Task], threads: int | None = None
+        self,
+        settings: TeacherStudent,
+        tasks: Sequence[Task],
+        threads: int | None = None,
+        device: torch.device | str = "cpu",
     ) -> None:
         self.settings = settings
         seeds = tuple(settings.seed + i for i in range(len(tasks)))
@@ -191,7 +208,7 @@ class Run:
         self.histories = {name: History(name, seeds) for name in settings.rules}
         for name in settings.rules:
             with self._failing_alone(name):
-                self.trainings[name] = training(name, tasks, settings, threads)
+                self.trainings[name] = training(name, tasks, settings, threads, device)
 
     def prepare(self) -> None:
         """Have the loops compiled that this run needs: seconds, once on a machine."""

@@ -10,8 +10,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 
@@ -37,22 +36,39 @@ def all_threads_come() -> bool:
 
 @cache
 def pool() -> Pool | None:
-    """The library that torch came with, where it is GNU's."""
-    folder = Path(torch.__file__).parent
-    for place in (folder / "lib", folder.parent / "torch.libs"):
-        for path in sorted(place.glob("libgomp*.so*")):
-            library = ctypes.CDLL(str(path))  # loaded already; this only finds it again
-            parallel = library.GOMP_parallel
-            parallel.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
-            parallel.restype = None
-            return Pool(
-                parallel,
-                _address(library.omp_get_thread_num),
-                _address(library.omp_get_num_threads),
-                _address(library.GOMP_barrier),
-                1 if library.omp_get_dynamic() else library.omp_get_thread_limit(),
-            )
+    """The library that torch's threads are of: GNU's, or another with its entries, as LLVM's."""
+    from threadpoolctl import ThreadpoolController  # pyright: ignore[reportMissingTypeStubs]
+
+    found = cast(Any, ThreadpoolController()).select(user_api="openmp").lib_controllers
+    for path in (one.filepath for one in found if _is_torchs(one.get_num_threads)):
+        library = ctypes.CDLL(path)  # loaded already; this only finds it again
+        try:
+            parallel, barrier = library.GOMP_parallel, library.GOMP_barrier
+        except AttributeError:  # none of GNU's entries
+            continue
+        parallel.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
+        parallel.restype = None
+        return Pool(
+            parallel,
+            _address(library.omp_get_thread_num),
+            _address(library.omp_get_num_threads),
+            _address(barrier),
+            1 if library.omp_get_dynamic() else library.omp_get_thread_limit(),
+        )
     return None
+
+
+def _is_torchs(threads: Callable[[], int]) -> bool:
+    """Whether a library's number of threads is the one that torch sets.
+
+    Other packages bring theirs, scikit-learn for one.
+    """
+    before, seen = torch.get_num_threads(), list[int]()
+    for count in (1, 2):
+        torch.set_num_threads(count)
+        seen.append(threads())
+    torch.set_num_threads(before)
+    return seen == [1, 2]
 
 
 def _address(function: Any) -> int:

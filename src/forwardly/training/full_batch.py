@@ -106,14 +106,15 @@ class FullBatchTraining:
             self._run(every)
             (train,) = self._train_mae(*self._train, *self._state)
             (validation,) = self._validation_mae(*self._validation, *self._state)
-            rows.append(Errors(self.epoch, train.double().numpy(), validation.double().numpy()))
+            errors = map(_read, (train, validation))
+            rows.append(Errors(self.epoch, *errors))
         return rows
 
     def weights(self, seed: int) -> list[NDArray[np.float64]]:
         """The weights of one seed's network (counted from 0), (n_l, n_{l−1}) each."""
         named = zip(self._parameters, self._state, strict=False)
         weights = (weight for name, weight in named if name.startswith("model."))
-        return [weight[seed].double().numpy() for weight in weights]
+        return [_read(weight[seed]) for weight in weights]
 
     def _run(self, epochs: int) -> None:
         before, first = self._state, self.epoch
@@ -133,6 +134,11 @@ class FullBatchTraining:
         finite = [value.isfinite().reshape(len(value), -1).all(1) for value in self._state]
         alive = torch.stack(finite).all(0)
         return {seed for seed in range(len(alive)) if not alive[seed]}
+
+
+def _read(values: Tensor) -> NDArray[np.float64]:
+    """Off the device, which need not have float64."""
+    return values.cpu().numpy().astype(np.float64)
 
 
 def _moved(rule: Rule, train: Batch) -> list[str]:

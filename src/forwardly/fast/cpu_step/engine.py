@@ -34,18 +34,24 @@ class CompiledParts(Algebra):
             and pool() is not None
             and any(is_large(weight) and trained.is_compilable(weight) for weight in weights)
         )
-        if not (descents or (network.dropouts and len(x) * max(map(len, weights)) >= LARGE_MASK)):
+        masks = network.dropouts and len(x) * max(map(len, weights)) >= LARGE_MASK
+        if not (descents or masks):
             return (
                 "there is no large dropout, nor a linear float32 layer of "
                 f"{FEWEST_NUMBERS:,} weights that is trained with momentum on batches of up to "
                 f"{MOST_SAMPLES:,}"
             )
-        return no_numba()
+        if missing := no_numba():
+            return missing
+        if masks or _suits_processor():
+            return ""
+        return "there is no large dropout, and no AVX-512, without which torch's steps are quicker"
 
     def prepare(self, trained: Trained) -> None:
         """See ``Engine``."""
         weights = (weight for weight in trained.descents if is_large(weight))
-        if any(map(trained.is_compilable, weights)) and pool() is not None and not no_numba():
+        compilable = any(map(trained.is_compilable, weights)) and pool() is not None
+        if compilable and not no_numba() and _suits_processor():
             from forwardly.fast.cpu_step import descent  # loads numba
 
             descent.prepare()
@@ -57,6 +63,15 @@ class CompiledParts(Algebra):
         openmp, suits = pool(), is_large(weight) and trained.is_compilable(weight)
         if openmp is None or not suits or len(update.post) > MOST_SAMPLES:
             return False
+        if not _suits_processor():
+            return False
         from forwardly.fast.cpu_step.descent import descend  # loads numba
 
         return descend(trained.weight(weight), update, openmp)
+
+
+def _suits_processor() -> bool:
+    """Whether compiled steps of weights are quicker than torch's. Loads numba."""
+    from forwardly.fast.cpu_step.descent import suits_processor
+
+    return suits_processor()

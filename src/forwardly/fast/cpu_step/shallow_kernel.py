@@ -12,7 +12,8 @@ other twice, for the output and for the perturbed input:
 
 With the clean presynaptic term these are e hᵀ and (h − h_err) xᵀ, and nobody needs x + F e.
 
-Sums of products are tiles in registers (``tiles``); the step on W₁ is that of ``descent``. Matrices
+Sums of products are tiles in registers (``tiles``); the step on W₁ is that of ``descent``, or left
+to torch where that is quicker. Matrices
 of units lie with a row for each unit and a column for each sample, and after these for each column
 of F.
 
@@ -36,13 +37,14 @@ from torch import Tensor
 from forwardly.fast.compiling import compile_cached, compile_inner
 from forwardly.fast.cpu_step import descent
 from forwardly.fast.cpu_step.addresses import array_at, call, layout_of, matrix, part, record
-from forwardly.fast.cpu_step.tiles import Shape, adding_tile, has_avx512
+from forwardly.fast.cpu_step.tiles import Shape, adding_tile, has_avx2, has_avx512
 from forwardly.fast.sgd import Weight
 from forwardly.fast.threads import Pool
 
-_ROWS, _VECTORS, _LANES = 5, 5, 16  # registers of AVX-512
-COLUMNS = _VECTORS * _LANES
-"""Samples, and columns of F, that one tile takes."""
+_SHAPE = Shape(5, 5, 16) if has_avx512() else Shape(6, 2, 8)  # 32 registers, or 16 of AVX2
+_ROWS, _WIDTH = _SHAPE.rows, _SHAPE.vectors * _SHAPE.lanes
+COLUMNS = 80
+"""Samples, and columns of F, that are gone through at a time: one tile's width, or five's."""
 
 _STRIP = 512  # inputs whose part of x stays in a processor's own cache
 _PART, _AT_ONCE = 64, 8  # inputs and samples of x that are transposed at a time
@@ -51,7 +53,7 @@ _LAYER = layout_of(("weight", "momentum", "bias"), coefficients=descent.COEFFICI
 _INTEGERS = (
     *("x", "F", "target", "mask", "output", "error"),  # addresses; 0 if there is no mask
     *("packed", "Ft", "z", "h", "h_err", "x_err", "sums", "errors"),  # of the workspace
-    *("n", "units", "d", "k", "columns", "second", "clean"),
+    *("n", "units", "d", "k", "columns", "second", "clean", "descends"),
     *("thread_number", "threads_at_work", "barrier"),  # functions
 )
 _TASK = layout_of(_INTEGERS, sign=np.float32, hidden=_LAYER, readout=_LAYER)
@@ -84,6 +86,10 @@ class Workspace:
             "errors": zeros(threads, k, self.columns),
         }
 
+    def hidden_update(self, x: Tensor, *, clean: bool) -> tuple[Tensor, Tensor]:
+        """Of the last step, with these x: post (n, units) and pre (n, d) of W₁."""
+        return self.arrays["h"][:, : len(x)].T, x if clean else self.arrays["x_err"]
+
     def bias_updates(self) -> tuple[Tensor, Tensor]:
         """Of the last step: the mean over samples of what taught the units, and the outputs."""
         n = self.sizes[0]
@@ -95,7 +101,7 @@ class Workspace:
 @cache
 def suits_processor() -> bool:
     """Whether it has the registers that the tiles are made for."""
-    return has_avx512()
+    return has_avx512() or has_avx2()
 
 
 def fills_tiles(n: int, d: int, k: int, threads: int) -> bool:
@@ -136,7 +142,8 @@ def step(
 
     Returns:
         Output and error of the clean pass, (n, k) each. What both layers' biases would learn stands
-        in the workspace until the next step.
+        in the workspace until the next step; so does W₁'s update, which is still to be applied
+        where ``descent`` does not suit the processor.
     """
     n, units, d, k, threads = workspace.sizes
     output, error = x.new_empty(n, k), x.new_empty(n, k)
@@ -155,6 +162,7 @@ def step(
         sign=sign,
         second=second,
         clean=clean,
+        descends=descent.suits_processor(),
         **openmp._asdict(),
     )
     openmp.parallel(_compiled(), task.ctypes.data, threads, 0)
@@ -189,8 +197,8 @@ def _compiled() -> int:
     return compile_cached(cfunc, _step, signature, fastmath=fastmath).address
 
 
-_TILE = adding_tile(Shape(_ROWS, _VECTORS, _LANES))
-_ROW = adding_tile(Shape(1, _VECTORS, _LANES))
+_TILE = adding_tile(_SHAPE)
+_ROW = adding_tile(_SHAPE._replace(rows=1))
 
 
 @compile_inner
@@ -204,8 +212,8 @@ def _add_product(a, b, size, c, to, scale):
     row = 0
     while row < rows:
         whole = row + _ROWS <= rows
-        for start in range(0, columns, COLUMNS):
-            column = min(start, columns - COLUMNS)
+        for start in range(0, columns, _WIDTH):
+            column = min(start, columns - _WIDTH)
             a_part, b_part = part(a, row, 0), part(b, 0, column)
             c_part, to_part = part(c, row, column), part(to, row, column)
             if whole:
@@ -406,6 +414,8 @@ def _step(given):
     for i in range(first, last):
         for j in range(n):
             h[i, j] -= h_err[i, j]
+    if not task.descends:
+        return
     step = descent.Step(
         weight=matrix(W_1),
         momentum=matrix(M_1),

@@ -41,14 +41,19 @@ def has_avx512() -> bool:
     return "avx512f" in _features()
 
 
+def has_32_registers() -> bool:
+    """Whether it has so many, of whichever length."""
+    return bool({"avx512f", "neon"} & _features())
+
+
+def has_avx2() -> bool:
+    """Whether it has 16 registers of 256 bits, and multiplies and adds at once."""
+    return {"avx2", "fma"} <= _features()
+
+
 def shape_of_tile() -> Shape:
-    """A tile that leaves registers of this processor for A and B."""
-    features = _features()
-    if "avx512f" in features:  # 32 registers
-        return Shape(8, 3, 16)
-    if "avx2" in features:  # 16
-        return Shape(4, 3, 8)
-    return Shape(8 if "neon" in features else 4, 3, 4)
+    """A tile that leaves some of 32 registers for A and B."""
+    return Shape(8, 3, 16 if has_avx512() else 4)
 
 
 def _features() -> set[str]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from forwardly.checks import values_readable
+from forwardly.fast.algebra.products import InFloat32
 from forwardly.fast.compiling import no_numba
 from forwardly.fast.cpu_step.masks import mask
 from forwardly.fast.engine import Engine
@@ -64,7 +65,7 @@ class WholeStep(Engine):
         from forwardly.fast.cpu_step import shallow_kernel as kernel  # loads numba
 
         if not kernel.suits_processor():
-            return "the processor has no AVX-512"
+            return "the processor has no AVX2"
         if not kernel.fills_tiles(n, d, k, torch.get_num_threads()):
             return f"a batch of {n} would leave much of its tiles empty"
         a_0 = x
@@ -74,6 +75,7 @@ class WholeStep(Engine):
 
     def step(self, x: Tensor, target: Tensor, trained: Trained) -> Credit:
         """All but the biases, whose updates are left to be applied."""
+        from forwardly.fast.cpu_step import descent
         from forwardly.fast.cpu_step import shallow_kernel as kernel
 
         rule, openmp = cast(PEPITA, self.rule), cast(Pool, pool())
@@ -97,6 +99,13 @@ class WholeStep(Engine):
             workspace=self._workspace,
             openmp=openmp,
         )
+        if not descent.suits_processor():
+            post, pre = self._workspace.hidden_update(a_0, clean=rule.presynaptic == "clean")
+
+            def apply(to: Tensor, keep: float, times: float) -> None:
+                InFloat32().add_outer(to, post, pre, keep, times / n)
+
+            trained.add(first.synapse.weight, apply)
         updates: dict[str, Tensor] = {}
         if any("bias" in stage.trained for stage in (first, last)):
             learned = self._workspace.bias_updates()
