@@ -133,7 +133,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: C
         return AtOnce(CPU, most)
 
     monkeypatch.setitem(published.EXPERIMENTS, "toy2026", experiment(epochs=2, milestones=()))
-    monkeypatch.setattr("forwardly.fast.devices.device_named", torch.device)
+    monkeypatch.setattr("forwardly.fast.devices.device_named", lambda name, **_: torch.device(name))
     monkeypatch.setattr(at_once, "AtOnce", on_the_processor)
     done = command("reproduce", "toy2026", "--seeds", "2", "--device", "mps")
     assert done.returncode == 0, done.stderr

@@ -155,7 +155,7 @@ def test_killed_workers_and_a_killed_client(
     # The workers hear that nobody waits any more.
     until(lambda: all(is_left(job) for job in todo if job.folder.exists()))
     before = [starts(job) for job in six(killed, recorded=True)]
-    assert 3 < sum(before) <= 6 + 1, "one run more than there are cells: its worker was killed"
+    assert 3 <= sum(before) <= 6 + 1, "one run more than there are cells: its worker was killed"
     with cluster(scheduler, 1) as dask:
         assert set(ended(todo, dask).values()) == {"finished"}
     ended(six(alone), InTurn())
@@ -456,7 +456,7 @@ def test_mistakes(
 ) -> None:
     monkeypatch.setattr(clusters, "_SECONDS_TO_CONNECT", 1)
     monkeypatch.setitem(published.EXPERIMENTS, "toy2026", experiment())
-    monkeypatch.setattr("forwardly.fast.devices.device_named", torch.device)
+    monkeypatch.setattr("forwardly.fast.devices.device_named", lambda name, **_: torch.device(name))
     done = command("reproduce", "toy2026", *options.split())
     assert (done.returncode, done.stdout) == (2, "")
     assert says in done.stderr

@@ -21,9 +21,9 @@ from forwardly.experiments.recipe import Prepared, Recipe, prepare_on
 from forwardly.experiments.teacher_student import Run, TeacherStudent
 from forwardly.fast import devices
 from forwardly.fast.devices import LARGE, choose, multiply_adds
-from test_at_once import experiment
 from test_cli import Command
 from test_devices import OnHost, WithoutFloat64, without_float64
+from test_reproduction import InTurn, experiment
 
 GPU, META = torch.device("cuda"), torch.device("meta")
 
@@ -32,7 +32,7 @@ GPU, META = torch.device("cuda"), torch.device("meta")
 def gpu(monkeypatch: pytest.MonkeyPatch) -> torch.device:
     """A GPU that can be chosen, though nothing can be put there."""
 
-    def named(name: str, real: Callable[[str], torch.device] = devices.device_named) -> Any:
+    def named(name: str, real: Callable[..., torch.device] = devices.device_named, **_: Any) -> Any:
         return torch.device(name) if name.startswith("cuda") else real(name)
 
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **_: GPU)
@@ -231,14 +231,14 @@ def test_reproduce_takes_a_gpu_by_auto(
     asked: list[tuple[str, int]] = []
     for cells, name in (({"epochs": 2}, "toy"), ({"dtype": "bf16", "epochs": 2}, "other")):
         monkeypatch.setitem(published.EXPERIMENTS, name, experiment(milestones=(), **cells))
-    monkeypatch.setattr(
-        "forwardly.experiments.engines.at_once.run_at_once",
-        lambda _, device, most: asked.append((str(device), most)) or iter(()),
-    )
-    monkeypatch.setattr(
-        "forwardly.commands.reproduce.run_all",
-        lambda _, most: asked.append(("cpu", most)) or iter(()),
-    )
+
+    def engine(*where: Any) -> InTurn:
+        asked.append((str(where[0]) if where[1:] else "cpu", where[-1]))
+        return InTurn()
+
+    monkeypatch.setattr("forwardly.experiments.engines.at_once.AtOnce", engine)
+    monkeypatch.setattr("forwardly.commands.engines.Processes", engine)
+    monkeypatch.setattr("forwardly.commands.reproduce.run_all", lambda *_: iter(()))
     assert (
         "Device: cuda (Made-Up 1), as there is one."
         in command("reproduce", "toy", "--device", "auto").stdout
@@ -301,7 +301,7 @@ def test_audit_measures_there(monkeypatch: pytest.MonkeyPatch, command: Command)
         asked.append(places_of(*rule.state_dict().values(), x, target))
         raise UsageError("no values")
 
-    monkeypatch.setattr(devices, "device_named", lambda _: META)
+    monkeypatch.setattr(devices, "device_named", lambda _, **__: META)
     monkeypatch.setattr("forwardly.commands.audit.measure", measured)
     assert "no values" in command("audit", "--device", "cuda").stderr
     assert asked == [{"meta"}]
@@ -317,7 +317,7 @@ def test_models_predict_there(monkeypatch: pytest.MonkeyPatch, command: Command)
     run = ["train", "--data", "digits", "--hidden", "8", "--epochs", "1", "--out", "run"]
     assert command(*run).returncode == 0
     np.savez("x.npz", x=np.zeros((3, 64), np.float32))
-    monkeypatch.setattr(devices, "device_named", lambda _: META)
+    monkeypatch.setattr(devices, "device_named", lambda _, **__: META)
     monkeypatch.setattr(fw.PEPITA, "predict", said)
     for arguments in (["predict", "run", "--data", "x.npz"], ["evaluate", "run"]):
         done = command(*arguments, "--device", "cuda")

@@ -75,7 +75,7 @@ def choose(
     """
     if name == AUTO:
         return _automatic(work, dtype, before)
-    device = device_named(name)
+    device = device_named(name, or_else="auto, ")
     if dtype == torch.float64 and not _has_float64(device):
         raise UsageError(f"the device {name} has no float64: take float32, or the device cpu")
     return Chosen(device)
@@ -100,8 +100,12 @@ def _automatic(work: int | None, dtype: torch.dtype, before: str | None) -> Chos
     return Chosen(device, f"as there is one{large}")
 
 
-def device_named(name: str) -> torch.device:
+def device_named(name: str, *, or_else: str = "") -> torch.device:
     """The device "cpu", "cuda", "cuda:1", "mps", …, which is there.
+
+    Args:
+        name: of the device.
+        or_else: what might have been given too, for the message.
 
     Raises:
         UsageError: if torch knows no such device, or it is not there.
@@ -113,7 +117,7 @@ def device_named(name: str) -> torch.device:
         device = None
     if device is None:
         raise UsageError(
-            f"a device is auto, cpu, cuda, cuda:1 (the second), xpu or mps; given {name!r}"
+            f"a device is {or_else}cpu, cuda, cuda:1 (the second), xpu or mps; given {name!r}"
         )
     if kind == "cpu":
         return device
