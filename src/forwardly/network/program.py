@@ -1,0 +1,233 @@
+"""Passes through a model that is no chain, operation by operation.
+
+Signals and tangents go through each operation by its own vector–Jacobian or Jacobian–vector
+product, so that a synapse can send them through another weight, and what is used up is freed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor
+from torch.func import jvp, vjp
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._pytree import tree_map
+
+from forwardly.checks import check_not_exported, shape_of
+from forwardly.network import local
+from forwardly.network.graph import (
+    Attribute,
+    Constant,
+    Function,
+    Graph,
+    Operation,
+    filled,
+    is_elementwise,
+    name_of,
+)
+from forwardly.network.kinds import NORMS
+from forwardly.network.stage import Activity, Part, Stage
+
+if TYPE_CHECKING:
+    from forwardly.network.step import Step
+
+Parameters = Mapping[str, Tensor] | None
+
+
+def prepare(step: Step, graph: Graph, x: Tensor, parameters: Parameters) -> Tensor:
+    """a₀ of x; what goes around it is noted in the step."""
+    if graph.shape is not None and tuple(x.shape[1:]) != graph.shape:
+        raise ValueError(
+            f"the model was read for samples of shape {graph.shape}, of which its operations "
+            f"depend; given is {shape_of(x)}. Build the rule with that input_shape"
+        )
+    values: dict[int, Any] = {0: x}
+    for operation in graph.preparation:
+        values[operation.number] = _run(step, operation, values, parameters)
+        for number in operation.done:
+            del values[number]
+    step.around = {number: values[number] for number in graph.around}
+    return values[graph.a_0]
+
+
+def activities(
+    step: Step,
+    graph: Graph,
+    a_0: Tensor,
+    parameters: Parameters,
+    added: Sequence[Tensor] | None,
+    keep: dict[int, Any] | None = None,
+) -> Iterator[Activity]:
+    """One forward pass; see ``Step.activities``. All values stay in ``keep``, if given."""
+    values = {} if keep is None else keep
+    values |= step.around
+    values[graph.a_0] = a_0
+    del a_0
+    for operation in graph.body:
+        made = _run(step, operation, values, parameters)
+        if added is not None and isinstance(operation.call, Stage):
+            made = made + added[operation.call.l - 1]
+        values[operation.number] = made
+        del made
+        for l in graph.shown.get(operation.number, ()):
+            given = [_activity(graph, l, values)]
+            yield given.pop()
+        if keep is None:
+            for number in operation.done:
+                del values[number]
+
+
+def _activity(graph: Graph, l: int, values: Mapping[int, Any]) -> Activity:
+    site = graph.sites[l]
+    h = values[site.h]
+    a = values[graph.output] if l == len(graph.sites) - 1 else h
+    return Activity(values[site.pre], values[site.z], h, a)
+
+
+def tangents(
+    step: Step, graph: Graph, a_0: Tensor, tangent: Tensor
+) -> Iterator[tuple[Activity, Tensor | None]]:
+    """See ``Step.tangents``: values and their tangents, side by side."""
+    values: dict[int, Any] = {**step.around, graph.a_0: a_0}
+    changes: dict[int, Any] = {graph.a_0: tangent}
+    del a_0, tangent
+    for operation in graph.body:
+        number = operation.number
+        inputs = [n for n in operation.inputs if n in changes]
+        if inputs and number in graph.moved:
+            values[number], changes[number] = _tangent(step, operation, inputs, values, changes)
+        else:
+            values[number] = _run(step, operation, values, None)
+        for l in graph.shown.get(operation.number, ()):
+            change = None if graph.sites[l].is_readout else changes[graph.sites[l].h]
+            shown = [(_activity(graph, l, values), change)]
+            del change
+            yield shown.pop()
+        for used in operation.done:
+            del values[used]
+            changes.pop(used, None)
+
+
+def _tangent(
+    step: Step,
+    operation: Operation,
+    inputs: list[int],
+    values: Mapping[int, Any],
+    changes: Mapping[int, Any],
+) -> tuple[Any, Any]:
+    function = _as_function(step, operation, inputs, values)
+    primals = tuple(values[number] for number in inputs)
+    along = tuple(changes[number] for number in inputs)
+    with sdpa_kernel(SDPBackend.MATH):  # others have no tangents
+        return cast(tuple[Any, Any], jvp(function, primals, along))
+
+
+def signals(
+    step: Step,
+    graph: Graph,
+    values: Mapping[int, Any],
+    e: Tensor,
+    weights: Mapping[str, Tensor],
+) -> Iterator[tuple[int, Tensor]]:
+    """See ``Step.signals``: (stage, counted from 0, and δ), the last first."""
+    check_not_exported()
+    signals: dict[int, Any] = {graph.output: e.reshape(values[graph.output].shape)}
+    for operation in reversed(graph.body):
+        signal = signals.pop(operation.number, None)
+        if signal is None:
+            continue
+        if isinstance(operation.call, Stage):
+            stage = operation.call
+            yield stage.l - 1, signal
+            (pre,) = operation.inputs
+            if pre in graph.taught:
+                back = stage.send_back(signal, values[pre], weights[stage.name])
+                _add(signals, pre, back)
+            continue
+        inputs = [number for number in operation.inputs if number in graph.taught]
+        if not inputs:
+            continue
+        function = _as_function(step, operation, inputs, values)
+        primals = tuple(values[number] for number in inputs)
+        _, pull_back = cast(tuple[Any, Callable[[Any], tuple[Any, ...]]], vjp(function, *primals))
+        for number, back in zip(inputs, pull_back(signal), strict=True):
+            _add(signals, number, back)
+
+
+def _add(signals: dict[int, Any], number: int, signal: Any) -> None:
+    if number in signals:
+        signal = tree_map(torch.add, signals[number], signal)
+    signals[number] = signal
+
+
+def through_region(
+    step: Step, graph: Graph, stage: Stage, z: Tensor, signal: Tensor
+) -> Tensor:
+    """A signal at h_l to z_l; see ``Step.through_elementwise``.
+
+    What is elementwise has a diagonal Jacobian, the same forward as backward: so the signal goes
+    with z, as a tangent.
+    """
+    site = graph.sites[stage.l - 1]
+    values: dict[int, Any] = {**step.around, site.z: z}
+    changes: dict[int, Any] = {site.z: signal}
+    for operation in site.region:
+        inputs = [n for n in operation.inputs if n in changes]
+        number = operation.number
+        if not inputs:
+            values[number] = _run(step, operation, values, None)
+        elif isinstance(operation.call, Part) and isinstance(operation.call.module, NORMS):
+            (a,) = inputs
+            values[number] = _run(step, operation, values, None)
+            scale = local.scale_of_norm(operation.call.module, values[a])
+            changes[number] = changes[a] * scale
+        elif is_elementwise(operation):
+            values[number], changes[number] = _tangent(step, operation, inputs, values, changes)
+        else:
+            raise TypeError(
+                f"what follows the synapse {stage.name!r} has {_described(operation)}, whose "
+                "derivative is not that of one unit at a time: this rule needs elementwise "
+                "operations, batch norm or layer norm there"
+            )
+    return changes[site.h]
+
+
+def _as_function(
+    step: Step, operation: Operation, inputs: list[int], values: Mapping[int, Any]
+) -> Callable[..., Any]:
+    """An operation as a function of some of its inputs."""
+
+    def function(*given: Any) -> Any:
+        return _run(step, operation, {**values, **dict(zip(inputs, given, strict=True))}, None)
+
+    return function
+
+
+def _run(
+    step: Step, operation: Operation, values: Mapping[int, Any], parameters: Parameters
+) -> Any:
+    call = operation.call
+    if isinstance(call, Attribute):
+        if parameters and call.parameter in parameters:
+            return parameters[call.parameter]
+        return getattr(call.module, call.name)
+    if isinstance(call, Constant):
+        return call.tensor
+    arguments = filled(operation.arguments, values.__getitem__)
+    if isinstance(call, Stage):
+        call.check_presynaptic(arguments[0])
+        return step.through_synapse(call, arguments[0], parameters)
+    options = filled(operation.options, values.__getitem__)
+    if isinstance(call, Part):
+        return step.run_part(call, (*arguments, *options.values()), parameters)
+    if isinstance(call, Function):
+        return call.function(*arguments, **options)
+    return getattr(arguments[0], call.name)(*arguments[1:], **options)
+
+
+def _described(operation: Operation) -> str:
+    call = operation.call
+    return f"module {call.name!r}" if isinstance(call, Part) else f"{name_of(call)}(…)"
+
