@@ -415,7 +415,7 @@ class Analysis:
             joins = name_of(op.call) == "add" and not op.options
             if not (joins or _reshapes(op) or (is_elementwise(op) and self._alone(op, after))):
                 raise Untraceable(
-                    f"{_described(op)} follows the last synapse, {name!r}, whose units must be the "
+                    f"{described(op)} follows the last synapse, {name!r}, whose units must be the "
                     "model's outputs, one error each: only elementwise operations, reshaping and "
                     "sums may follow it. End the model with nn.Linear"
                 )
@@ -490,7 +490,18 @@ def _is_embedding(op: Operation) -> bool:
     return name_of(op.call) in {"embedding", "embedding_bag"}
 
 
-def _described(op: Operation) -> str:
-    if isinstance(op.call, Part):
-        return f"module {op.call.name!r}, {op.call.module},"
-    return f"{name_of(op.call)}(…)"
+def described(operation: Operation) -> str:
+    """What an operation is called in messages."""
+    call = operation.call
+    if isinstance(call, Part):
+        return f"{call.module} ({call.name!r})"
+    return f"{name_of(call)}(…)"
+
+
+def changes_values(operation: Operation) -> bool:
+    """Whether it is more than a copy, or a tensor that others add."""
+    call = operation.call
+    if isinstance(call, Part):
+        return not isinstance(call.module, (nn.Identity, *ALL_DROPOUTS))
+    unchanging = {"add", "contiguous", "clone", "to", "float", "double", "type_as", ""}
+    return name_of(call) not in unchanging

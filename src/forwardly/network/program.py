@@ -23,9 +23,9 @@ from forwardly.network.graph import (
     Function,
     Graph,
     Operation,
+    described,
     filled,
     is_elementwise,
-    name_of,
 )
 from forwardly.network.kinds import NORMS
 from forwardly.network.stage import Activity, Part, Stage
@@ -187,7 +187,7 @@ def through_region(
             values[number], changes[number] = _tangent(step, operation, inputs, values, changes)
         else:
             raise TypeError(
-                f"what follows the synapse {stage.name!r} has {_described(operation)}, whose "
+                f"what follows the synapse {stage.name!r} has {described(operation)}, whose "
                 "derivative is not that of one unit at a time: this rule needs elementwise "
                 "operations, batch norm or layer norm there"
             )
@@ -225,9 +225,4 @@ def _run(
     if isinstance(call, Function):
         return call.function(*arguments, **options)
     return getattr(arguments[0], call.name)(*arguments[1:], **options)
-
-
-def _described(operation: Operation) -> str:
-    call = operation.call
-    return f"module {call.name!r}" if isinstance(call, Part) else f"{name_of(call)}(…)"
 

@@ -28,7 +28,7 @@ from forwardly.network.alterations import (
     is_hooked,
     overrides,
 )
-from forwardly.network.graph import Graph
+from forwardly.network.graph import Graph, changes_values, described
 from forwardly.network.kinds import (
     ALL_BATCH_NORMS,
     ALL_DROPOUTS,
@@ -61,6 +61,7 @@ class Network:
 
     Attributes:
         graph: the operations of a model that is no chain; None for a chain.
+        traced: whether the model was traced, so that it matters which modules are training.
         preparation: what stands before the first synapse of a chain.
         stages: the synapses, each with what follows it.
         dropouts: keys of the dropouts, in order; a module in two places has two.
@@ -75,14 +76,14 @@ class Network:
 
     def __init__(self, model: nn.Module, input_shape: tuple[int, ...] | None = None) -> None:
         self.graph: Graph | None = None
+        self.traced = not _is_chain(model)
         self.preparation: tuple[Part, ...] = ()
         self.shared: frozenset[str] = frozenset()
-        if _is_chain(model):
-            self.reading = reading_of(model)
-            self._read_chain(model)
-        else:
-            self.reading = reading_of(model, modes=True)
+        self.reading = reading_of(model, modes=self.traced)
+        if self.traced:
             self._read_traced(model, input_shape)
+        else:
+            self._read_chain(model)
 
     def _read_chain(self, model: nn.Module) -> None:
         parts = list(_parts(model))
@@ -185,9 +186,24 @@ class Network:
                 f"e.g. x.to({weight.dtype}) or rule.to({a_0.dtype})"
             )
 
-    def first_use(self, stage: Stage) -> Stage:
-        """The first stage that has the weight of another."""
-        return self.stages[stage.same_weight - 1]
+    @property
+    def output_activation(self) -> str:
+        """The first module or function between a readout and its units; empty if there is none."""
+        if self.graph is None:
+            after = [p for p in self.stages[-1].elementwise if not _is_identity(p)]
+            return str(after[0].module) if after else ""
+        regions = [site.region for site in self.graph.sites if site.is_readout]
+        names = [described(op) for region in regions for op in region if changes_values(op)]
+        return names[0] if names else ""
+
+    def check_by_sample(self, stage: Stage, rule: str) -> None:
+        """Refuse a stage whose units are not told apart by sample in their first dimension."""
+        if self.graph is not None and not self.graph.sites[stage.l - 1].by_sample:
+            raise TypeError(
+                f"{rule} sends each sample's own signal to the units of {stage.name!r}, whose "
+                "first dimension does not count samples (they are cut into windows, say): take a "
+                "rule that need not know, such as PEPITA or FeedbackAlignment"
+            )
 
     def _check_output_stage(self) -> None:
         for part in self.stages[-1].reshaping:
@@ -418,6 +434,10 @@ def _span(tensor: Tensor) -> tuple[int, int]:
 def _reach(tensor: Tensor) -> int:
     """How many elements of its storage a tensor spans."""
     return 1 + sum((n - 1) * by for n, by in zip(tensor.shape, tensor.stride(), strict=True))
+
+
+def _is_identity(part: Part) -> bool:
+    return isinstance(part.module, nn.Identity) and not part.altered
 
 
 def _stage(parts: list[Part], l: int, *, is_last: bool) -> Stage:

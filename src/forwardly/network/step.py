@@ -116,12 +116,26 @@ class Step:
         if self._apply is not None:
             self._apply(stage, post, pre, less)
             return {}
-        updates = stage.synapse_update(post, pre, less, self._samples)
-        for name in self._network.shared & updates.keys():
-            if name in self._sums:
-                updates[name] = self._sums[name] + updates[name]
-            self._sums[name] = updates[name]
-        return updates
+        if not self._network.shared:
+            return stage.synapse_update(post, pre, less, self._samples)
+        self.add(self._sums, stage, post, pre, less)
+        return {name: self._sums[name] for name in stage.updated}
+
+    def add(
+        self,
+        updates: dict[str, Tensor],
+        stage: Stage,
+        post: Tensor,
+        pre: Tensor,
+        less: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
+        """Add ``stage.synapse_update(post, pre, less)`` to those of other uses of a parameter."""
+        for name, update in stage.synapse_update(post, pre, less, self._samples).items():
+            updates[name] = updates[name] + update if name in updates else update
+
+    def weight_update(self, stage: Stage, post: Tensor, pre: Tensor) -> Tensor:
+        """``stage.weight_update(post, pre)``, averaged over this step's batch."""
+        return stage.weight_update(post, pre, self._samples)
 
     def prepare(self, x: Tensor, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
         """a₀: the input after what comes before the first synapse."""
