@@ -351,7 +351,9 @@ def _gradient(rule: Rule, x: Tensor, target: Tensor) -> dict[str, Tensor]:
     """Backprop's updates, under the rule's dropout masks."""
     # From a generator of its own, as measuring must not change what is drawn next.
     own = torch.Generator()
-    reference = Backprop(rule.model, rule.loss, error=rule.own_error, generator=own)
+    reference = Backprop(
+        rule.model, rule.loss, input_shape=rule.input_shape, error=rule.own_error, generator=own
+    )
     reference.noise = rule.noise
     return reference(x, target).updates
 

@@ -174,7 +174,8 @@ class Network:
     def sizes(self, input_shape: tuple[int, ...] | None = None) -> tuple[int, ...]:
         """Numbers of units d, …, k of a₀, a₁, …, a_L for one sample; see ``probe``."""
         layers = self.probe(input_shape)
-        return (layers[0].pre[0].numel(), *(layer.a[0].numel() for layer in layers))
+        a_0 = layers[0].pre if self.graph is None else self.step().prepare(self._example)
+        return (a_0[0].numel(), *(layer.a[0].numel() for layer in layers))
 
     def check_prepared(self, a_0: Float[Tensor, "..."]) -> None:
         """Refuse an input of a shape or dtype that the first synapse does not take."""

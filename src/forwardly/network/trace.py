@@ -196,14 +196,13 @@ class _Tracer(fx.Tracer):
             return self._examples[which]
         if node.op == "output":
             return args[0]
-        if node.op == "get_attr":
-            target = str(node.target)
-            if target in self.constants:
-                return self.constants[target]
-            return operator.attrgetter(target)(self.root)
+        if node.target in self.constants:
+            return self.constants[str(node.target)]
         self._running = True
         try:
             with WithoutDropout():
+                if node.op == "get_attr":
+                    return operator.attrgetter(str(node.target))(self.root)
                 if node.op == "call_module":
                     return self.root.get_submodule(str(node.target))(*args, **kwargs)
                 if node.op == "call_method":

@@ -87,7 +87,7 @@ class DirectKolenPollack(Rule):
         """One forward pass, the error to all layers, and what B learns of both."""
         learned: dict[str, Tensor] = {}
 
-        def learn(l: int, layer: Activity, e: Tensor) -> None:  # the same of the same units
+        def learn(l: int, layer: Activity, e: Tensor) -> None:
             learned[f"rule.B_{l}"] = layer.h.flatten(1).T @ (e / e.shape[0])
 
         credit = send_error_to_all(self, x, target, step, learn)
