@@ -15,11 +15,13 @@ after it.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils._pytree import tree_leaves
 
 from forwardly.network.kinds import ACTIVATIONS, ALL_ACTIVATIONS, ALL_DROPOUTS, ALL_NORMS, RESHAPES
@@ -57,6 +59,18 @@ class Function(NamedTuple):
     """A function of torch's or the operators."""
 
     function: Callable[..., Any]
+
+    def __reduce__(self) -> Any:
+        """By name, as torch wraps some of its functions in others that pickle does not find."""
+        name = name_of(self)
+        for home in (functional, torch):
+            if getattr(home, name, None) is self.function:
+                return _function, (home.__name__, name)
+        return Function, (self.function,)
+
+
+def _function(home: str, name: str) -> Function:
+    return Function(getattr(importlib.import_module(home), name))
 
 
 class Method(NamedTuple):

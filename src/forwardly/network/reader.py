@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
 from operator import itemgetter
-from typing import NamedTuple, cast
+from typing import ClassVar, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -74,6 +74,9 @@ class Network:
         ValueError: if the model has no weights, or uses a layer's parameters twice.
     """
 
+    as_graph: ClassVar[bool] = False
+    """Whether chains that had to be traced stay graphs; for tests that compare the two."""
+
     def __init__(self, model: nn.Module, input_shape: tuple[int, ...] | None = None) -> None:
         self.graph: Graph | None = None
         self.traced = not _is_chain(model)
@@ -83,10 +86,9 @@ class Network:
         if self.traced:
             self._read_traced(model, input_shape)
         else:
-            self._read_chain(model)
+            self._read_parts(model, list(_parts(model)))
 
-    def _read_chain(self, model: nn.Module) -> None:
-        parts = list(_parts(model))
+    def _read_parts(self, model: nn.Module, parts: list[Part]) -> None:
         positions = [i for i, part in enumerate(parts) if isinstance(part.module, SYNAPSES)]
         if not positions:
             raise ValueError(
@@ -115,15 +117,11 @@ class Network:
             if isinstance(module, _CHECKED):
                 _check_supported(name, module)
         found = traced.read(model, input_shape)
-        self.graph = found.graph
-        self.stages = found.stages
-        self.dropouts = found.dropouts
-        self.altered = "the model is no chain of modules"
-        uses = Counter(name for stage in self.stages for name in stage.updated)
-        self.shared = frozenset(name for name, times in uses.items() if times > 1)
-        distinct = {id(stage.synapse.weight): stage.part for stage in self.stages}
-        _check_no_sharing([*distinct.values()])
         self._example = found.x
+        if found.chain is not None and not self.as_graph:
+            self._read_parts(model, found.chain)
+        else:
+            self._use_graph(found)
 
         def run(x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
             step = self.step()
@@ -132,6 +130,16 @@ class Network:
 
         with torch.no_grad():
             traced.check(found, run)
+
+    def _use_graph(self, found: traced.Read) -> None:
+        self.graph = found.graph
+        self.stages = found.stages
+        self.dropouts = found.dropouts
+        self.altered = "the model is no chain of modules"
+        uses = Counter(name for stage in self.stages for name in stage.updated)
+        self.shared = frozenset(name for name, times in uses.items() if times > 1)
+        distinct = {id(stage.synapse.weight): stage.part for stage in self.stages}
+        _check_no_sharing([*distinct.values()])
 
     def step(
         self,

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from forwardly.network.chains import chain_of
 from forwardly.network.graph import Analysis, Graph, Operation, Site, with_liveness
 from forwardly.network.kinds import ALL_BATCH_NORMS, ALL_DROPOUTS, ALL_SYNAPSES
 from forwardly.network.operations import operations_of
@@ -41,7 +42,7 @@ class Read(NamedTuple):
         stages: the synapses.
         graph: the operations.
         dropouts: keys of the dropouts, in order.
-        parts: all modules, in order.
+        chain: its modules and functions as modules, in order, if it is a chain after all.
         x: the samples that it was read with.
         output: what the model made of them.
     """
@@ -49,7 +50,7 @@ class Read(NamedTuple):
     stages: tuple[Stage, ...]
     graph: Graph
     dropouts: tuple[str, ...]
-    parts: tuple[Part, ...]
+    chain: list[Part] | None
     x: Tensor
     output: Tensor
 
@@ -108,7 +109,7 @@ def read(model: nn.Module, input_shape: tuple[int, ...] | None) -> Read:
     )
     parts = [op.call for op in analysis.operations if isinstance(op.call, Part)]
     dropouts = tuple(part.key for part in parts if isinstance(part.module, ALL_DROPOUTS))
-    return Read(stages, graph, dropouts, tuple(parts), x, output)
+    return Read(stages, graph, dropouts, chain_of(analysis.operations, end, examples), x, output)
 
 
 def check(read: Read, run: Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]) -> None:
