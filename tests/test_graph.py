@@ -16,7 +16,7 @@ from torch.testing import assert_close
 import forwardly as fw
 from forwardly.network import Network
 from forwardly.testing import CASES, Case, build, outputs_may_be_activated
-from graphs import ANY_MODEL, GRAPHS, ConvBlock, ResidualMLP, takes
+from graphs import ANY_MODEL, GRAPHS, ConvBlock, takes
 from test_laws import FACTORIES
 
 

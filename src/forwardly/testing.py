@@ -345,7 +345,11 @@ def hidden_units_have_no_order(make: Factory, case: Case) -> None:
     rule, (x, target) = without_dropout(build(make, case)), case.batch()
     names = [stage.name for stage in rule.network.stages]
     synapses = [stage.synapse for stage in rule.network.stages]
-    if rule.network.graph is not None or len(names) < 2 or not all(isinstance(synapse, nn.Linear) for synapse in synapses):
+    if (
+        rule.network.graph is not None
+        or len(names) < 2
+        or not all(isinstance(synapse, nn.Linear) for synapse in synapses)
+    ):
         return
     first, second = cast(list[nn.Linear], synapses[:2])
     before = rule(x, target).updates
@@ -426,9 +430,7 @@ def local_updates_are_derivatives(make: Factory, case: Case) -> None:
     layers = list(step.activities(step.prepare(x)))
     for stage, layer in zip(rule.network.stages, layers, strict=True):
         post = torch.randn(layer.z.shape, generator=torch.Generator().manual_seed(5)).double()
-        parameters = {
-            name: rule.model.get_parameter(name) for _, name in stage.part.parameters
-        }
+        parameters = {name: rule.model.get_parameter(name) for _, name in stage.part.parameters}
         mean = (stage.synapse(layer.pre.detach()) * post).sum() / len(x)
         gradients = torch.autograd.grad(mean, list(parameters.values()))
         updates = stage.synapse_update(post, layer.pre, samples=len(x))

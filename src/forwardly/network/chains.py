@@ -1,4 +1,4 @@
-"""Which of the models that are traced are chains after all: functions for modules, one by one.
+"""Which of the models that are traced are chains after all.
 
 ``F.relu(self.fc(x))`` is what ``nn.Sequential(fc, nn.ReLU())`` is, and takes all of its ways.
 """
@@ -13,25 +13,6 @@ from forwardly.network.graph import Operation, Value, name_of
 from forwardly.network.kinds import BATCH_NORMS, SUPPORTED, SYNAPSES
 from forwardly.network.stage import Part, Stage
 from forwardly.network.trace import SAMPLES
-
-_WINDOW = ("kernel_size", "stride", "padding")
-_MODULES: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
-    "adaptive_avg_pool1d": (nn.AdaptiveAvgPool1d, ("output_size",)),
-    "adaptive_avg_pool2d": (nn.AdaptiveAvgPool2d, ("output_size",)),
-    "avg_pool1d": (nn.AvgPool1d, (*_WINDOW, "ceil_mode", "count_include_pad")),
-    "avg_pool2d": (nn.AvgPool2d, (*_WINDOW, "ceil_mode", "count_include_pad")),
-    "elu": (nn.ELU, ("alpha", "inplace")),
-    "gelu": (nn.GELU, ("approximate",)),
-    "leaky_relu": (nn.LeakyReLU, ("negative_slope", "inplace")),
-    "max_pool1d": (nn.MaxPool1d, (*_WINDOW, "dilation", "ceil_mode", "return_indices")),
-    "max_pool2d": (nn.MaxPool2d, (*_WINDOW, "dilation", "ceil_mode", "return_indices")),
-    "relu": (nn.ReLU, ("inplace",)),
-    "sigmoid": (nn.Sigmoid, ()),
-    "silu": (nn.SiLU, ("inplace",)),
-    "softplus": (nn.Softplus, ("beta", "threshold")),
-    "tanh": (nn.Tanh, ()),
-}
-"""For functions and methods the module that does the same, and the names of its arguments."""
 
 
 def chain_of(
@@ -77,15 +58,7 @@ def _part(op: Operation, last: int, examples: list[tuple[Any, Any]]) -> Part | N
     name = name_of(call)
     if name in {"flatten", "view", "reshape"}:
         return Part(f"{name} {op.number}", nn.Flatten()) if _flattens(op, last, examples) else None
-    if name not in _MODULES:
-        return None
-    kind, names = _MODULES[name]
-    given = dict(zip(names, op.arguments[1:], strict=False)) | op.options
-    if len(op.arguments) - 1 > len(names) or given.keys() - {*names}:
-        return None
-    if any(isinstance(value, Value) for value in given.values()):
-        return None
-    return Part(f"{name} {op.number}", kind(**given))
+    return None
 
 
 def _flattens(op: Operation, last: int, examples: list[tuple[Any, Any]]) -> bool:

@@ -88,6 +88,7 @@ class Operation(NamedTuple):
         arguments: numbers, ``Value``s, and tuples, lists, dicts and slices of these.
         options: likewise, by name.
         done: numbers of the values that nothing needs after it.
+        elementwise: whether it does the same to each element of its inputs.
     """
 
     number: int
@@ -95,6 +96,7 @@ class Operation(NamedTuple):
     arguments: tuple[Any, ...]
     options: dict[str, Any]
     done: tuple[int, ...] = ()
+    elementwise: bool = False
 
     @property
     def inputs(self) -> tuple[int, ...]:
@@ -217,9 +219,8 @@ _RESHAPES = {
 }
 
 
-def is_elementwise(operation: Operation) -> bool:
-    """Whether it does the same to each element of its inputs."""
-    call = operation.call
+def is_elementwise(call: Any) -> bool:
+    """``Operation.elementwise`` of a call."""
     if isinstance(call, Part):
         return isinstance(call.module, (*ACTIVATIONS, *ALL_DROPOUTS))
     return name_of(call) in ELEMENTWISE
@@ -427,7 +428,7 @@ class Analysis:
             if not (self._is_tensor(op.number) and op.number in after) or op.number in inside:
                 continue
             joins = name_of(op.call) == "add" and not op.options
-            if not (joins or _reshapes(op) or (is_elementwise(op) and self._alone(op, after))):
+            if not (joins or _reshapes(op) or (op.elementwise and self._alone(op, after))):
                 raise Untraceable(
                     f"{described(op)} follows the last synapse, {name!r}, whose units must be the "
                     "model's outputs, one error each: only elementwise operations, reshaping and "

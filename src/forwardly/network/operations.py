@@ -21,6 +21,7 @@ from forwardly.network.graph import (
     Method,
     Operation,
     Value,
+    is_elementwise,
     name_of,
 )
 from forwardly.network.kinds import ALL_SYNAPSES, DROPOUT_FUNCTIONS
@@ -36,6 +37,24 @@ _FUNCTIONAL: dict[Any, type[nn.Module]] = {
     functional.conv_transpose2d: nn.ConvTranspose2d,
     functional.conv_transpose3d: nn.ConvTranspose3d,
 }
+_WINDOW = ("kernel_size", "stride", "padding")
+_MODULES: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
+    "adaptive_avg_pool1d": (nn.AdaptiveAvgPool1d, ("output_size",)),
+    "adaptive_avg_pool2d": (nn.AdaptiveAvgPool2d, ("output_size",)),
+    "avg_pool1d": (nn.AvgPool1d, (*_WINDOW, "ceil_mode", "count_include_pad")),
+    "avg_pool2d": (nn.AvgPool2d, (*_WINDOW, "ceil_mode", "count_include_pad")),
+    "elu": (nn.ELU, ("alpha", "inplace")),
+    "gelu": (nn.GELU, ("approximate",)),
+    "leaky_relu": (nn.LeakyReLU, ("negative_slope", "inplace")),
+    "max_pool1d": (nn.MaxPool1d, (*_WINDOW, "dilation", "ceil_mode", "return_indices")),
+    "max_pool2d": (nn.MaxPool2d, (*_WINDOW, "dilation", "ceil_mode", "return_indices")),
+    "relu": (nn.ReLU, ("inplace",)),
+    "sigmoid": (nn.Sigmoid, ()),
+    "silu": (nn.SiLU, ("inplace",)),
+    "softplus": (nn.Softplus, ("beta", "threshold")),
+    "tanh": (nn.Tanh, ()),
+}
+"""For functions and methods the module that does the same, and the names of its arguments."""
 _CONVOLUTION = ("stride", "padding", "dilation", "groups")
 _TRANSPOSED = ("stride", "padding", "output_padding", "groups", "dilation")
 
@@ -106,12 +125,41 @@ class _Reader:
             call, arguments, options, replaced = self._function(target, node, arguments, options)
         if isinstance(call, Stage) and (len(arguments) != 1 or options):
             arguments, options = (arguments[0] if arguments else options["input"],), {}
+        if isinstance(call, Function | Method):
+            module = _module_for(name_of(call), arguments, options)
+            if module is not None:
+                call, arguments, options = Part(f"{node.name}()", module), arguments[:1], {}
+            elif name_of(call) in {"view", "reshape"}:
+                arguments = self._of_any_number(arguments)
         number = len(self._examples)
-        self._operations.append(Operation(number, call, arguments, options))
+        elementwise = is_elementwise(call)
+        self._operations.append(
+            Operation(number, call, arguments, options, elementwise=elementwise)
+        )
         self._examples.append(self._traced.values[node])
         self._numbers[node] = number
         if isinstance(replaced, fx.Node):
             self._numbers[replaced] = number  # from here on it is the result
+
+    def _of_any_number(self, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Arguments of a reshaping, with −1 for the number of samples.
+
+        It is the same, and says it for any number where a trace takes numbers as they are.
+        """
+        tensor, *sizes = arguments
+        listed = len(sizes) == 1 and isinstance(sizes[0], (tuple, list))
+        given: list[Any] = [*sizes[0]] if listed else sizes
+        counting = [i for i, size in enumerate(given) if self._counts_samples(size)]
+        if len(counting) != 1 or -1 in given:
+            return arguments
+        given[counting[0]] = -1
+        return (tensor, tuple(given)) if listed else (tensor, *given)
+
+    def _counts_samples(self, size: Any) -> bool:
+        if not isinstance(size, Value):
+            return False
+        first, second = self._examples[size.number]
+        return isinstance(first, int) and first != second
 
     def _converted(self, structure: Any) -> Any:
         """With values for nodes."""
@@ -260,6 +308,18 @@ def _plain(structure: Any) -> Any:
     return structure
 
 
+def _module_for(name: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> nn.Module | None:
+    """The module that does what a function does; None if there is none."""
+    if name not in _MODULES or not arguments or not isinstance(arguments[0], Value):
+        return None
+    kind, names = _MODULES[name]
+    given = dict(zip(names, arguments[1:], strict=False)) | options
+    known = len(arguments) - 1 <= len(names) and not given.keys() - {*names}
+    if not known or any(isinstance(value, Value) for value in given.values()):
+        return None
+    return cast(Any, kind)(**given)
+
+
 class _Borrows(nn.Module):
     """A synapse whose weight and bias are another module's, under other names."""
 
@@ -327,9 +387,13 @@ def borrowed(
     else:
         groups = settings.get("groups", 1)
         transposed = kind.__name__.startswith("ConvTranspose")
-        inputs, outputs = (shape[0], shape[1] * groups) if transposed else (
-            shape[1] * groups,
-            shape[0],
+        inputs, outputs = (
+            (shape[0], shape[1] * groups)
+            if transposed
+            else (
+                shape[1] * groups,
+                shape[0],
+            )
         )
         module = made(inputs, outputs, tuple(shape[2:]), **settings, bias=False, device="meta")
     vars(module)["_parameters"].clear()

@@ -25,9 +25,8 @@ from forwardly.network.graph import (
     Operation,
     described,
     filled,
-    is_elementwise,
 )
-from forwardly.network.kinds import NORMS
+from forwardly.network.kinds import NORMS, SUPPORTED
 from forwardly.network.stage import Activity, Part, Stage
 
 if TYPE_CHECKING:
@@ -117,6 +116,13 @@ def _tangent(
     values: Mapping[int, Any],
     changes: Mapping[int, Any],
 ) -> tuple[Any, Any]:
+    call = operation.call
+    if isinstance(call, Stage) or (isinstance(call, Part) and isinstance(call.module, SUPPORTED)):
+        a, change = values[inputs[0]], changes[inputs[0]]
+        made = _run(step, operation, values, None)
+        if isinstance(call, Stage):
+            return made, call.weigh(change)
+        return made, step.tangent_of_part(call, a, change)
     function = _as_function(step, operation, inputs, values)
     primals = tuple(values[number] for number in inputs)
     along = tuple(changes[number] for number in inputs)
@@ -162,9 +168,7 @@ def _add(signals: dict[int, Any], number: int, signal: Any) -> None:
     signals[number] = signal
 
 
-def through_region(
-    step: Step, graph: Graph, stage: Stage, z: Tensor, signal: Tensor
-) -> Tensor:
+def through_region(step: Step, graph: Graph, stage: Stage, z: Tensor, signal: Tensor) -> Tensor:
     """A signal at h_l to z_l; see ``Step.through_elementwise``.
 
     What is elementwise has a diagonal Jacobian, the same forward as backward: so the signal goes
@@ -183,7 +187,7 @@ def through_region(
             values[number] = _run(step, operation, values, None)
             scale = local.scale_of_norm(operation.call.module, values[a])
             changes[number] = changes[a] * scale
-        elif is_elementwise(operation):
+        elif operation.elementwise:
             values[number], changes[number] = _tangent(step, operation, inputs, values, changes)
         else:
             raise TypeError(
@@ -225,4 +229,3 @@ def _run(
     if isinstance(call, Function):
         return call.function(*arguments, **options)
     return getattr(arguments[0], call.name)(*arguments[1:], **options)
-

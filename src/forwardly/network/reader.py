@@ -43,7 +43,6 @@ from forwardly.network.kinds import (
 from forwardly.network.stage import Activity, Apply, Part, Stage, Synapse
 from forwardly.network.step import NO_KERNELS, Kernels, Step
 
-
 _CHECKED = (*SUPPORTED, *ALL_SYNAPSES, *ALL_DROPOUTS, *ALL_BATCH_NORMS)
 """What must be as torch has it, wherever it stands."""
 
@@ -270,7 +269,9 @@ def reading_of(model: nn.Module, *, modes: bool = False) -> Reading:
         kind, own = type(module), vars(module)
         hooks = map(bool, _tables_of_hooks(own))
         mode = modes and module.training
-        modules.append((name, id(module), kind, kind.forward, has_own_forward(module), mode, *hooks))
+        modules.append(
+            (name, id(module), kind, kind.forward, has_own_forward(module), mode, *hooks)
+        )
         for p, parameter in own["_parameters"].items():
             if type(parameter) is nn.Parameter:
                 hooked = has_gradient_hook(parameter)

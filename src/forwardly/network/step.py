@@ -414,6 +414,10 @@ class Step:
             self._masks[part.key] = mask
         return mask
 
+    def tangent_of_part(self, part: Part, a: Tensor, change: Tensor) -> Tensor:
+        """The tangent of what a module makes of ``a``, in closed form; of one that chains have."""
+        return self._tangent_of(part, a, change)
+
     def run_part(
         self, part: Part, arguments: Sequence[Any], parameters: Mapping[str, Tensor] | None
     ) -> Any:
@@ -421,7 +425,9 @@ class Step:
         if len(arguments) == 1 and isinstance(arguments[0], Tensor):
             return self._run(part, arguments[0], parameters)
         own = _replaced(part, parameters)
-        return functional_call(part.module, own, tuple(arguments)) if own else part.module(*arguments)
+        return (
+            functional_call(part.module, own, tuple(arguments)) if own else part.module(*arguments)
+        )
 
     def _check_chain(self) -> None:
         if self._network.graph is not None:

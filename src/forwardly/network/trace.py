@@ -98,9 +98,7 @@ def undisturbed_randomness(like: Tensor) -> Iterator[None]:
 class WithoutDropout(TorchFunctionMode):
     """Within it, dropout of any tensor is the tensor itself."""
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Torch's protocol."""
         if func in DROPOUT_FUNCTIONS:
             return args[0] if args else kwargs["input"]
@@ -155,9 +153,7 @@ class _Tracer(fx.Tracer):
             return attr_val
         return super().getattr(attr, attr_val, parameter_proxy_cache)
 
-    def call_module(
-        self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any
-    ) -> Any:
+    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         if self._running:
             return forward(*args, **kwargs)
         return super().call_module(m, forward, args, kwargs)

@@ -249,8 +249,10 @@ def _output(copied: nn.Module, model: nn.Module, x: Tensor, states: list[Tensor]
 
 
 def _same(before: Tensor | None, after: Tensor) -> bool:
-    return before is not None and before.shape == after.shape and bool(
-        after.is_meta or torch.equal(before, after)
+    return (
+        before is not None
+        and before.shape == after.shape
+        and bool(after.is_meta or torch.equal(before, after))
     )
 
 

@@ -102,7 +102,10 @@ class KolenPollack(Rule):
         for stage, layer, delta in step.signals(clean, e, self.B):
             updates |= step.update(stage, delta, layer.pre)
             if stage.sends_back:
-                name, more = f"rule.B_{stage.same_weight}", step.weight_update(stage, delta, layer.pre)
+                name, more = (
+                    f"rule.B_{stage.same_weight}",
+                    step.weight_update(stage, delta, layer.pre),
+                )
                 learned[name] = learned[name] + more if name in learned else more
         updates |= learned
         return Credit(updates, output, self.loss_value(output, target), e)
