@@ -170,6 +170,27 @@ class TwoReadouts(nn.Module):
         return self.wide(x) + self.deep(h)
 
 
+class Scaled(nn.Module):
+    """Parameters one to one with units: of norms, positions and a LayerScale."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 2, bias=False)
+        self.group = nn.GroupNorm(2, 4)
+        self.position = nn.Parameter(torch.randn(4, 4))
+        self.norm = nn.LayerNorm(4)
+        self.mix = nn.Linear(4, 4)
+        self.scale = nn.Parameter(torch.randn(4))
+        self.root = nn.RMSNorm(4)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.group(self.conv(x))).flatten(2).transpose(1, 2)
+        x = x + self.position
+        x = x + self.scale * torch.tanh(self.mix(self.norm(x)))
+        return self.head(self.root(x.mean(1)))
+
+
 def _norm(channels: int) -> nn.Module:
     return nn.BatchNorm2d(channels, affine=False)
 
@@ -183,6 +204,14 @@ GRAPHS: list[Case] = [
     Case("gated", lambda: [Gated()], (6,), 3),
     Case("u-net", lambda: [UNet()], (1, 4, 4), 3),
     Case("dense", lambda: [Dense()], (5,), 3),
+    Case("scaled", lambda: [Scaled()], (1, 3, 3), 3),
+    Case(
+        "batch-norm-affine",
+        lambda: [ConvBlock(nn.BatchNorm2d)],
+        (2, 4, 4),
+        3,
+        per_sample=False,
+    ),
     Case("two-readouts", lambda: [TwoReadouts()], (5,), 3, nn.BCEWithLogitsLoss),
     Case("windows", lambda: [Windows()], (2, 4), 3),
 ]

@@ -125,7 +125,7 @@ def test_feedback_alignment_with_the_weights_is_backprop(case: Case) -> None:
     reference = fw.Backprop(rule.model, rule.loss, input_shape=case.input_shape)
     reference.noise = rule.noise
     for stage in rule.network.stages:
-        if stage.sends_back:
+        if stage.sends_back:  # the others send theirs through their own weights, or none
             rule.B[stage.name].copy_(stage.synapse.weight.detach())
     x, target = case.batch()
     ours, theirs = rule(x, target), reference(x, target)

@@ -26,8 +26,9 @@ from forwardly._typing import Float, Shaped
 from forwardly.checks import all_finite, shape_of, values_readable
 from forwardly.loss_value import LossValue
 from forwardly.losses import OutputError, check_loss, mean_loss, output_error
-from forwardly.network import Network, Step
+from forwardly.network import Network, Stage, Step
 from forwardly.network.alterations import has_backward_hook, is_hooked
+from forwardly.network.diagonal import Diagonal
 from forwardly.network.kinds import TRANSPOSED
 from forwardly.network.reader import reading_of
 from forwardly.network.stage import Apply
@@ -512,7 +513,7 @@ class Rule(nn.Module, ABC):
                 "Take a rule for any model, such as PEPITA or FeedbackAlignment"
             )
         before: Network | None = getattr(self, "network", None)
-        sizes = [stage.synapse.weight.shape for stage in network.stages]
+        sizes = [_size(stage) for stage in network.stages]
         if before is not None and sizes != self._sizes:
             raise ValueError(
                 "the model has changed since the rule was built, which is for weights of "
@@ -520,8 +521,8 @@ class Rule(nn.Module, ABC):
             )
         for stage, size in zip(network.stages, sizes, strict=True):
             bias: Tensor | None = stage.synapse.bias
-            transposed = isinstance(stage.synapse, TRANSPOSED)
-            if bias is not None and not transposed and bias.shape != size[:1]:
+            other = isinstance(stage.synapse, (*TRANSPOSED, Diagonal))
+            if bias is not None and not other and bias.shape != size[:1]:
                 raise ValueError(
                     f"the bias of {stage.name!r} is {shape_of(bias)}, its weight {tuple(size)}"
                 )
@@ -567,7 +568,8 @@ class Rule(nn.Module, ABC):
     @property
     def _weight(self) -> Tensor:
         """The first synapse's, whose dtype and device are those of all."""
-        return self.network.stages[0].synapse.weight
+        found = (stage.synapse.weight for stage in self.network.stages)
+        return next(weight for weight in found if weight is not None)
 
     def _trained_parameters(self, network: Network) -> frozenset[str]:
         """Names of the parameters that get updates; see ``trains``."""
@@ -600,6 +602,11 @@ def _freezing(names: list[str]) -> str:
         ", all at once: for module in model.modules(): if not isinstance(module, (nn.Linear, "
         "nn.Conv2d)): [p.requires_grad_(False) for p in module.parameters(recurse=False)]"
     )
+
+
+def _size(stage: Stage) -> torch.Size:
+    first, *_ = (p for p in (stage.synapse.weight, stage.synapse.bias) if p is not None)
+    return first.shape
 
 
 def _listed(shapes: list[torch.Size]) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from forwardly.network.graph import Operation, Value, name_of
 from forwardly.network.kinds import BATCH_NORMS, SUPPORTED, SYNAPSES
+from forwardly.network.operations import Borrowed
 from forwardly.network.stage import Part, Stage
 from forwardly.network.trace import SAMPLES
 
@@ -48,7 +49,7 @@ def _part(op: Operation, last: int, examples: list[tuple[Any, Any]]) -> Part | N
     call = op.call
     if isinstance(call, Stage):
         call = call.part
-        if type(call.module).__name__.startswith("Borrowed"):
+        if not isinstance(call.module, SYNAPSES) or isinstance(call.module, Borrowed):
             return None
     if op.arguments[:1] != (Value(last),):
         return None

@@ -24,9 +24,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils._pytree import tree_leaves
 
+from forwardly.network.diagonal import Diagonal
 from forwardly.network.kinds import ACTIVATIONS, ALL_ACTIVATIONS, ALL_DROPOUTS, ALL_NORMS, RESHAPES
 from forwardly.network.stage import Part, Stage
-from forwardly.network.trace import SAMPLES, Untraceable
+from forwardly.network.trace import SAMPLES, UntraceableError
 
 
 class Value(NamedTuple):
@@ -221,6 +222,8 @@ _RESHAPES = {
 
 def is_elementwise(call: Any) -> bool:
     """``Operation.elementwise`` of a call."""
+    if isinstance(call, Stage):
+        return isinstance(call.synapse, Diagonal)
     if isinstance(call, Part):
         return isinstance(call.module, (*ACTIVATIONS, *ALL_DROPOUTS))
     return name_of(call) in ELEMENTWISE
@@ -229,6 +232,8 @@ def is_elementwise(call: Any) -> bool:
 def _keeps_units(operation: Operation) -> bool:
     """Whether unit i of its output is unit i of its input."""
     call = operation.call
+    if isinstance(call, Stage):
+        return isinstance(call.synapse, Diagonal)
     if isinstance(call, Part):
         kinds = (*ALL_ACTIVATIONS, *ALL_NORMS, *ALL_DROPOUTS)
         return isinstance(call.module, kinds)
@@ -262,7 +267,7 @@ class Analysis:
                 needed.update(operation.inputs)
         self.operations = [op for op in operations if op.number in needed]
         self._made_by = {op.number: op for op in self.operations}
-        self.synapses = [op for op in self.operations if isinstance(op.call, Stage)]
+        self.synapses = [op for op in self.operations if _is_synapse(op)]
         self._consumers: dict[int, list[Operation]] = {}
         for op in self.operations:
             for number in op.inputs if self._is_tensor(op.number) else ():
@@ -282,24 +287,33 @@ class Analysis:
         for op in self.synapses:
             (pre,) = op.inputs
             if pre not in reached:
-                raise Untraceable(
+                raise UntraceableError(
                     f"what enters the synapse {_stage(op).name!r} does not depend on the samples, "
                     "so no rule can teach it: make it a buffer that is computed once"
                 )
         entered = [dominators[op.inputs[0]] for op in self.synapses]
         common = [number for number in set[int].intersection(*entered) if self._by_sample(number)]
         if not common:
-            raise Untraceable(
+            raise UntraceableError(
                 "there is no value of floating-point numbers, one row a sample, that every path "
                 "from x to a synapse passes, so nothing that an error could be added to: join the "
                 "inputs before the first synapse"
             )
         return max(common)
 
-    def sites(self) -> list[Site]:
-        """One a synapse."""
+    def taught(self, a_0: int) -> list[Operation]:
+        """The synapses, and those from each unit to itself that a₀ reaches, in order."""
+        behind = self.behind({a_0})
+        return [
+            op
+            for op in self.operations
+            if _is_synapse(op) or (isinstance(op.call, Stage) and op.inputs[0] in behind)
+        ]
+
+    def sites(self, a_0: int) -> list[Site]:
+        """One for each of the ``taught``."""
         found: list[Site] = []
-        for op in self.synapses:
+        for op in self.taught(a_0):
             site = self._site(op)
             behind = self._descendants({op.number}, lambda _: True)
             if not any(other.inputs[0] in behind for other in self.synapses if other is not op):
@@ -389,6 +403,9 @@ class Analysis:
 
     def _is_sum(self, op: Operation) -> bool:
         """Whether it adds up pre-activations, or adds what does not depend on x to one."""
+        if isinstance(op.call, Stage):
+            shifts = not _is_synapse(op) and op.call.synapse.weight is None
+            return shifts and self._is_pre_activation(op.inputs[0])
         if name_of(op.call) != "add" or op.options or len(op.arguments) != 2:
             return False
         shape = self._shape(op.number)
@@ -401,7 +418,7 @@ class Analysis:
         op = self._made_by.get(number)
         if op is None or len(self._consumers.get(number, [])) != 1:
             return False
-        return isinstance(op.call, Stage) or self._is_sum(op)
+        return _is_synapse(op) or self._is_sum(op)
 
     def _passed_by_all(self, start: int, gate: int) -> bool:
         """Whether every path from a value to the output passes another."""
@@ -429,13 +446,13 @@ class Analysis:
                 continue
             joins = name_of(op.call) == "add" and not op.options
             if not (joins or _reshapes(op) or (op.elementwise and self._alone(op, after))):
-                raise Untraceable(
+                raise UntraceableError(
                     f"{described(op)} follows the last synapse, {name!r}, whose units must be the "
                     "model's outputs, one error each: only elementwise operations, reshaping and "
                     "sums may follow it. End the model with nn.Linear"
                 )
         if self._shape(site.z).numel() != self._shape(self.output).numel():
-            raise Untraceable(
+            raise UntraceableError(
                 f"the last synapse, {name!r}, makes {tuple(self._shape(site.z))} of {SAMPLES[1]} "
                 f"samples and the model {tuple(self._shape(self.output))}, and they must have one "
                 "error each: end the model with nn.Linear"
@@ -489,6 +506,11 @@ def with_liveness(
     return tuple(reversed(done))
 
 
+def _is_synapse(op: Operation) -> bool:
+    """Whether it is a synapse between different units."""
+    return isinstance(op.call, Stage) and not isinstance(op.call.synapse, Diagonal)
+
+
 def _stage(op: Operation) -> Stage:
     return cast(Stage, op.call)
 
@@ -508,6 +530,8 @@ def _is_embedding(op: Operation) -> bool:
 def described(operation: Operation) -> str:
     """What an operation is called in messages."""
     call = operation.call
+    if isinstance(call, Stage):
+        return f"{call.synapse} ({call.name!r})"
     if isinstance(call, Part):
         return f"{call.module} ({call.name!r})"
     return f"{name_of(call)}(…)"

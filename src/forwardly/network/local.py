@@ -39,19 +39,20 @@ def jacobian_vector(function: Callable[[Tensor], Tensor], at: Tensor, change: Te
     return cast(Tensor, jvp(function, (at.detach(),), (change,))[1])
 
 
-def scale_of_norm(module: nn.Module, a: Tensor) -> Tensor:
+def scale_of_norm(module: nn.Module, a: Tensor, *, plain: bool = False) -> Tensor:
     """The factor of each (centred) unit in a normalisation, to broadcast against ``a``.
 
     Args:
         module: one of torch's batch norms, ``nn.LayerNorm`` or ``Normalise``.
         a: its input.
+        plain: without the norm's own scale.
     """
     if isinstance(module, Normalise):
         return module.scale(a)
     if isinstance(module, nn.LayerNorm):
         dims = [-1 - i for i in range(len(module.normalized_shape))]
         scale = (a.var(dims, correction=0, keepdim=True) + module.eps).rsqrt()
-        return scale if module.weight is None else scale * module.weight  # pyright: ignore[reportUnnecessaryComparison]
+        return scale if plain or module.weight is None else scale * module.weight  # pyright: ignore[reportUnnecessaryComparison]
     module = cast("nn.BatchNorm1d | nn.BatchNorm2d", module)
     dims = [i for i in range(a.dim()) if i != 1]
     if module.training or module.running_var is None:
@@ -59,7 +60,7 @@ def scale_of_norm(module: nn.Module, a: Tensor) -> Tensor:
     else:
         variance = module.running_var
     scale = (variance + module.eps).rsqrt()
-    if module.affine:
+    if module.affine and not plain:
         scale = scale * module.weight
     return scale.reshape(1, -1, *(1 for _ in dims[1:]))
 

@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from forwardly.network.alterations import alteration
+from forwardly.network.diagonal import WITH_PARAMETERS, Diagonal, Lender, has_channels
 from forwardly.network.graph import (
     Attribute,
     Constant,
@@ -26,7 +27,7 @@ from forwardly.network.graph import (
 )
 from forwardly.network.kinds import ALL_SYNAPSES, DROPOUT_FUNCTIONS
 from forwardly.network.stage import Part, Stage
-from forwardly.network.trace import Trace, Untraceable
+from forwardly.network.trace import Trace, UntraceableError
 
 _FUNCTIONAL: dict[Any, type[nn.Module]] = {
     functional.linear: nn.Linear,
@@ -71,7 +72,7 @@ def operations_of(
         traced: of a copy.
 
     Raises:
-        Untraceable: if an operation cannot be part of a network.
+        UntraceableError: if an operation cannot be part of a network.
     """
     return _Reader(model, traced).read()
 
@@ -97,13 +98,13 @@ class _Reader:
                 self._add(node)
         end = self._traced.nodes[-1].args[0]
         if not isinstance(end, fx.Node):
-            raise Untraceable(
+            raise UntraceableError(
                 f"the model returns a {type(end).__name__}, and rules have one output, one tensor "
                 "of one row a sample: wrap the model in a module that returns only that"
             )
         first = self._traced.values[end][0]
         if not isinstance(first, Tensor):
-            raise Untraceable(
+            raise UntraceableError(
                 f"the model returns a {type(first).__name__}, and rules have one output, a tensor"
             )
         return self._operations, self._numbers[end], self._examples
@@ -125,21 +126,56 @@ class _Reader:
             call, arguments, options, replaced = self._function(target, node, arguments, options)
         if isinstance(call, Stage) and (len(arguments) != 1 or options):
             arguments, options = (arguments[0] if arguments else options["input"],), {}
+        if isinstance(call, Function | Method) and (stage := self._one_to_one(call, node)):
+            mine = next(n for n in node.args if not self._is_parameter(n))
+            call, arguments, options = stage, (self._converted(mine),), {}
         if isinstance(call, Function | Method):
             module = _module_for(name_of(call), arguments, options)
             if module is not None:
                 call, arguments, options = Part(f"{node.name}()", module), arguments[:1], {}
             elif name_of(call) in {"view", "reshape"}:
                 arguments = self._of_any_number(arguments)
+        number = self._append(node, call, arguments, options)
+        if isinstance(call, Part) and (scaling := _scaling_of(call)) is not None:
+            self._operations[-1] = self._operations[-1]._replace(call=call._replace(plain=True))
+            number = self._append(node, self._stage(scaling), (Value(number),), {})
+        self._numbers[node] = number
+        if isinstance(replaced, fx.Node):
+            self._numbers[replaced] = number  # from here on it is the result
+
+    def _append(
+        self, node: fx.Node, call: Any, arguments: tuple[Any, ...], options: dict[str, Any]
+    ) -> int:
         number = len(self._examples)
         elementwise = is_elementwise(call)
         self._operations.append(
             Operation(number, call, arguments, options, elementwise=elementwise)
         )
         self._examples.append(self._traced.values[node])
-        self._numbers[node] = number
-        if isinstance(replaced, fx.Node):
-            self._numbers[replaced] = number  # from here on it is the result
+        return number
+
+    def _one_to_one(self, call: Any, node: fx.Node) -> Stage | None:
+        """The synapse that a product with, or a sum of, one learned parameter is."""
+        name = name_of(call)
+        if name not in {"add", "mul"} or node.kwargs or len(node.args) != 2:
+            return None
+        for own, other in (node.args, node.args[::-1]):
+            attribute = self._parameter(other)
+            if attribute is None or not attribute.parameter or not isinstance(own, fx.Node):
+                continue
+            parameter = getattr(attribute.module, attribute.name)
+            before, after = self._traced.values[own][1], self._traced.values[node][1]
+            if not (parameter.requires_grad and isinstance(before, Tensor)):
+                continue
+            if before.shape != after.shape or not before.is_floating_point():
+                continue
+            lender = Lender(attribute.module, attribute.name)
+            scale, shift = (lender, None) if name == "mul" else (None, lender)
+            role = "weight" if name == "mul" else "bias"
+            module = Diagonal(scale, shift, channels=False)
+            part = Part(attribute.parameter, module, ((role, attribute.parameter),))
+            return self._stage(part)
+        return None
 
     def _of_any_number(self, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
         """Arguments of a reshaping, with −1 for the number of samples.
@@ -185,7 +221,7 @@ class _Reader:
         if not name.endswith("_") or name.endswith("__"):
             return Method(name), None
         if not hasattr(Tensor, name[:-1]):
-            raise Untraceable(
+            raise UntraceableError(
                 f"{name} writes over a tensor, and has no form that makes a new one: passes of a "
                 "step share tensors. Write the model without it"
             )
@@ -202,12 +238,14 @@ class _Reader:
                 entering = arguments[0] if arguments else options["input"]
                 return stage, (entering,), {}, None
         if "out" in options:
-            raise Untraceable(f"{name_of(Function(target))}(out=…) writes over a tensor: leave it")
+            raise UntraceableError(
+                f"{name_of(Function(target))}(out=…) writes over a tensor: leave it"
+            )
         name = getattr(target, "__name__", "")
         if name.endswith("_") and not name.endswith("__"):
             home = functional if hasattr(functional, name[:-1]) else torch
             if not hasattr(home, name[:-1]):
-                raise Untraceable(f"{name} writes over a tensor: write the model without it")
+                raise UntraceableError(f"{name} writes over a tensor: write the model without it")
             return Function(getattr(home, name[:-1])), arguments, options, node.args[0]
         try:
             bound = inspect.signature(target).bind(*arguments, **options)
@@ -225,7 +263,7 @@ class _Reader:
         given = dict(zip(names, arguments, strict=False)) | options
         p, training = given.get("p", 0.5), given.get(names[2], True)
         if isinstance(p, Value) or isinstance(training, Value):
-            raise Untraceable("dropout must have a fixed probability")
+            raise UntraceableError("dropout must have a fixed probability")
         module = DROPOUT_FUNCTIONS[target](p)
         module.training = bool(training)
         replaced = node.args[0] if given.get("inplace") else None
@@ -241,16 +279,18 @@ class _Reader:
         where = f"{name_of(Function(node.target))} of {self._scope(node)}"
         if not isinstance(weight, Attribute) or not weight.parameter:
             if isinstance(given["weight"], fx.Node) and self._is_learned(given["weight"]):
-                raise Untraceable(
+                raise UntraceableError(
                     f"the weight of {where} is computed from parameters, so its local update is "
                     "not known: make it a parameter of its own"
                 )
             return None
         if given.get("bias") is not None and not isinstance(bias, Attribute):
-            raise Untraceable(f"the bias of {where} is computed: make it a parameter or a buffer")
+            raise UntraceableError(
+                f"the bias of {where} is computed: make it a parameter or a buffer"
+            )
         settings = {name: given[name] for name in rest if name in given}
         if any(isinstance(value, fx.Node) for value in settings.values()):
-            raise Untraceable(f"{where} must have fixed settings")
+            raise UntraceableError(f"{where} must have fixed settings")
         module = borrowed(kind, weight, bias, settings)
         own = [("weight", weight.parameter)]
         if bias is not None and bias.parameter:
@@ -263,6 +303,10 @@ class _Reader:
             return None
         call = self._attribute(str(node.target))
         return call if isinstance(call, Attribute) else None
+
+    def _is_parameter(self, node: Any) -> bool:
+        attribute = self._parameter(node)
+        return attribute is not None and bool(attribute.parameter)
 
     def _is_learned(self, node: fx.Node) -> bool:
         """Whether a value depends on a parameter."""
@@ -308,6 +352,19 @@ def _plain(structure: Any) -> Any:
     return structure
 
 
+def _scaling_of(part: Part) -> Part | None:
+    """Scale and shift of a norm as a synapse of its own; None if there is nothing to learn."""
+    module = part.module
+    own = dict(part.parameters)
+    if not isinstance(module, WITH_PARAMETERS) or part.altered or not own:
+        return None
+    if not any(parameter.requires_grad for parameter in module.parameters()):
+        return None
+    scale, shift = (Lender(module, n) if n in own else None for n in ("weight", "bias"))
+    diagonal = Diagonal(scale, shift, channels=has_channels(module))
+    return Part(part.name, diagonal, part.parameters)
+
+
 def _module_for(name: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> nn.Module | None:
     """The module that does what a function does; None if there is none."""
     if name not in _MODULES or not arguments or not isinstance(arguments[0], Value):
@@ -320,7 +377,7 @@ def _module_for(name: str, arguments: tuple[Any, ...], options: dict[str, Any]) 
     return cast(Any, kind)(**given)
 
 
-class _Borrows(nn.Module):
+class Borrowed(nn.Module):
     """A synapse whose weight and bias are another module's, under other names."""
 
     lenders: tuple[Attribute, Attribute | None]
@@ -337,31 +394,31 @@ class _Borrows(nn.Module):
         return None if lender is None else cast(Tensor, getattr(lender.module, lender.name))
 
 
-class BorrowedLinear(_Borrows, nn.Linear):
+class BorrowedLinear(Borrowed, nn.Linear):
     """``functional.linear``."""
 
 
-class BorrowedConv1d(_Borrows, nn.Conv1d):
+class BorrowedConv1d(Borrowed, nn.Conv1d):
     """``functional.conv1d``."""
 
 
-class BorrowedConv2d(_Borrows, nn.Conv2d):
+class BorrowedConv2d(Borrowed, nn.Conv2d):
     """``functional.conv2d``."""
 
 
-class BorrowedConv3d(_Borrows, nn.Conv3d):
+class BorrowedConv3d(Borrowed, nn.Conv3d):
     """``functional.conv3d``."""
 
 
-class BorrowedConvTranspose1d(_Borrows, nn.ConvTranspose1d):
+class BorrowedConvTranspose1d(Borrowed, nn.ConvTranspose1d):
     """``functional.conv_transpose1d``."""
 
 
-class BorrowedConvTranspose2d(_Borrows, nn.ConvTranspose2d):
+class BorrowedConvTranspose2d(Borrowed, nn.ConvTranspose2d):
     """``functional.conv_transpose2d``."""
 
 
-class BorrowedConvTranspose3d(_Borrows, nn.ConvTranspose3d):
+class BorrowedConvTranspose3d(Borrowed, nn.ConvTranspose3d):
     """``functional.conv_transpose3d``."""
 
 

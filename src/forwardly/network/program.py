@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_map
 
 from forwardly.checks import check_not_exported, shape_of
 from forwardly.network import local
+from forwardly.network.diagonal import Diagonal
 from forwardly.network.graph import (
     Attribute,
     Constant,
@@ -117,10 +118,10 @@ def _tangent(
     changes: Mapping[int, Any],
 ) -> tuple[Any, Any]:
     call = operation.call
-    if isinstance(call, Stage) or (isinstance(call, Part) and isinstance(call.module, SUPPORTED)):
+    if isinstance(call, Stage) or _has_tangent(call):
         a, change = values[inputs[0]], changes[inputs[0]]
         made = _run(step, operation, values, None)
-        if isinstance(call, Stage):
+        if isinstance(call, Stage):  # a bias moves nothing
             return made, call.weigh(change)
         return made, step.tangent_of_part(call, a, change)
     function = _as_function(step, operation, inputs, values)
@@ -128,6 +129,11 @@ def _tangent(
     along = tuple(changes[number] for number in inputs)
     with sdpa_kernel(SDPBackend.MATH):  # others have no tangents
         return cast(tuple[Any, Any], jvp(function, primals, along))
+
+
+def _has_tangent(call: object) -> bool:
+    """Whether the tangent is known in closed form."""
+    return isinstance(call, Part) and isinstance(call.module, SUPPORTED) and not call.plain
 
 
 def signals(
@@ -149,7 +155,7 @@ def signals(
             yield stage.l - 1, signal
             (pre,) = operation.inputs
             if pre in graph.taught:
-                back = stage.send_back(signal, values[pre], weights[stage.name])
+                back = stage.send_back(signal, values[pre], _way_back(stage, weights))
                 _add(signals, pre, back)
             continue
         inputs = [number for number in operation.inputs if number in graph.taught]
@@ -160,6 +166,11 @@ def signals(
         _, pull_back = cast(tuple[Any, Callable[[Any], tuple[Any, ...]]], vjp(function, *primals))
         for number, back in zip(inputs, pull_back(signal), strict=True):
             _add(signals, number, back)
+
+
+def _way_back(stage: Stage, weights: Mapping[str, Tensor]) -> Tensor | None:
+    """The weight through which a synapse sends signals; from a unit to itself its own."""
+    return stage.synapse.weight if isinstance(stage.synapse, Diagonal) else weights[stage.name]
 
 
 def _add(signals: dict[int, Any], number: int, signal: Any) -> None:
@@ -185,7 +196,8 @@ def through_region(step: Step, graph: Graph, stage: Stage, z: Tensor, signal: Te
         elif isinstance(operation.call, Part) and isinstance(operation.call.module, NORMS):
             (a,) = inputs
             values[number] = _run(step, operation, values, None)
-            scale = local.scale_of_norm(operation.call.module, values[a])
+            part = operation.call
+            scale = local.scale_of_norm(part.module, values[a], plain=part.plain)
             changes[number] = changes[a] * scale
         elif operation.elementwise:
             values[number], changes[number] = _tangent(step, operation, inputs, values, changes)

@@ -28,6 +28,7 @@ from forwardly.network.alterations import (
     is_hooked,
     overrides,
 )
+from forwardly.network.diagonal import Diagonal
 from forwardly.network.graph import Graph, changes_values, described
 from forwardly.network.kinds import (
     ALL_BATCH_NORMS,
@@ -137,7 +138,8 @@ class Network:
         self.altered = "the model is no chain of modules"
         uses = Counter(name for stage in self.stages for name in stage.updated)
         self.shared = frozenset(name for name, times in uses.items() if times > 1)
-        distinct = {id(stage.synapse.weight): stage.part for stage in self.stages}
+        synapses = [stage for stage in self.stages if not isinstance(stage.synapse, Diagonal)]
+        distinct = {id(stage.synapse.weight): stage.part for stage in synapses}
         _check_no_sharing([*distinct.values()])
 
     def step(

@@ -16,6 +16,7 @@ from torch.nn.grad import (
 
 from forwardly._typing import Float
 from forwardly.checks import shape_of
+from forwardly.network.diagonal import Diagonal
 from forwardly.network.kinds import TRANSPOSED
 from forwardly.network.local import vector_jacobian
 
@@ -27,6 +28,7 @@ Synapse = (
     | nn.ConvTranspose1d
     | nn.ConvTranspose2d
     | nn.ConvTranspose3d
+    | Diagonal
 )
 _CORRELATIONS = cast(
     tuple[Callable[..., Tensor], ...], (conv1d_weight, conv2d_weight, conv3d_weight)
@@ -47,6 +49,7 @@ class Part(NamedTuple):
             latter is that of the first place, where a parameter has several.
         altered: how it differs from torch's class, see ``alterations``; empty if it does not.
         call: which call of the module it is, where a model calls one several times, from 0.
+        plain: whether it stands for a norm without its scale and shift, which follow as a synapse.
     """
 
     name: str
@@ -54,6 +57,7 @@ class Part(NamedTuple):
     parameters: tuple[tuple[str, str], ...] = ()
     altered: str = ""
     call: int = 0
+    plain: bool = False
 
     @property
     def key(self) -> str:
@@ -119,6 +123,9 @@ class Stage:
         """
         synapse = self.synapse
         weight = synapse.weight if weight is None else weight
+        if isinstance(synapse, Diagonal):
+            return synapse.weigh(a, weight, bias)
+        assert weight is not None  # noqa: S101
         if isinstance(synapse, nn.Linear):
             return functional.linear(a, weight, bias)
         if isinstance(synapse, TRANSPOSED):
@@ -163,8 +170,7 @@ class Stage:
         if "weight" in self.trained:
             updates[self.parameter("weight")] = self.weight_update(post, pre, samples)
         if "bias" in self.trained:
-            positions = [i for i in range(post.dim()) if i != self.unit_dimension(post)]
-            updates[self.parameter("bias")] = post.sum(positions) / (samples or post.shape[0])
+            updates[self.parameter("bias")] = self._bias_update(post, samples or post.shape[0])
         if less is not None:
             taken = self.synapse_update(*less, samples=samples)
             updates = {name: update - taken[name] for name, update in updates.items()}
@@ -173,11 +179,19 @@ class Stage:
     def weight_update(self, post: Tensor, pre: Tensor, samples: int | None = None) -> Tensor:
         """Mean over the batch of post ⊗ pre, of the weight's shape, be the weight frozen or not."""
         n = samples or post.shape[0]
+        if isinstance(self.synapse, Diagonal):
+            return _at_places(self.synapse, post * pre, self.synapse.weight) / n
         if isinstance(self.synapse, nn.Linear):  # the smaller tensor is divided: activities here
             return self._correlation(post / n, pre)
         return self._correlation(post, pre) / n
 
-    def send_back(self, post: Tensor, pre: Tensor, weight: Tensor) -> Tensor:
+    def _bias_update(self, post: Tensor, n: int) -> Tensor:
+        if isinstance(self.synapse, Diagonal):
+            return _at_places(self.synapse, post, self.synapse.bias) / n
+        positions = [i for i in range(post.dim()) if i != self.unit_dimension(post)]
+        return post.sum(positions) / n
+
+    def send_back(self, post: Tensor, pre: Tensor, weight: Tensor | None) -> Tensor:
         """The vector–Jacobian product of this synapse alone: ``post`` through ``weight``ᵀ.
 
         Args:
@@ -194,6 +208,8 @@ class Stage:
     def check_presynaptic(self, pre: Float[Tensor, "..."]) -> None:
         """Refuse an activity of a shape that the synapse does not take."""
         synapse = self.synapse
+        if isinstance(synapse, Diagonal):
+            return
         if isinstance(synapse, nn.Linear):
             if pre.dim() >= 2 and pre.shape[-1] == synapse.in_features:
                 return
@@ -211,6 +227,7 @@ class Stage:
 
     def _correlation(self, post: Tensor, pre: Tensor) -> Tensor:
         synapse = self.synapse
+        assert not isinstance(synapse, Diagonal)  # noqa: S101
         if isinstance(synapse, nn.Linear):
             return post.flatten(0, -2).T @ pre.flatten(0, -2)
         padding: str | tuple[int, ...] = synapse.padding
@@ -224,6 +241,12 @@ class Stage:
         if isinstance(synapse, TRANSPOSED):  # the convolution that goes from post to pre
             return correlate(post, synapse.weight.shape, pre, *options)
         return correlate(pre, synapse.weight.shape, post, *options)
+
+
+def _at_places(synapse: Diagonal, each: Tensor, parameter: Tensor | None) -> Tensor:
+    """The sum over samples, and over the units that have a parameter in common."""
+    assert parameter is not None  # noqa: S101
+    return each.sum_to_size(synapse.places(parameter, each)).reshape(parameter.shape)
 
 
 Apply = Callable[[Stage, Tensor, Tensor, tuple[Tensor, Tensor] | None], None]

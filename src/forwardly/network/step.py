@@ -17,6 +17,7 @@ from forwardly.checks import shape_of
 from forwardly.network import local, program, transposed
 from forwardly.network.activations import derivative
 from forwardly.network.alterations import between_hooks, is_hooked
+from forwardly.network.diagonal import normalised
 from forwardly.network.kinds import (
     ACTIVATIONS,
     ALL_BATCH_NORMS,
@@ -497,6 +498,8 @@ class Step:
             return between_hooks(
                 module, lambda a: self._batch_norm(part, module, a, own), _own(part, a)
             )
+        if part.plain:
+            return normalised(module, a)
         if max_pool is not None and isinstance(module, nn.MaxPool2d) and not part.altered:
             return max_pool(module, a)
         return _call(part, a, parameters)
@@ -514,6 +517,8 @@ class Step:
     ) -> Tensor:
         """The module's forward pass, its new running statistics put into ``statistics``."""
         weight, bias = own.get("weight", module.weight), own.get("bias", module.bias)
+        if part.plain:
+            weight = bias = None
         mean, variance = module.running_mean, module.running_var
         by_running = not module.training and mean is not None and variance is not None
         if by_running:

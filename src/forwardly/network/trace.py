@@ -47,7 +47,7 @@ class Trace(NamedTuple):
     constants: dict[str, Tensor]
 
 
-class Untraceable(TypeError):
+class UntraceableError(TypeError):
     """Why a model cannot be read; as text, what to do."""
 
 
@@ -59,7 +59,7 @@ def trace(model: nn.Module, examples: tuple[Tensor, Tensor]) -> Trace:
         examples: batches of ``SAMPLES``.
 
     Raises:
-        Untraceable: if it cannot be recorded.
+        UntraceableError: if it cannot be recorded.
     """
     copied = copy.deepcopy(model)
     forward = copied.forward
@@ -71,10 +71,10 @@ def trace(model: nn.Module, examples: tuple[Tensor, Tensor]) -> Trace:
     with torch.no_grad(), undisturbed_randomness(examples[0]):
         try:
             graph = tracer.trace(copied)
-        except Untraceable:
+        except UntraceableError:
             raise
         except Exception as failure:
-            raise Untraceable(_unreadable(model, failure)) from failure
+            raise UntraceableError(_unreadable(model, failure)) from failure
     return Trace(list(graph.nodes), tracer.values, tracer.by_shape, tracer.constants)
 
 
@@ -177,7 +177,7 @@ class _Tracer(fx.Tracer):
         type_expr: Any = None,
     ) -> fx.Node:
         if self._running:  # within an operation that is being run
-            raise Untraceable(f"{target} records operations of its own")
+            raise UntraceableError(f"{target} records operations of its own")
         node = super().create_node(kind, target, args, kwargs, name, type_expr)
         self.values[node] = cast(tuple[Any, Any], tuple(self._run(node, i) for i in (0, 1)))
         if self._depends_on_numbers(node):
@@ -224,12 +224,12 @@ class _Tracer(fx.Tracer):
         first, second = self.values[proxy.node]
         what = f"{proxy.node.format_node()}"
         if isinstance(first, Tensor) or proxy.node in self._of_numbers:
-            raise Untraceable(
+            raise UntraceableError(
                 f"the model decides by the numbers in a tensor what to do next ({what}), so its "
                 "passes may not be the same function: use torch.where, or leave it out"
             )
         if first != second:
-            raise Untraceable(
+            raise UntraceableError(
                 f"the model decides by the number of samples what to do next ({what}): pass "
                 "x.shape[0] on to tensor operations only, or leave it out"
             )
@@ -239,7 +239,7 @@ class _Tracer(fx.Tracer):
     def length(self, proxy: fx.Proxy) -> int:
         first, second = self.values[proxy.node]
         if len(first) != len(second):
-            raise Untraceable(
+            raise UntraceableError(
                 "the model goes through the samples one by one: write it for all at once"
             )
         if isinstance(first, Tensor):

@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from forwardly.network.chains import chain_of
+from forwardly.network.diagonal import Diagonal
 from forwardly.network.graph import Analysis, Graph, Operation, Site, with_liveness
 from forwardly.network.kinds import ALL_BATCH_NORMS, ALL_DROPOUTS, ALL_SYNAPSES
 from forwardly.network.operations import operations_of
 from forwardly.network.stage import Part, Stage
 from forwardly.network.trace import (
     SAMPLES,
-    Untraceable,
+    UntraceableError,
     WithoutDropout,
     trace,
     undisturbed_randomness,
@@ -85,10 +86,10 @@ def read(model: nn.Module, input_shape: tuple[int, ...] | None) -> Read:
             f"whose weight is a parameter; given {model}"
         )
     a_0 = analysis.prepared_input()
-    sites = analysis.sites()
-    taught = analysis.behind({op.number for op in analysis.synapses})
-    stages = _stages([cast(Stage, op.call) for op in analysis.synapses], sites, taught)
-    placed = dict(zip((op.number for op in analysis.synapses), stages, strict=True))
+    sites, synapses = analysis.sites(a_0), analysis.taught(a_0)
+    taught = analysis.behind({op.number for op in synapses})
+    stages = _stages([cast(Stage, op.call) for op in synapses], sites, taught)
+    placed = dict(zip((op.number for op in synapses), stages, strict=True))
 
     def with_places(found: list[Operation]) -> list[Operation]:
         return [op._replace(call=placed.get(op.number, op.call)) for op in found]
@@ -109,7 +110,8 @@ def read(model: nn.Module, input_shape: tuple[int, ...] | None) -> Read:
     )
     parts = [op.call for op in analysis.operations if isinstance(op.call, Part)]
     dropouts = tuple(part.key for part in parts if isinstance(part.module, ALL_DROPOUTS))
-    return Read(stages, graph, dropouts, chain_of(analysis.operations, end, examples), x, output)
+    chain = chain_of(analysis.operations, end, examples)
+    return Read(stages, graph, dropouts, chain, x, output)
 
 
 def check(read: Read, run: Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]) -> None:
@@ -131,7 +133,7 @@ def check(read: Read, run: Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]])
         ((output - read.output).abs() <= tolerance * scale).all()
     )
     if not same:
-        raise Untraceable(
+        raise UntraceableError(
             "the operations that were read from the model do not compute what the model does: it "
             "writes over tensors that it uses elsewhere, or its modules have forward methods that "
             "do something each time. Write it without operations in place"
@@ -148,7 +150,7 @@ def _stages(found: list[Stage], sites: list[Site], taught: frozenset[int]) -> tu
             stage,
             l=l,
             is_readout=sites[l - 1].is_readout,
-            sends_back=weights[l - 1] in carrying,
+            sends_back=weights[l - 1] in carrying and not isinstance(stage.synapse, Diagonal),
             same_weight=weights.index(weights[l - 1]) + 1,
             same_units=units.index(units[l - 1]) + 1,
         )
@@ -183,7 +185,7 @@ def _run(model: nn.Module, shape: tuple[int, ...], weight: Tensor) -> tuple[Tens
     """Random samples, and what a copy of the model makes of them.
 
     Raises:
-        Untraceable: if it draws random numbers or moves buffers, besides dropout and batch norms.
+        UntraceableError: if it draws random numbers or moves buffers in other ways than known.
         ValueError: if it does not take such samples.
     """
     generator = torch.Generator().manual_seed(0)
@@ -191,7 +193,7 @@ def _run(model: nn.Module, shape: tuple[int, ...], weight: Tensor) -> tuple[Tens
     try:
         copied = copy.deepcopy(model)
     except Exception as failure:
-        raise Untraceable(
+        raise UntraceableError(
             f"the model cannot be copied ({failure}), and it is read by running a copy: let it "
             "have no tensors that are results of others"
         ) from failure
@@ -199,7 +201,7 @@ def _run(model: nn.Module, shape: tuple[int, ...], weight: Tensor) -> tuple[Tens
     try:
         return x, _output(copied, model, x, states)
     except (RuntimeError, TypeError) as failure:
-        if isinstance(failure, Untraceable):
+        if isinstance(failure, UntraceableError):
             raise
         words = [m.num_embeddings for m in model.modules() if isinstance(m, nn.Embedding)]
         if words:
@@ -218,17 +220,17 @@ def _output(copied: nn.Module, model: nn.Module, x: Tensor, states: list[Tensor]
     with WithoutDropout():
         output = copied(x.clone())
     if not isinstance(output, Tensor):
-        raise Untraceable(
+        raise UntraceableError(
             f"the model returns a {type(output).__name__}, and rules have one output, a tensor of "
             "one row a sample: wrap the model in a module that returns only that"
         )
     if output.dim() < 2 or output.shape[0] != len(x):
-        raise Untraceable(
+        raise UntraceableError(
             f"the model makes {tuple(output.shape)} of {len(x)} samples, and rules need one row of "
             "outputs a sample"
         )
     if any(not a.equal(b) for a, b in zip(states, _random_states(x), strict=True)):
-        raise Untraceable(
+        raise UntraceableError(
             "the model draws random numbers, which every pass would draw anew: of randomness only "
             "nn.Dropout and its functional form are supported, whose mask all passes share"
         )
@@ -241,7 +243,7 @@ def _output(copied: nn.Module, model: nn.Module, x: Tensor, states: list[Tensor]
     before = dict(model.named_buffers())
     for name, buffer in copied.named_buffers():
         if name not in moved and not _same(before.get(name), buffer):
-            raise Untraceable(
+            raise UntraceableError(
                 f"the model moves its buffer {name!r} in a forward pass, which every pass of a "
                 "step would do: of such only batch norms are supported"
             )
@@ -268,12 +270,12 @@ def _first_line(failure: Exception) -> str:
 def _check_module(name: str, module: nn.Module) -> None:
     """Refuse what cannot be part of a network, by its kind."""
     if isinstance(module, _FUSED):
-        raise Untraceable(
+        raise UntraceableError(
             f"module {name!r}, {module}, is not supported: it has several synapses in one "
             "operation, where no rule can teach them. Write it with nn.Linear"
         )
     if isinstance(module, _RANDOM) and module.training:
-        raise Untraceable(
+        raise UntraceableError(
             f"module {name!r}, {module}, is not supported, as it draws random numbers in every "
             "pass: of such only dropout is supported"
         )

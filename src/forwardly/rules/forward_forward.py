@@ -86,9 +86,7 @@ class ForwardForward(Rule):
     feedback_path = ""
     teacher = "label"
     trains = "synapses"
-    needs_chain = (
-        "it asks each layer for the goodness of its activity, and hands on its direction alone"
-    )
+    needs_chain = "it hands on the direction of each layer's activity alone"
     draws = True
     output_predicts = False
 

@@ -76,7 +76,8 @@ class UniformSignSymmetry(Rule):
 
     def assign(self, x: Tensor, target: Tensor, step: Step) -> Credit:
         """One forward pass, and the error sent back through the signs."""
-        weights = {stage.name: _signs(stage, self.scale) for stage in self.network.stages}
+        back = [stage for stage in self.network.stages if stage.sends_back]
+        weights = {stage.name: _signs(stage, self.scale) for stage in back}
         return send_error_back(self, x, target, step, weights)
 
 
@@ -117,6 +118,8 @@ class BatchSignSymmetry(Rule):
         """One forward pass, and the error sent back through this step's magnitudes."""
         weights: dict[str, Tensor] = {}
         for stage in self.network.stages:
+            if not stage.sends_back:
+                continue
             l = stage.same_weight - 1
             signs = _signs(stage, self.scale)
             weights[stage.name] = signs * step.uniform(l, tuple(signs.shape), signs.dtype)
