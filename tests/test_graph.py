@@ -14,7 +14,7 @@ from torch.nn import functional
 from torch.testing import assert_close
 
 import forwardly as fw
-from forwardly.network import Network
+from forwardly.network import Network, local
 from forwardly.testing import CASES, Case, build, outputs_may_be_activated
 from graphs import ANY_MODEL, GRAPHS, ConvBlock, takes
 from test_laws import FACTORIES
@@ -151,8 +151,8 @@ def test_backprop_is_the_gradient(case: Case) -> None:
     def forward(parameters: dict[str, Tensor]) -> Tensor:
         return functional_call(copy.deepcopy(rule.model), parameters, (x,))
 
-    _, pull_back = vjp(forward, parameters)
-    (gradient,) = pull_back(credit.error.reshape(output.shape) / len(x))
+    found = vjp(forward, parameters)
+    (gradient,) = found[1](credit.error.reshape(output.shape) / len(x))
     assert_close(credit.updates, gradient)
 
 
@@ -250,3 +250,42 @@ def test_a_graph_is_plain_data() -> None:
     assert network.graph is not None
     found = copy.deepcopy(network.graph)
     assert [op.number for op in found.body] == [op.number for op in network.graph.body]
+
+
+@pytest.mark.parametrize(
+    ("norm", "shape", "over"),
+    [
+        (nn.GroupNorm(2, 4), (3, 4, 5), "groups"),
+        (nn.RMSNorm(5), (3, 4, 5), ""),
+        (nn.InstanceNorm1d(4, affine=True), (3, 4, 5), "positions"),
+        (nn.LayerNorm(5), (3, 4, 5), "last"),
+        (nn.BatchNorm3d(4), (3, 4, 2, 2, 2), "batch"),
+    ],
+    ids=lambda given: type(given).__name__,
+)
+def test_the_scale_of_a_norm(norm: nn.Module, shape: tuple[int, ...], over: str) -> None:
+    """What a norm multiplies its centred input by: norm(a) = scale ⊙ (a − mean) + shift."""
+    torch.manual_seed(0)
+    norm.double()
+    with torch.no_grad():
+        for parameter in norm.parameters():
+            parameter.normal_()
+    a = torch.randn(shape, dtype=torch.float64)
+    mean = {
+        "groups": a.reshape(3, 2, -1).mean(2).repeat_interleave(2, 1)[..., None],
+        "": torch.zeros(()),
+        "positions": a.mean(-1, keepdim=True),
+        "last": a.mean(-1, keepdim=True),
+        "batch": a.transpose(0, 1).flatten(1).mean(1).reshape(-1, 1, 1, 1),
+    }[over]
+    bias = getattr(norm, "bias", None)
+    shift = torch.zeros(5) if bias is None else bias.detach()
+    if over in {"groups", "positions", "batch"}:
+        shift = shift.reshape(-1, *(1 for _ in shape[2:]))
+    for plain in (False, True):
+        weight = norm.weight.detach()
+        scale = local.scale_of_norm(norm, a, plain=plain).detach()
+        if plain:
+            channels = over in {"groups", "positions", "batch"}
+            scale = scale * (weight.reshape(-1, *(1 for _ in shape[2:])) if channels else weight)
+        assert_close(scale * (a - mean) + shift, norm(a).detach())

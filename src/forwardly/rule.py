@@ -521,7 +521,7 @@ class Rule(nn.Module, ABC):
             )
         for stage, size in zip(network.stages, sizes, strict=True):
             bias: Tensor | None = stage.synapse.bias
-            other = isinstance(stage.synapse, (*TRANSPOSED, Diagonal))
+            other = isinstance(stage.part.module, (*TRANSPOSED, Diagonal))
             if bias is not None and not other and bias.shape != size[:1]:
                 raise ValueError(
                     f"the bias of {stage.name!r} is {shape_of(bias)}, its weight {tuple(size)}"
@@ -568,8 +568,10 @@ class Rule(nn.Module, ABC):
     @property
     def _weight(self) -> Tensor:
         """The first synapse's, whose dtype and device are those of all."""
-        found = (stage.synapse.weight for stage in self.network.stages)
-        return next(weight for weight in found if weight is not None)
+        for stage in self.network.stages:
+            if "weight" in dict(stage.part.parameters):
+                return stage.synapse.weight
+        raise AssertionError("a network has a synapse with a weight")
 
     def _trained_parameters(self, network: Network) -> frozenset[str]:
         """Names of the parameters that get updates; see ``trains``."""
@@ -605,8 +607,9 @@ def _freezing(names: list[str]) -> str:
 
 
 def _size(stage: Stage) -> torch.Size:
-    first, *_ = (p for p in (stage.synapse.weight, stage.synapse.bias) if p is not None)
-    return first.shape
+    own = dict(stage.part.parameters)
+    named: Tensor = getattr(stage.synapse, "weight" if "weight" in own else "bias")
+    return named.shape
 
 
 def _listed(shapes: list[torch.Size]) -> str:

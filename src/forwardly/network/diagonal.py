@@ -16,7 +16,7 @@ from typing import NamedTuple, cast
 from torch import Tensor, nn
 from torch.nn import functional
 
-from forwardly.network.kinds import ALL_BATCH_NORMS
+from forwardly.network.kinds import ALL_BATCH_NORMS, INSTANCE_NORMS
 
 
 class Lender(NamedTuple):
@@ -50,6 +50,10 @@ class Diagonal(nn.Module):
         """β."""
         return _lent(self.lenders[1])
 
+    def forward(self, a: Tensor) -> Tensor:
+        """As a synapse's."""
+        return self.weigh(a, self.weight, self.bias)
+
     def weigh(self, a: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
         """With these γ and β."""
         if weight is not None:
@@ -72,7 +76,6 @@ def has_channels(norm: nn.Module) -> bool:
     return isinstance(norm, (*ALL_BATCH_NORMS, nn.GroupNorm, *INSTANCE_NORMS))
 
 
-INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 WITH_PARAMETERS = (*ALL_BATCH_NORMS, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, *INSTANCE_NORMS)
 """Norms that may have a scale and a shift."""
 

@@ -223,7 +223,7 @@ _RESHAPES = {
 def is_elementwise(call: Any) -> bool:
     """``Operation.elementwise`` of a call."""
     if isinstance(call, Stage):
-        return isinstance(call.synapse, Diagonal)
+        return isinstance(call.part.module, Diagonal)
     if isinstance(call, Part):
         return isinstance(call.module, (*ACTIVATIONS, *ALL_DROPOUTS))
     return name_of(call) in ELEMENTWISE
@@ -233,7 +233,7 @@ def _keeps_units(operation: Operation) -> bool:
     """Whether unit i of its output is unit i of its input."""
     call = operation.call
     if isinstance(call, Stage):
-        return isinstance(call.synapse, Diagonal)
+        return isinstance(call.part.module, Diagonal)
     if isinstance(call, Part):
         kinds = (*ALL_ACTIVATIONS, *ALL_NORMS, *ALL_DROPOUTS)
         return isinstance(call.module, kinds)
@@ -404,7 +404,8 @@ class Analysis:
     def _is_sum(self, op: Operation) -> bool:
         """Whether it adds up pre-activations, or adds what does not depend on x to one."""
         if isinstance(op.call, Stage):
-            shifts = not _is_synapse(op) and op.call.synapse.weight is None
+            module = op.call.part.module
+            shifts = isinstance(module, Diagonal) and module.weight is None
             return shifts and self._is_pre_activation(op.inputs[0])
         if name_of(op.call) != "add" or op.options or len(op.arguments) != 2:
             return False
@@ -508,7 +509,7 @@ def with_liveness(
 
 def _is_synapse(op: Operation) -> bool:
     """Whether it is a synapse between different units."""
-    return isinstance(op.call, Stage) and not isinstance(op.call.synapse, Diagonal)
+    return isinstance(op.call, Stage) and not isinstance(op.call.part.module, Diagonal)
 
 
 def _stage(op: Operation) -> Stage:

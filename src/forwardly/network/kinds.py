@@ -30,10 +30,9 @@ TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 ALL_SYNAPSES = (*SYNAPSES, nn.Conv3d, *TRANSPOSED)
 ALL_DROPOUTS = (*DROPOUTS, nn.Dropout3d)
 ALL_BATCH_NORMS = (*BATCH_NORMS, nn.BatchNorm3d)
-ALL_NORMS = (
-    *(*NORMS, nn.BatchNorm3d, nn.GroupNorm, nn.RMSNorm),
-    *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d, nn.LocalResponseNorm),
-)
+INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+SCALING_NORMS = (*NORMS, nn.BatchNorm3d, nn.GroupNorm, nn.RMSNorm, *INSTANCE_NORMS)
+ALL_NORMS = (*SCALING_NORMS, nn.LocalResponseNorm)
 ALL_ACTIVATIONS = (*ACTIVATIONS, nn.Softmax, nn.LogSoftmax, nn.Softmin, nn.Softmax2d)
 """These, with what they add to the above, have a meaning of their own in any model."""
 

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.node import map_arg
 from torch.nn import functional
 
 from forwardly.network.alterations import alteration
@@ -199,7 +200,7 @@ class _Reader:
 
     def _converted(self, structure: Any) -> Any:
         """With values for nodes."""
-        return _plain(fx.node.map_arg(structure, lambda node: Value(self._numbers[node])))
+        return _plain(map_arg(structure, lambda node: Value(self._numbers[node])))
 
     def _attribute(self, target: str) -> Attribute | Constant:
         if target in self._traced.constants:
@@ -394,31 +395,31 @@ class Borrowed(nn.Module):
         return None if lender is None else cast(Tensor, getattr(lender.module, lender.name))
 
 
-class BorrowedLinear(Borrowed, nn.Linear):
+class BorrowedLinear(Borrowed, nn.Linear):  # pyright: ignore[reportIncompatibleVariableOverride]
     """``functional.linear``."""
 
 
-class BorrowedConv1d(Borrowed, nn.Conv1d):
+class BorrowedConv1d(Borrowed, nn.Conv1d):  # pyright: ignore[reportIncompatibleVariableOverride]
     """``functional.conv1d``."""
 
 
-class BorrowedConv2d(Borrowed, nn.Conv2d):
+class BorrowedConv2d(Borrowed, nn.Conv2d):  # pyright: ignore[reportIncompatibleVariableOverride]
     """``functional.conv2d``."""
 
 
-class BorrowedConv3d(Borrowed, nn.Conv3d):
+class BorrowedConv3d(Borrowed, nn.Conv3d):  # pyright: ignore[reportIncompatibleVariableOverride]
     """``functional.conv3d``."""
 
 
-class BorrowedConvTranspose1d(Borrowed, nn.ConvTranspose1d):
+class BorrowedConvTranspose1d(Borrowed, nn.ConvTranspose1d):  # pyright: ignore[reportIncompatibleVariableOverride]
     """``functional.conv_transpose1d``."""
 
 
-class BorrowedConvTranspose2d(Borrowed, nn.ConvTranspose2d):
+class BorrowedConvTranspose2d(Borrowed, nn.ConvTranspose2d):  # pyright: ignore[reportIncompatibleVariableOverride]
     """``functional.conv_transpose2d``."""
 
 
-class BorrowedConvTranspose3d(Borrowed, nn.ConvTranspose3d):
+class BorrowedConvTranspose3d(Borrowed, nn.ConvTranspose3d):  # pyright: ignore[reportIncompatibleVariableOverride]
     """``functional.conv_transpose3d``."""
 
 
@@ -453,7 +454,8 @@ def borrowed(
             )
         )
         module = made(inputs, outputs, tuple(shape[2:]), **settings, bias=False, device="meta")
-    vars(module)["_parameters"].clear()
+    own: dict[str, Any] = vars(module)["_parameters"]
+    own.clear()
     module.__class__ = _BORROWED[kind]
     module.lenders = (weight, bias)
     return cast(nn.Module, module)

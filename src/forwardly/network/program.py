@@ -7,7 +7,7 @@ product, so that a synapse can send them through another weight, and what is use
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeGuard, cast
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ from forwardly.network.graph import (
     described,
     filled,
 )
-from forwardly.network.kinds import NORMS, SUPPORTED
+from forwardly.network.kinds import SCALING_NORMS, SUPPORTED
 from forwardly.network.stage import Activity, Part, Stage
 
 if TYPE_CHECKING:
@@ -118,12 +118,11 @@ def _tangent(
     changes: Mapping[int, Any],
 ) -> tuple[Any, Any]:
     call = operation.call
-    if isinstance(call, Stage) or _has_tangent(call):
-        a, change = values[inputs[0]], changes[inputs[0]]
-        made = _run(step, operation, values, None)
-        if isinstance(call, Stage):  # a bias moves nothing
-            return made, call.weigh(change)
-        return made, step.tangent_of_part(call, a, change)
+    a, change = values[inputs[0]], changes[inputs[0]]
+    if isinstance(call, Stage):  # a bias moves nothing
+        return _run(step, operation, values, None), call.weigh(change)
+    if _has_tangent(call):
+        return _run(step, operation, values, None), step.tangent_of_part(call, a, change)
     function = _as_function(step, operation, inputs, values)
     primals = tuple(values[number] for number in inputs)
     along = tuple(changes[number] for number in inputs)
@@ -131,7 +130,7 @@ def _tangent(
         return cast(tuple[Any, Any], jvp(function, primals, along))
 
 
-def _has_tangent(call: object) -> bool:
+def _has_tangent(call: object) -> TypeGuard[Part]:
     """Whether the tangent is known in closed form."""
     return isinstance(call, Part) and isinstance(call.module, SUPPORTED) and not call.plain
 
@@ -170,7 +169,8 @@ def signals(
 
 def _way_back(stage: Stage, weights: Mapping[str, Tensor]) -> Tensor | None:
     """The weight through which a synapse sends signals; from a unit to itself its own."""
-    return stage.synapse.weight if isinstance(stage.synapse, Diagonal) else weights[stage.name]
+    module = stage.part.module
+    return module.weight if isinstance(module, Diagonal) else weights[stage.name]
 
 
 def _add(signals: dict[int, Any], number: int, signal: Any) -> None:
@@ -193,7 +193,7 @@ def through_region(step: Step, graph: Graph, stage: Stage, z: Tensor, signal: Te
         number = operation.number
         if not inputs:
             values[number] = _run(step, operation, values, None)
-        elif isinstance(operation.call, Part) and isinstance(operation.call.module, NORMS):
+        elif isinstance(operation.call, Part) and isinstance(operation.call.module, SCALING_NORMS):
             (a,) = inputs
             values[number] = _run(step, operation, values, None)
             part = operation.call
@@ -205,7 +205,7 @@ def through_region(step: Step, graph: Graph, stage: Stage, z: Tensor, signal: Te
             raise TypeError(
                 f"what follows the synapse {stage.name!r} has {described(operation)}, whose "
                 "derivative is not that of one unit at a time: this rule needs elementwise "
-                "operations, batch norm or layer norm there"
+                "operations and norms of torch there"
             )
     return changes[site.h]
 

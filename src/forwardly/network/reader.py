@@ -138,7 +138,7 @@ class Network:
         self.altered = "the model is no chain of modules"
         uses = Counter(name for stage in self.stages for name in stage.updated)
         self.shared = frozenset(name for name, times in uses.items() if times > 1)
-        synapses = [stage for stage in self.stages if not isinstance(stage.synapse, Diagonal)]
+        synapses = [stage for stage in self.stages if not isinstance(stage.part.module, Diagonal)]
         distinct = {id(stage.synapse.weight): stage.part for stage in synapses}
         _check_no_sharing([*distinct.values()])
 
@@ -292,7 +292,7 @@ def _named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 def _is_chain(model: nn.Module) -> bool:
     """Whether it is a nested ``nn.Sequential`` of what chains are made of."""
-    if not isinstance(model, nn.Module) or isinstance(model, SUPPORTED):
+    if not isinstance(model, nn.Module) or isinstance(model, SUPPORTED):  # pyright: ignore[reportUnnecessaryIsInstance]
         kind = type(model).__name__
         raise TypeError(
             f"the model must be an nn.Sequential; given {kind}, or another module that has layers "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -20,16 +20,12 @@ from forwardly.network.diagonal import Diagonal
 from forwardly.network.kinds import TRANSPOSED
 from forwardly.network.local import vector_jacobian
 
-Synapse = (
-    nn.Linear
-    | nn.Conv1d
-    | nn.Conv2d
-    | nn.Conv3d
-    | nn.ConvTranspose1d
-    | nn.ConvTranspose2d
-    | nn.ConvTranspose3d
-    | Diagonal
-)
+if TYPE_CHECKING:
+    Synapse = nn.Linear | nn.Conv1d | nn.Conv2d
+else:
+    Synapse = nn.Module
+"""What chains have. In a graph it may also be one of the other convolutions, or a ``Diagonal``,
+which have a weight and a bias as these have; of a ``Diagonal`` either may be None."""
 _CORRELATIONS = cast(
     tuple[Callable[..., Tensor], ...], (conv1d_weight, conv2d_weight, conv3d_weight)
 )
@@ -121,18 +117,18 @@ class Stage:
             weight: in place of the synapse's own.
             bias: none if None.
         """
-        synapse = self.synapse
-        weight = synapse.weight if weight is None else weight
+        synapse = self.part.module
+        weight = self.synapse.weight if weight is None else weight
         if isinstance(synapse, Diagonal):
             return synapse.weigh(a, weight, bias)
-        assert weight is not None  # noqa: S101
         if isinstance(synapse, nn.Linear):
             return functional.linear(a, weight, bias)
         if isinstance(synapse, TRANSPOSED):
             convolve = _TRANSPOSED[len(synapse.kernel_size) - 1]
             options = (synapse.padding, synapse.output_padding, synapse.groups, synapse.dilation)
             return convolve(a, weight, bias, synapse.stride, *options)
-        return synapse._conv_forward(a, weight, bias)  # pyright: ignore[reportPrivateUsage]
+        convolution = cast(nn.Conv2d, synapse)
+        return convolution._conv_forward(a, weight, bias)  # pyright: ignore[reportPrivateUsage]
 
     @property
     def updated(self) -> list[str]:
@@ -179,15 +175,15 @@ class Stage:
     def weight_update(self, post: Tensor, pre: Tensor, samples: int | None = None) -> Tensor:
         """Mean over the batch of post ⊗ pre, of the weight's shape, be the weight frozen or not."""
         n = samples or post.shape[0]
-        if isinstance(self.synapse, Diagonal):
-            return _at_places(self.synapse, post * pre, self.synapse.weight) / n
+        if isinstance(self.part.module, Diagonal):
+            return _at_places(self.part.module, post * pre, self.synapse.weight) / n
         if isinstance(self.synapse, nn.Linear):  # the smaller tensor is divided: activities here
             return self._correlation(post / n, pre)
         return self._correlation(post, pre) / n
 
     def _bias_update(self, post: Tensor, n: int) -> Tensor:
-        if isinstance(self.synapse, Diagonal):
-            return _at_places(self.synapse, post, self.synapse.bias) / n
+        if isinstance(self.part.module, Diagonal):
+            return _at_places(self.part.module, post, self.synapse.bias) / n
         positions = [i for i in range(post.dim()) if i != self.unit_dimension(post)]
         return post.sum(positions) / n
 
@@ -208,7 +204,7 @@ class Stage:
     def check_presynaptic(self, pre: Float[Tensor, "..."]) -> None:
         """Refuse an activity of a shape that the synapse does not take."""
         synapse = self.synapse
-        if isinstance(synapse, Diagonal):
+        if isinstance(self.part.module, Diagonal):
             return
         if isinstance(synapse, nn.Linear):
             if pre.dim() >= 2 and pre.shape[-1] == synapse.in_features:
@@ -227,7 +223,6 @@ class Stage:
 
     def _correlation(self, post: Tensor, pre: Tensor) -> Tensor:
         synapse = self.synapse
-        assert not isinstance(synapse, Diagonal)  # noqa: S101
         if isinstance(synapse, nn.Linear):
             return post.flatten(0, -2).T @ pre.flatten(0, -2)
         padding: str | tuple[int, ...] = synapse.padding
@@ -238,14 +233,15 @@ class Stage:
             padding = (0,) * len(synapse.kernel_size)
         correlate = _CORRELATIONS[len(synapse.kernel_size) - 1]
         options = (synapse.stride, padding, synapse.dilation, synapse.groups)
-        if isinstance(synapse, TRANSPOSED):  # the convolution that goes from post to pre
+        if isinstance(self.part.module, TRANSPOSED):  # the convolution that goes from post to pre
             return correlate(post, synapse.weight.shape, pre, *options)
         return correlate(pre, synapse.weight.shape, post, *options)
 
 
 def _at_places(synapse: Diagonal, each: Tensor, parameter: Tensor | None) -> Tensor:
     """The sum over samples, and over the units that have a parameter in common."""
-    assert parameter is not None  # noqa: S101
+    if parameter is None:
+        raise AssertionError("only what is there is trained")
     return each.sum_to_size(synapse.places(parameter, each)).reshape(parameter.shape)
 
 

@@ -6,16 +6,21 @@ known where Python asks for it (``range(x.shape[1])``, ``if x.dim() == 3``), and
 value is; what depends on the numbers in a tensor, or on how many samples there are, is refused.
 """
 
+# Much of torch.fx has no types.
+# pyright: reportUnknownVariableType=false, reportUnknownMemberType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
 from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.node import map_arg
+from torch.fx.proxy import Attribute
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
@@ -88,7 +93,7 @@ def _unreadable(model: nn.Module, failure: Exception) -> str:
 
 
 @contextmanager
-def undisturbed_randomness(like: Tensor) -> Iterator[None]:
+def undisturbed_randomness(like: Tensor) -> Generator[None]:
     """The random state of torch's generators is afterwards what it was."""
     devices = [like.device] if like.is_cuda else []
     with torch.random.fork_rng(devices=devices):  # pyright: ignore[reportUnknownMemberType]
@@ -108,7 +113,7 @@ class WithoutDropout(TorchFunctionMode):
 class _Known(fx.Proxy):
     """A value in a trace, which is also known in the examples."""
 
-    def __getattr__(self, k: str) -> fx.Proxy:
+    def __getattr__(self, k: str) -> Attribute:
         return _Attribute(self, k)
 
     def __len__(self) -> int:
@@ -124,10 +129,11 @@ class _Known(fx.Proxy):
         return float(cast(_Tracer, self.tracer).known(self))
 
     def __iter__(self) -> Iterator[Any]:
-        return iter([self[i] for i in range(len(self))])
+        this: Any = self
+        return iter([this[i] for i in range(len(self))])
 
 
-class _Attribute(_Known, fx.proxy.Attribute):
+class _Attribute(_Known, Attribute):  # pyright: ignore[reportIncompatibleMethodOverride]
     """Such as ``x.shape``."""
 
 
@@ -185,9 +191,7 @@ class _Tracer(fx.Tracer):
         return node
 
     def _run(self, node: fx.Node, which: int) -> Any:
-        args, kwargs = fx.node.map_arg(
-            (node.args, node.kwargs), lambda other: self.values[other][which]
-        )
+        args, kwargs = map_arg((node.args, node.kwargs), lambda other: self.values[other][which])
         if node.op == "placeholder":
             return self._examples[which]
         if node.op == "output":
@@ -250,7 +254,8 @@ class _Tracer(fx.Tracer):
         return bool(self.known(obj))
 
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
-        return iter([obj[i] for i in range(self.length(obj))])
+        this: Any = obj
+        return iter([this[i] for i in range(self.length(obj))])
 
 
 def _name_of(target: Any) -> str:

@@ -6,7 +6,7 @@ What a model does with a batch is found out on a copy of it, with random numbers
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import NamedTuple, cast
 
@@ -66,7 +66,7 @@ def read(model: nn.Module, input_shape: tuple[int, ...] | None) -> Read:
     Raises:
         TypeError, ValueError: if it cannot be read, with what to do.
     """
-    for name, module in model.named_modules():
+    for name, module in _named_modules(model):
         _check_module(name, module)
     weights = [p for p in model.parameters() if p.is_floating_point()]
     if not weights:
@@ -150,7 +150,7 @@ def _stages(found: list[Stage], sites: list[Site], taught: frozenset[int]) -> tu
             stage,
             l=l,
             is_readout=sites[l - 1].is_readout,
-            sends_back=weights[l - 1] in carrying and not isinstance(stage.synapse, Diagonal),
+            sends_back=weights[l - 1] in carrying and not isinstance(stage.part.module, Diagonal),
             same_weight=weights.index(weights[l - 1]) + 1,
             same_units=units.index(units[l - 1]) + 1,
         )
@@ -236,7 +236,7 @@ def _output(copied: nn.Module, model: nn.Module, x: Tensor, states: list[Tensor]
         )
     moved = {
         f"{name}.{buffer}"
-        for name, module in copied.named_modules()
+        for name, module in _named_modules(copied)
         if isinstance(module, ALL_BATCH_NORMS)
         for buffer, _ in module.named_buffers()
     }
@@ -248,6 +248,10 @@ def _output(copied: nn.Module, model: nn.Module, x: Tensor, states: list[Tensor]
                 "step would do: of such only batch norms are supported"
             )
     return output
+
+
+def _named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    return cast(Iterator[tuple[str, nn.Module]], model.named_modules())
 
 
 def _same(before: Tensor | None, after: Tensor) -> bool:
