@@ -157,6 +157,11 @@ class Graph(NamedTuple):
     shape: tuple[int, ...] | None
 
 
+def ends_of(given: Any) -> tuple[Any, Any, Any]:
+    """Start, stop and step of a slice."""
+    return given.start, given.stop, given.step
+
+
 def values_in(structure: Any) -> Iterator[Value]:
     """All values in arguments."""
     if isinstance(structure, Value):
@@ -168,7 +173,7 @@ def values_in(structure: Any) -> Iterator[Value]:
         for part in cast(list[Any], structure):
             yield from values_in(part)
     elif isinstance(structure, slice):
-        yield from values_in((structure.start, structure.stop, structure.step))
+        yield from values_in(ends_of(structure))
 
 
 def filled(structure: Any, values: Callable[[int], Any]) -> Any:
@@ -183,8 +188,7 @@ def filled(structure: Any, values: Callable[[int], Any]) -> Any:
     if isinstance(structure, tuple):
         return tuple([filled(part, values) for part in cast(tuple[Any, ...], structure)])
     if isinstance(structure, slice):
-        ends = (structure.start, structure.stop, structure.step)
-        return slice(*[filled(part, values) for part in ends])
+        return slice(*[filled(part, values) for part in ends_of(structure)])
     return structure
 
 

@@ -58,7 +58,7 @@ def scale_of_norm(module: nn.Module, a: Tensor, *, plain: bool = False) -> Tenso
         dims = [-1 - i for i in range(len(module.normalized_shape))]
         eps = torch.finfo(a.dtype).eps if module.eps is None else module.eps
         scale = (a.square().mean(dims, keepdim=True) + eps).rsqrt()
-        return scale if plain or module.weight is None else scale * module.weight
+        return scale if plain or not module.elementwise_affine else scale * module.weight
     if isinstance(module, nn.GroupNorm):
         groups = a.reshape(a.shape[0], module.num_groups, -1)
         scale = (groups.var(2, correction=0) + module.eps).rsqrt()

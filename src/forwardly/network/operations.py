@@ -23,6 +23,7 @@ from forwardly.network.graph import (
     Method,
     Operation,
     Value,
+    ends_of,
     is_elementwise,
     name_of,
 )
@@ -277,7 +278,7 @@ class _Reader:
         names = ("input", "weight", "bias", *(rest if kind is not nn.Linear else ()))
         given = dict(zip(names, node.args, strict=False)) | node.kwargs
         weight, bias = (self._parameter(given.get(name)) for name in ("weight", "bias"))
-        where = f"{name_of(Function(node.target))} of {self._scope(node)}"
+        where = f"{name_of(Function(cast(Any, node.target)))} of {self._scope(node)}"
         if not isinstance(weight, Attribute) or not weight.parameter:
             if isinstance(given["weight"], fx.Node) and self._is_learned(given["weight"]):
                 raise UntraceableError(
@@ -324,8 +325,8 @@ class _Reader:
         return False
 
     def _scope(self, node: fx.Node) -> str:
-        stack = node.meta.get("nn_module_stack") or {}
-        names = [name for name, _ in cast(dict[str, tuple[str, Any]], stack).values()]
+        stack = cast(dict[str, tuple[str, Any]], node.meta.get("nn_module_stack") or {})
+        names = [name for name, _ in stack.values()]
         return repr(names[-1]) if names and names[-1] else "the model"
 
     def _stage(self, part: Part) -> Stage:
@@ -338,10 +339,8 @@ class _Reader:
 
 def _plain(structure: Any) -> Any:
     """Without the immutable collections of ``torch.fx``, and named tuples as they are."""
-    if isinstance(structure, Value) or (
-        isinstance(structure, tuple) and type(structure) is not tuple
-    ):
-        return structure
+    if isinstance(structure, tuple) and type(cast(object, structure)) is not tuple:
+        return cast(object, structure)  # a Value, or another named tuple
     if isinstance(structure, dict):
         return {name: _plain(part) for name, part in cast(dict[str, Any], structure).items()}
     if isinstance(structure, tuple):
@@ -349,7 +348,7 @@ def _plain(structure: Any) -> Any:
     if isinstance(structure, list):
         return list(map(_plain, cast(list[Any], structure)))
     if isinstance(structure, slice):
-        return slice(*map(_plain, (structure.start, structure.stop, structure.step)))
+        return slice(*map(_plain, ends_of(structure)))
     return structure
 
 
@@ -454,8 +453,7 @@ def borrowed(
             )
         )
         module = made(inputs, outputs, tuple(shape[2:]), **settings, bias=False, device="meta")
-    own: dict[str, Any] = vars(module)["_parameters"]
-    own.clear()
+    cast(dict[str, Any], vars(module)["_parameters"]).clear()
     module.__class__ = _BORROWED[kind]
     module.lenders = (weight, bias)
     return cast(nn.Module, module)
