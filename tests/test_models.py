@@ -12,7 +12,6 @@ from forwardly import models
 from graphs import ANY_MODEL
 from test_laws import FACTORIES
 
-
 # Traces are no tensors, which checked annotations of the models would say.
 pytestmark = pytest.mark.unchecked
 
