@@ -91,9 +91,9 @@ def pepita(run: object, P: dict[str, Array], F: Array, x: Array, t: list[int]) -
     """ΔW = mean over samples of Σ over its uses of (h − hᵉʳʳ)(aᵉʳʳ)ᵀ; the head's post is e."""
     updates = {name: np.zeros_like(value) for name, value in P.items()}
     for x_i, t_i in zip(x, t, strict=True):
-        clean = run(P, x_i)  # type: ignore[operator]
+        clean = run(P, x_i)
         e = softmax_error(clean.y, t_i)
-        moved = run(P, x_i + matrix_vector(F, e).reshape(x_i.shape))  # type: ignore[operator]
+        moved = run(P, x_i + matrix_vector(F, e).reshape(x_i.shape))
         for first, second in zip(clean.uses, moved.uses, strict=True):
             post = e if first.name == "head" else first.h - second.h
             updates[f"{first.name}.weight"] += outer(post, second.pre) / len(x)
