@@ -11,13 +11,19 @@ May import ``network`` and what is below it.
 
 from __future__ import annotations
 
+from torch import nn
+
 from forwardly.models.residual import ResidualMLP, ResNet
 from forwardly.models.sequential import ACTIVATIONS, conv, initialise, mlp
 from forwardly.models.transformer import VisionTransformer
 from forwardly.models.unet import UNet
 
+WHOLE: tuple[type[nn.Module], ...] = (ResNet, ResidualMLP, UNet, VisionTransformer)
+"""Those that are classes; an attribute has each argument of theirs."""
+
 __all__ = [
     "ACTIVATIONS",
+    "WHOLE",
     "ResNet",
     "ResidualMLP",
     "UNet",
