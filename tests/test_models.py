@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -90,6 +93,18 @@ def test_rules_take_them_as_they_are(name: str, network: str) -> None:
     assert all(update.isfinite().all() for update in credit.updates.values())
     rule.eval()
     assert_close(rule(x, target).output, model(x))
+
+
+def test_what_the_documents_say() -> None:
+    """docs/any-module.md runs."""
+    page = Path(__file__).parent.parent / "docs" / "any-module.md"
+    (snippet,) = re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
+    namespace: dict[str, object] = {}
+    exec(snippet, namespace)
+    credit, resnet = namespace["credit"], namespace["resnet"]
+    assert isinstance(credit, fw.Credit)
+    assert isinstance(resnet, fw.PEPITA)
+    assert len(resnet.network.stages) == 8 + 7  # layers with weights, and their norms
 
 
 def test_an_image_for_an_image() -> None:
