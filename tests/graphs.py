@@ -140,6 +140,23 @@ class Dense(nn.Module):
         return self.head(x)
 
 
+class Tied(nn.Module):
+    """Two layers that have one weight, each with a bias of its own, one of them frozen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(5, 4)
+        self.b = nn.Linear(4, 4)
+        self.c = nn.Linear(4, 4)
+        self.c.weight = self.b.weight
+        self.c.bias.requires_grad_(False)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.b(torch.tanh(self.a(x))))
+        return self.head(torch.tanh(self.c(h)))
+
+
 class Windows(nn.Module):
     """Parts of a sample in the first dimension, as windows of pixels are."""
 
@@ -213,6 +230,7 @@ GRAPHS: list[Case] = [
         per_sample=False,
     ),
     Case("two-readouts", lambda: [TwoReadouts()], (5,), 3, nn.BCEWithLogitsLoss),
+    Case("tied", lambda: [Tied()], (5,), 3),
     Case("windows", lambda: [Windows()], (2, 4), 3),
 ]
 """Models of the kit, in float64, each within an ``nn.Sequential``."""

@@ -146,7 +146,7 @@ def test_backprop_is_the_gradient(case: Case) -> None:
     credit = rule(x, target)
     output = copy.deepcopy(rule.model)(x)
     assert_close(credit.output, output)
-    parameters = dict(rule.model.named_parameters())
+    parameters = {n: p for n, p in rule.model.named_parameters() if p.requires_grad}
 
     def forward(parameters: dict[str, Tensor]) -> Tensor:
         return functional_call(copy.deepcopy(rule.model), parameters, (x,))

@@ -35,6 +35,7 @@ from forwardly.network.stage import Apply
 from forwardly.network.step import NO_KERNELS, Kernels
 
 Result = TypeVar("Result")
+_ELSEWHERE = " (before what is perturbed, in operations that are not known, or not used at all)"
 _HALF = (torch.float16, torch.bfloat16)
 
 
@@ -580,13 +581,15 @@ class Rule(nn.Module, ABC):
         readouts = [stage for stage in network.stages if stage.is_readout]
         stages = readouts if self.trains == "readout" else network.stages
         trained = {name for stage in stages for name in stage.updated}
-        places = self.model.named_parameters(remove_duplicate=False)  # a norm's may be a synapse's
+        # In a chain a norm's may be a synapse's, too; in a graph updates of all uses are summed.
+        places = self.model.named_parameters(remove_duplicate=network.graph is not None)
         others = sorted({name for name, p in places if p.requires_grad} - trained)
         if others and self.trains == "synapses":
+            where = "" if network.graph is None else _ELSEWHERE
             raise ValueError(
                 f"{type(self).__name__} trains the weights and biases of synapses only, and this "
-                f"model has other parameters: {', '.join(others)}. Build the layer without them "
-                "(affine=False, elementwise_affine=False), or freeze them with "
+                f"model has other parameters: {', '.join(others)}{where}. Build the layer without "
+                "them (affine=False, elementwise_affine=False), or freeze them with "
                 "parameter.requires_grad_(False)" + _freezing(others)
             )
         return frozenset(trained)
@@ -600,10 +603,7 @@ def _freezing(names: list[str]) -> str:
     """The loop that freezes parameters, where there are many."""
     if len(names) == 1:
         return ""
-    return (
-        ", all at once: for module in model.modules(): if not isinstance(module, (nn.Linear, "
-        "nn.Conv2d)): [p.requires_grad_(False) for p in module.parameters(recurse=False)]"
-    )
+    return f": for name in {names}: model.get_parameter(name).requires_grad_(False)"
 
 
 def _size(stage: Stage) -> torch.Size:

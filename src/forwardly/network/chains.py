@@ -36,6 +36,9 @@ def chain_of(
             return None
         parts.append(part)
         last = op.number
+    weights = [n for p in parts if isinstance(p.module, SYNAPSES) for _, n in p.parameters]
+    if len({*weights}) < len(weights):
+        return None
     once = {part.module for part in parts if part.call == 0}
     again = [part for part in parts if part.call > 0]
     if len(once) + len(again) != len(parts) or last != output:

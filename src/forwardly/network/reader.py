@@ -298,6 +298,10 @@ def _is_chain(model: nn.Module) -> bool:
             f"the model must be an nn.Sequential; given {kind}, or another module that has layers "
             "inside. Wrap its layers: nn.Sequential(nn.Flatten(), nn.Linear(...), ...)"
         )
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        raise TypeError(
+            "the model was compiled by TorchScript, and cannot be read: take it as it was before"
+        )
     return _is_sequential(model) and all(
         _is_sequential(module) or isinstance(module, SUPPORTED) or not name
         for name, module in _outermost(model)
