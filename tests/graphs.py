@@ -141,7 +141,7 @@ class Dense(nn.Module):
 
 
 class Tied(nn.Module):
-    """Two layers that have one weight, each with a bias of its own, one of them frozen."""
+    """Two layers that have one weight, and biases of their own."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -149,12 +149,29 @@ class Tied(nn.Module):
         self.b = nn.Linear(4, 4)
         self.c = nn.Linear(4, 4)
         self.c.weight = self.b.weight
-        self.c.bias.requires_grad_(False)
         self.head = nn.Linear(4, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         h = torch.tanh(self.b(torch.tanh(self.a(x))))
         return self.head(torch.tanh(self.c(h)))
+
+
+class Several(nn.Module):
+    """Operations that make several tensors, of numbers and of places; arguments by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(5, 6)
+        self.drop = nn.Dropout(0.3)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.drop(input=self.a(x)))
+        first, second = h.split([2, 4], dim=1)
+        largest, _ = second.topk(2, dim=1)
+        return self.head(
+            torch.cat([first, largest, second.max(1, keepdim=True).values, h[:, 3:]], 1)[:, :8]
+        )
 
 
 class Windows(nn.Module):
@@ -231,6 +248,7 @@ GRAPHS: list[Case] = [
     ),
     Case("two-readouts", lambda: [TwoReadouts()], (5,), 3, nn.BCEWithLogitsLoss),
     Case("tied", lambda: [Tied()], (5,), 3),
+    Case("several", lambda: [Several()], (5,), 3),
     Case("windows", lambda: [Windows()], (2, 4), 3),
 ]
 """Models of the kit, in float64, each within an ``nn.Sequential``."""

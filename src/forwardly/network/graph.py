@@ -90,6 +90,7 @@ class Operation(NamedTuple):
         options: likewise, by name.
         done: numbers of the values that nothing needs after it.
         elementwise: whether it does the same to each element of its inputs.
+        makes_tensor: whether it makes one tensor, not several or none.
     """
 
     number: int
@@ -98,6 +99,7 @@ class Operation(NamedTuple):
     options: dict[str, Any]
     done: tuple[int, ...] = ()
     elementwise: bool = False
+    makes_tensor: bool = True
 
     @property
     def inputs(self) -> tuple[int, ...]:

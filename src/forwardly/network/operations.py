@@ -128,6 +128,8 @@ class _Reader:
             call, arguments, options, replaced = self._function(target, node, arguments, options)
         if isinstance(call, Stage) and (len(arguments) != 1 or options):
             arguments, options = (arguments[0] if arguments else options["input"],), {}
+        if isinstance(call, Part) and not arguments and len(options) == 1:
+            arguments, options = (*options.values(),), {}
         if isinstance(call, Function | Method) and (stage := self._one_to_one(call, node)):
             mine = next(n for n in node.args if not self._is_parameter(n))
             call, arguments, options = stage, (self._converted(mine),), {}
@@ -149,11 +151,18 @@ class _Reader:
         self, node: fx.Node, call: Any, arguments: tuple[Any, ...], options: dict[str, Any]
     ) -> int:
         number = len(self._examples)
-        elementwise = is_elementwise(call)
+        example = self._traced.values[node]
         self._operations.append(
-            Operation(number, call, arguments, options, elementwise=elementwise)
+            Operation(
+                number,
+                call,
+                arguments,
+                options,
+                elementwise=is_elementwise(call),
+                makes_tensor=isinstance(example[0], Tensor),
+            )
         )
-        self._examples.append(self._traced.values[node])
+        self._examples.append(example)
         return number
 
     def _one_to_one(self, call: Any, node: fx.Node) -> Stage | None:

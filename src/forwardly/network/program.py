@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.func import jvp, vjp
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from forwardly.checks import check_not_exported, shape_of
 from forwardly.network import local
@@ -123,11 +123,12 @@ def _tangent(
         return _run(step, operation, values, None), call.weigh(change)
     if _has_tangent(call):
         return _run(step, operation, values, None), step.tangent_of_part(call, a, change)
-    function = _as_function(step, operation, inputs, values)
-    primals = tuple(values[number] for number in inputs)
-    along = tuple(changes[number] for number in inputs)
+    function, primals = _as_function(step, operation, inputs, values)
+    along = tuple(part for number in inputs for part in floating(changes[number]))
     with sdpa_kernel(SDPBackend.MATH):  # others have no tangents
-        return cast(tuple[Any, Any], jvp(function, primals, along))
+        made, change = cast(tuple[Any, tuple[Tensor, ...]], jvp(function, primals, along))
+    whole = made[0] if operation.makes_tensor else _run(step, operation, values, None)
+    return whole, change[0] if len(change) == 1 else change
 
 
 def _has_tangent(call: object) -> TypeGuard[Part]:
@@ -145,12 +146,14 @@ def signals(
     """See ``Step.signals``: (stage, counted from 0, and δ), the last first."""
     check_not_exported()
     signals: dict[int, Any] = {graph.output: e.reshape(values[graph.output].shape)}
+    left = dict.fromkeys(range(len(graph.sites)))
     for operation in reversed(graph.body):
         signal = signals.pop(operation.number, None)
         if signal is None:
             continue
         if isinstance(operation.call, Stage):
             stage = operation.call
+            del left[stage.l - 1]
             yield stage.l - 1, signal
             (pre,) = operation.inputs
             if pre in graph.taught:
@@ -160,11 +163,17 @@ def signals(
         inputs = [number for number in operation.inputs if number in graph.taught]
         if not inputs:
             continue
-        function = _as_function(step, operation, inputs, values)
-        primals = tuple(values[number] for number in inputs)
-        _, pull_back = cast(tuple[Any, Callable[[Any], tuple[Any, ...]]], vjp(function, *primals))
-        for number, back in zip(inputs, pull_back(signal), strict=True):
-            _add(signals, number, back)
+        function, primals = _as_function(step, operation, inputs, values)
+        made, pull_back = cast(
+            tuple[tuple[Tensor, ...], Callable[[Any], tuple[Tensor, ...]]],
+            vjp(function, *primals),
+        )
+        back = list(pull_back(tuple(floating(signal)) if len(made) > 1 else (signal,)))
+        for number in inputs:
+            mine = [back.pop(0) for _ in floating(values[number])]
+            _add(signals, number, mine[0] if len(mine) == 1 else tuple(mine))
+    for stage in left:  # what only decides something, by a mask say
+        yield stage, torch.zeros_like(values[graph.sites[stage].synapse])
 
 
 def _way_back(stage: Stage, weights: Mapping[str, Tensor]) -> Tensor | None:
@@ -210,15 +219,33 @@ def through_region(step: Step, graph: Graph, stage: Stage, z: Tensor, signal: Te
     return changes[site.h]
 
 
+def floating(value: Any) -> list[Tensor]:
+    """The tensors of floating-point numbers in a value: several, after a split."""
+    if isinstance(value, Tensor):
+        return [value]
+    leaves = [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
+    return [leaf for leaf in leaves if leaf.is_floating_point()]
+
+
 def _as_function(
     step: Step, operation: Operation, inputs: list[int], values: Mapping[int, Any]
-) -> Callable[..., Any]:
-    """An operation as a function of some of its inputs."""
+) -> tuple[Callable[..., tuple[Tensor, ...]], tuple[Tensor, ...]]:
+    """An operation as a function of the floating-point numbers in some of its inputs; and these."""
+    leaves, form = tree_flatten([values[number] for number in inputs])
+    moving = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and _moves(leaf)]
 
-    def function(*given: Any) -> Any:
-        return _run(step, operation, {**values, **dict(zip(inputs, given, strict=True))}, None)
+    def function(*given: Tensor) -> tuple[Tensor, ...]:
+        parts = [*leaves]
+        for i, part in zip(moving, given, strict=True):
+            parts[i] = part
+        taken = dict(zip(inputs, tree_unflatten(parts, form), strict=True))
+        return tuple(floating(_run(step, operation, {**values, **taken}, None)))
 
-    return function
+    return function, tuple(leaves[i] for i in moving)
+
+
+def _moves(leaf: Tensor) -> bool:
+    return leaf.is_floating_point()
 
 
 def _run(
@@ -237,7 +264,7 @@ def _run(
         return step.through_synapse(call, arguments[0], parameters)
     options = filled(operation.options, values.__getitem__)
     if isinstance(call, Part):
-        return step.run_part(call, (*arguments, *options.values()), parameters)
+        return step.run_part(call, arguments, options, parameters)
     if isinstance(call, Function):
         return call.function(*arguments, **options)
     return getattr(arguments[0], call.name)(*arguments[1:], **options)

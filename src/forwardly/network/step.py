@@ -420,15 +420,19 @@ class Step:
         return self._tangent_of(part, a, change)
 
     def run_part(
-        self, part: Part, arguments: Sequence[Any], parameters: Mapping[str, Tensor] | None
+        self,
+        part: Part,
+        arguments: Sequence[Any],
+        options: dict[str, Any],
+        parameters: Mapping[str, Tensor] | None,
     ) -> Any:
         """What a module makes of its arguments, dropout and norms as all passes share them."""
-        if len(arguments) == 1 and isinstance(arguments[0], Tensor):
+        if len(arguments) == 1 and not options and isinstance(arguments[0], Tensor):
             return self._run(part, arguments[0], parameters)
-        own = _replaced(part, parameters)
-        return (
-            functional_call(part.module, own, tuple(arguments)) if own else part.module(*arguments)
-        )
+        own, given = _replaced(part, parameters), tuple(arguments)
+        if not own:
+            return part.module(*given, **options)
+        return functional_call(part.module, own, given, options)
 
     def _check_chain(self) -> None:
         if self._network.graph is not None:
