@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import pytest
 import torch
@@ -47,7 +48,7 @@ def by_item(m: nn.Module, x: Tensor) -> Tensor:
 
 
 def counting(m: nn.Module, x: Tensor) -> Tensor:
-    m.count += 1
+    m.get_buffer("count").add_(1)
     return m.b(m.a(x))
 
 
@@ -85,7 +86,7 @@ def subtracted(m: nn.Module, x: Tensor) -> Tensor:
 
 
 def scaled_weight(m: nn.Module, x: Tensor) -> Tensor:
-    return m.b(functional.linear(x, m.a.weight * 2))
+    return m.b(functional.linear(x, cast(nn.Linear, m.a).weight * 2))
 
 
 def without_x(m: nn.Module, x: Tensor) -> Tensor:

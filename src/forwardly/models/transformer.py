@@ -83,6 +83,7 @@ class _Block(nn.Module):
 
     def _attention(self, qkv: Tensor) -> Tensor:
         """Written out, as fused kernels have no derivative in forward mode."""
-        q, k, v = qkv.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        n, patches, _ = qkv.shape
+        q, k, v = qkv.reshape(n, patches, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
         weights = torch.softmax(q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1]), -1)
         return (weights @ v).transpose(1, 2).flatten(2)

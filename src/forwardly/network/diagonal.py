@@ -1,8 +1,8 @@
 """Parameters one to one with units: a synapse from each unit to itself.
 
-    z_i = γ_i n̂_i + β_i        Δγ_i = mean of post_i n̂_i        Δβ_i = mean of post_i
+    z_i = γ_i â_i + β_i        Δγ_i = mean of post_i â_i        Δβ_i = mean of post_i
 
-The scale and shift of a norm, n̂ being what it makes without them; the scale alone of a LayerScale;
+The scale and shift of a norm, â being what it makes without them; the scale alone of a LayerScale;
 the shift alone of a position. It is the local update of any synapse, post ⊗ pre, of a weight matrix
 of which only the diagonal is there. Where several units have one γ, as the pixels of a channel
 have, the update is summed over them, as a convolution's is over positions. With δ for post these
@@ -81,7 +81,7 @@ WITH_PARAMETERS = (*ALL_BATCH_NORMS, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, *IN
 
 
 def normalised(norm: nn.Module, a: Tensor) -> Tensor:
-    """n̂, of norms other than batch norms: what they make of ``a`` without scale and shift."""
+    """â, of norms other than batch norms: what they make of ``a`` without scale and shift."""
     if isinstance(norm, nn.LayerNorm):
         return functional.layer_norm(a, norm.normalized_shape, eps=norm.eps)
     if isinstance(norm, nn.RMSNorm):

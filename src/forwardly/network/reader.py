@@ -292,7 +292,9 @@ def _named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 def _is_chain(model: nn.Module) -> bool:
     """Whether it is a nested ``nn.Sequential`` of what chains are made of."""
-    if not isinstance(model, nn.Module) or isinstance(model, SUPPORTED):  # pyright: ignore[reportUnnecessaryIsInstance]
+    is_module = isinstance(model, nn.Module)  # pyright: ignore[reportUnnecessaryIsInstance]
+    patched = isinstance(model, nn.Sequential) and has_own_forward(model)
+    if not is_module or patched or isinstance(model, _NO_MODELS) or _is_compiled(model):
         kind = type(model).__name__
         raise TypeError(
             f"the model must be an nn.Sequential; given {kind}, or another module that has layers "
@@ -306,6 +308,14 @@ def _is_chain(model: nn.Module) -> bool:
         _is_sequential(module) or isinstance(module, SUPPORTED) or not name
         for name, module in _outermost(model)
     )
+
+
+_NO_MODELS = (*SUPPORTED, nn.DataParallel, nn.ModuleList, nn.ModuleDict)
+
+
+def _is_compiled(model: nn.Module) -> bool:
+    """Whether it is what ``torch.compile`` made, told without importing that."""
+    return type(model).__name__ == "OptimizedModule"
 
 
 def _outermost(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -350,9 +360,10 @@ def _check_hooks(model: nn.Module) -> None:
         called = f"module {name!r}" if name else "the model"
         has_others = not isinstance(module, SUPPORTED) and any(True for _ in module.children())
         if (_is_sequential(module) or has_others) and is_hooked(module):
+            what = "an nn.Sequential" if _is_sequential(module) else f"a {type(module).__name__}"
             raise ValueError(
-                f"{called} is an {type(module).__name__} with a hook, and rules call the modules "
-                "inside it one by one: register the hook on one of these"
+                f"{called} is {what} with a hook, and rules call the modules inside it one by one: "
+                "register the hook on one of these"
             )
         if has_backward_hook(module):
             raise ValueError(

@@ -278,6 +278,11 @@ def _check_module(name: str, module: nn.Module) -> None:
             f"module {name!r}, {module}, is not supported: it has several synapses in one "
             "operation, where no rule can teach them. Write it with nn.Linear"
         )
+    if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse:
+        raise UntraceableError(
+            f"module {name!r}, {module}, is not supported, as rules make no sparse gradients: take "
+            "sparse=False"
+        )
     if isinstance(module, _RANDOM) and module.training:
         raise UntraceableError(
             f"module {name!r}, {module}, is not supported, as it draws random numbers in every "

@@ -69,7 +69,8 @@ class DRTP(Rule):
         """One forward pass; a hidden layer's update needs no more of it than that layer."""
         t = self._target(target)
         updates: dict[str, Tensor] = {}
-        output, readouts = x, list[tuple[Stage, Activity]]()
+        output = x
+        readouts: list[tuple[Stage, Activity]] = []
         activities = step.activities(step.prepare(x))
         for stage in self.network.stages:
             layer, l = next(activities), stage.same_units

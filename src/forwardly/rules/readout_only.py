@@ -42,7 +42,8 @@ class ReadoutOnly(Rule):
 
     def assign(self, x: Tensor, target: Tensor, step: Step) -> Credit:
         """One forward pass and the delta rule on what enters the last synapse."""
-        output, readouts = x, list[tuple[Stage, Activity]]()
+        output = x
+        readouts: list[tuple[Stage, Activity]] = []
         activities = step.activities(step.prepare(x))
         for stage in self.network.stages:
             layer = next(activities)
