@@ -310,7 +310,10 @@ def _is_chain(model: nn.Module) -> bool:
     )
 
 
-_NO_MODELS = (*SUPPORTED, nn.DataParallel, nn.ModuleList, nn.ModuleDict)
+_NO_MODELS: tuple[type[nn.Module], ...] = (
+    *SUPPORTED,
+    *(nn.DataParallel, nn.ModuleList, nn.ModuleDict),
+)
 
 
 def _is_compiled(model: nn.Module) -> bool:
