@@ -256,3 +256,27 @@ def test_integers_and_what_comes_out_of_an_embedding() -> None:
     x, target = torch.randint(7, (6, 5)), torch.randint(3, (6,))
     credit = rule(x, target)
     assert torch.equal(credit.output, model(x))
+
+
+def test_what_is_of_chains_alone() -> None:
+    """Figures that go from layer to layer, and runs at once."""
+    x, target = torch.randn(6, 6), torch.randint(3, (6,))
+    rule = fw.PEPITA(ResidualMLP(), nn.CrossEntropyLoss())
+    with pytest.raises(TypeError, match="ResidualMLP is none"):
+        fw.metrics.feedback_angle(rule)
+    with pytest.raises(TypeError, match="the audit tells layers by their order"):
+        fw.audit(rule, x, target)
+    direct = fw.DirectFeedbackAlignment(ResidualMLP(), nn.CrossEntropyLoss())
+    with pytest.raises(TypeError, match="ResidualMLP is none"):
+        fw.metrics.layer_angles(direct)
+    aligned = fw.metrics.layer_angles(fw.FeedbackAlignment(ResidualMLP(), nn.CrossEntropyLoss()))
+    assert aligned.keys() == {"second", "third", "head"}
+    assert fw.metrics.update_alignment(rule, x, target).keys() == rule.trained
+
+
+def test_an_input_of_another_dtype() -> None:
+    rule = fw.PEPITA(ResidualMLP(), nn.CrossEntropyLoss())
+    with pytest.raises(
+        TypeError, match=r"input is torch\.float64, the model's weights are torch\.f"
+    ):
+        rule(torch.randn(3, 6).double(), torch.randint(3, (3,)))

@@ -188,8 +188,9 @@ class Network:
 
     def check_prepared(self, a_0: Float[Tensor, "..."]) -> None:
         """Refuse an input of a shape or dtype that the first synapse does not take."""
-        self.stages[0].check_presynaptic(a_0)
-        weight = self.stages[0].synapse.weight
+        if self.graph is None:
+            self.stages[0].check_presynaptic(a_0)
+        weight = next(s.synapse.weight for s in self.stages if "weight" in dict(s.part.parameters))
         if a_0.dtype != weight.dtype:
             raise TypeError(
                 f"the input is {a_0.dtype}, the model's weights are {weight.dtype}: convert one, "

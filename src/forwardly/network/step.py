@@ -143,7 +143,9 @@ class Step:
         graph = self._network.graph
         if graph is not None:
             self._samples = x.shape[0]
-            return program.prepare(self, graph, x, parameters)
+            a_0 = program.prepare(self, graph, x, parameters)
+            self._network.check_prepared(a_0)
+            return a_0
         a_0 = self._through(self._network.preparation, x, parameters)
         self._network.check_prepared(a_0)
         return a_0
