@@ -72,8 +72,8 @@ MUTANTS = [
     (
         "what is added has no tangent",
         "network/program.py",
-        "along = tuple(changes[number] for number in inputs)",
-        "along = tuple(changes[n] * (n == inputs[0]) for n in inputs)",
+        "for number in inputs for part in floating(changes[number]))",
+        "* (n == inputs[0]) for n in inputs for part in floating(changes[n]))",
     ),
 ]
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
+from subprocess import CompletedProcess
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -115,3 +118,47 @@ def test_an_image_for_an_image() -> None:
     credit = rule(x, torch.zeros(3, 1, 8, 8))
     assert credit.updates.keys() == {n for n, _ in model.named_parameters()}
     assert len(rule.network.stages) == 13
+
+
+@pytest.mark.parametrize("network", SMALL)
+def test_they_are_saved_and_loaded(network: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    make, shape = SMALL[network]
+    rule = fw.PEPITA(make(), nn.CrossEntropyLoss(), input_shape=shape)
+    x, target = torch.randn(4, *shape), torch.tensor([0, 1, 2, 0])
+    rule.accumulate(x, target)
+    fw.save(rule, tmp_path / "model.safetensors")
+    other = fw.load(tmp_path / "model.safetensors")
+    assert type(other.model) is type(rule.model)
+    assert_close(other(x, target), rule(x, target), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("model", ["resmlp", "resnet8", "vit"])
+def test_train(model: str, command: Callable[..., CompletedProcess[str]], tmp_path: Path) -> None:
+    numbers = np.random.default_rng(0)
+    images = numbers.random((60, 1, 8, 8), dtype=np.float32)
+    np.savez(tmp_path / "images.npz", x=images, y=numbers.integers(0, 3, 60))
+    size = ["--hidden", "8", "8"] if model == "resmlp" else []
+    given = ["--data", "images.npz", "--model", model, "--epochs", "1", "--out", "run", *size]
+    done = command("train", *given)
+    assert done.returncode == 0, done.stderr
+    done = command("predict", "run", "--data", "images.npz", "--out", "classes.csv")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model", "resnet8", "--dropout", "0.5"], "dropout is of the models mlp and conv"),
+        (["--model", "vit", "--hidden", "3"], "hidden is of the models mlp and conv"),
+        (["--model", "resmlp", "--hidden", "3", "4"], "of one size"),
+        (["--model", "resnet20"], "needs images"),
+    ],
+    ids=["dropout", "hidden", "sizes", "images"],
+)
+def test_settings_of_other_models(
+    options: list[str], message: str, command: Callable[..., CompletedProcess[str]]
+) -> None:
+    done = command("train", "--data", "digits", *options)
+    assert done.returncode == 2
+    assert message in done.stderr
