@@ -233,6 +233,23 @@ def test_a_model_that_changes_is_read_anew() -> None:
         rule(x, target)
 
 
+def test_a_setting_that_changes_is_seen() -> None:
+    """What was a constant when the model was traced."""
+
+    def scaled(m: nn.Module, x: Tensor) -> Tensor:
+        return m.b(functional.dropout(torch.tanh(m.a(x)) * m.factor, 0.5, m.training))
+
+    model = Made(scaled)
+    model.factor = 2.0
+    rule = fw.PEPITA(model, nn.CrossEntropyLoss(), input_shape=(4,))
+    x, target = torch.randn(3, 4), torch.tensor([0, 1, 0])
+    assert len(rule.network.dropouts) == 1
+    model.eval()
+    for factor in (2.0, 5.0):
+        model.factor = factor
+        assert_close(rule(x, target).output, model(x))
+
+
 def test_integers_and_what_comes_out_of_an_embedding() -> None:
     class Words(nn.Module):
         def __init__(self) -> None:

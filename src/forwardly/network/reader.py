@@ -262,7 +262,8 @@ def reading_of(model: nn.Module, *, modes: bool = False) -> Reading:
 
     Args:
         model: what to look at.
-        modes: whether it matters if modules are training, as for what is traced.
+        modes: whether it matters if modules are training, and what other numbers and words they
+            have, as for what is traced, where these have become constants.
     """
     modules: list[tuple[object, ...]] = []
     parameters: list[tuple[object, ...] | str | None] = []
@@ -271,9 +272,9 @@ def reading_of(model: nn.Module, *, modes: bool = False) -> Reading:
         name, module = left.pop()
         kind, own = type(module), vars(module)
         hooks = map(bool, _tables_of_hooks(own))
-        mode = modes and module.training
+        plain = _settings(own) if modes else None
         modules.append(
-            (name, id(module), kind, kind.forward, has_own_forward(module), mode, *hooks)
+            (name, id(module), kind, kind.forward, has_own_forward(module), plain, *hooks)
         )
         for p, parameter in own["_parameters"].items():
             if type(parameter) is nn.Parameter:
@@ -284,6 +285,11 @@ def reading_of(model: nn.Module, *, modes: bool = False) -> Reading:
                 parameters.append(p if parameter is None else None)
         left += own["_modules"].items()
     return Reading(all_modules_are_hooked(), tuple(modules), tuple(parameters))
+
+
+def _settings(own: dict[str, object]) -> tuple[tuple[str, object], ...]:
+    """A module's numbers and words, whether it is training among them."""
+    return tuple((k, v) for k, v in own.items() if isinstance(v, bool | int | float | str))
 
 
 def _named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
