@@ -237,7 +237,9 @@ def test_a_setting_that_changes_is_seen() -> None:
     """What was a constant when the model was traced."""
 
     def scaled(m: nn.Module, x: Tensor) -> Tensor:
-        return m.b(functional.dropout(torch.tanh(m.a(x)) * m.factor, 0.5, m.training))
+        return m.b(
+            functional.dropout(torch.tanh(m.a(x)) * float(vars(m)["factor"]), 0.5, m.training)
+        )
 
     model = Made(scaled)
     model.factor = 2.0
