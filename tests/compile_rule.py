@@ -12,6 +12,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from forwardly.testing import CASES, Case, build
+from graphs import GRAPHS
 from test_laws import FACTORIES
 
 # Every kind of stage in one network.
@@ -29,7 +30,7 @@ WHOLE = Case(
 if __name__ == "__main__":
     for argument in sys.argv[1:]:
         backend, name, network = argument.split(":")
-        (case,) = (case for case in (WHOLE, *CASES) if case.name == network)
+        (case,) = (case for case in (WHOLE, *CASES, *GRAPHS) if case.name == network)
         rule, (x, target) = build(FACTORIES[name], case), case.batch()
         torch.compiler.reset()
         compiled = torch.compile(rule, fullgraph=True, backend=backend)

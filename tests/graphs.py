@@ -1,134 +1,267 @@
-"""CUDA's graphs, played by the processor.
-
-``Played`` notes the operations of some work as a capture does: each with the numbers that it was
-given and the tensors, by their places. A replay does just these operations again, and puts what
-they make where it was made first. So what Python would have decided anew, and what has moved
-elsewhere, shows as it would on a GPU. What a capture forbids, such as asking for a value, raises.
-"""
+"""Small networks that are no chains, one for each thing that a graph may have."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
-from typing import Any
 
-import pytest
 import torch
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch import Tensor, nn
+from torch.nn import functional
 
-WAITS = {"_local_scalar_dense", "nonzero", "masked_select", "lift_fresh", "is_nonzero", "equal"}
-"""Operations for which a device's stream would be waited for, or left."""
-
-
-def waits(func: Any, args: Any) -> str:
-    """What of an operation would wait for the device; empty if nothing."""
-    name = func.overloadpacket.__name__
-    if name in WAITS:
-        return name
-    by_mask = name.startswith("index") and any(
-        isinstance(i, Tensor) and i.dtype == torch.bool
-        for given in args
-        if isinstance(given, list | tuple)
-        for i in given
-    )
-    return f"{name} by a mask" if by_mask else ""
+import forwardly as fw
+from forwardly.testing import Case
 
 
-class CaptureError(RuntimeError):
-    """As torch raises of what cannot be captured."""
+class ResidualMLP(nn.Module):
+    """h + relu(W h), and a sum before the readout."""
 
-
-class Played(TorchDispatchMode):
-    """See the module docstring. A capture does nothing yet: what it wrote to is as before."""
-
-    def __init__(self, work: Callable[[], None]) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.replays = 0
-        self._noted: list[tuple[Any, Any, Any, list[Tensor], list[Tensor]]] = []
-        self._before: dict[int, tuple[Tensor, Tensor]] = {}
-        self._made: list[Tensor] = []
-        try:
-            with self, pytest.MonkeyPatch.context() as patch:
-                for name in ("cpu", "item", "numpy", "tolist", "__bool__", "__float__", "__int__"):
-                    patch.setattr(Tensor, name, partial(_refused, name))
-                work()
-        finally:
-            for tensor, before in self._before.values():
-                tensor.untyped_storage().copy_(before.untyped_storage())
+        self.first = nn.Linear(6, 5)
+        self.second = nn.Linear(5, 5, bias=False)
+        self.third = nn.Linear(5, 5)
+        self.head = nn.Linear(5, 3)
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if what := waits(func, args):
-            raise CaptureError(f"operation not permitted when stream is capturing: {what}")
-        given = zip(func._schema.arguments, args, strict=False)
-        written = [tensor for one, tensor in given if one.alias_info and one.alias_info.is_write]
-        written += [
-            kwargs[one.name]
-            for one in func._schema.arguments
-            if one.name in kwargs and one.alias_info and one.alias_info.is_write
-        ]
-        for tensor in tree_leaves(written):
-            self._keep(tensor)
-        inputs = {t.untyped_storage().data_ptr() for t in tree_leaves((args, kwargs)) if is_(t)}
-        result = func(*args, **kwargs)
-        outputs = [t for t in tree_leaves(result) if is_(t)]
-        fresh = [t for t in outputs if t.untyped_storage().data_ptr() not in inputs]
-        self._made += outputs  # no address is used twice
-        self._noted.append((func, args, kwargs, outputs, fresh))
-        return result
-
-    def _keep(self, tensor: Tensor) -> None:
-        key = tensor.untyped_storage().data_ptr()
-        if key not in self._before:
-            plain = tensor.detach()
-            with torch.utils._python_dispatch._disable_current_modes():
-                copy = torch.empty(0, dtype=plain.dtype)
-                copy.set_(plain.untyped_storage().clone())
-            self._before[key] = plain, copy
-
-    def __call__(self) -> None:
-        """Replay."""
-        self.replays += 1
-        for func, args, kwargs, outputs, fresh in self._noted:
-            with torch._C._AutoDispatchBelowAutograd():  # what was noted lies below it
-                again = [t for t in tree_leaves(func(*args, **kwargs)) if is_(t)]
-            for first, now in zip(outputs, again, strict=True):
-                if any(first is one for one in fresh):
-                    first.detach().copy_(now)
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.first(x))
+        h = h + functional.relu(self.second(h))
+        h = h + functional.gelu(self.third(h))
+        return self.head(h)
 
 
-def _refused(name: str, *_: object) -> None:
-    raise CaptureError(f"operation not permitted when stream is capturing: {name}")
+class ConvBlock(nn.Module):
+    """Of a ResNet: functions that write over tensors, batch norms, a view."""
+
+    def __init__(self, norm: Callable[[int], nn.Module] = nn.Identity) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(2, 4, 3, padding=1)
+        self.conv1 = nn.Conv2d(4, 4, 3, padding=1, bias=False)
+        self.norm1 = norm(4)
+        self.conv2 = nn.Conv2d(4, 4, 3, padding=1, bias=False)
+        self.norm2 = norm(4)
+        self.down = nn.Conv2d(4, 6, 1, stride=2)
+        self.act = nn.ReLU(inplace=True)
+        self.fc = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.stem(x))
+        out = functional.relu(self.norm1(self.conv1(x)), inplace=True)
+        out = self.norm2(self.conv2(out))
+        out += x
+        out = self.act(self.down(out))
+        out = functional.adaptive_avg_pool2d(out, 1)
+        return self.fc(out.view(out.size(0), -1))
 
 
-def is_(value: object) -> bool:
-    return isinstance(value, Tensor)
+class Attention(nn.Module):
+    """Two heads, written out, and a norm before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(3, 4)
+        self.norm = nn.LayerNorm(4, elementwise_affine=False)
+        self.qkv = nn.Linear(4, 12, bias=False)
+        self.out = nn.Linear(4, 4)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        n, t, d = x.shape
+        q, k, v = self.qkv(self.norm(x)).reshape(n, t, 3, 2, d // 2).permute(2, 0, 3, 1, 4)
+        weights = (q @ k.transpose(-2, -1) / (d // 2) ** 0.5).softmax(-1)
+        x = x + self.out((weights @ v).transpose(1, 2).reshape(n, t, d))
+        return self.head(x.mean(1))
 
 
-class Graphs(list[Played]):
-    """Those that were captured."""
+class Recurrent(nn.Module):
+    """An unrolled network of W x + U h: two synapses of the same units, used several times."""
 
-    @property
-    def replays(self) -> int:
-        return sum(graph.replays for graph in self)
+    def __init__(self) -> None:
+        super().__init__()
+        self.W = nn.Linear(3, 4)
+        self.U = nn.Linear(4, 4, bias=False)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.W(x[:, 0]))
+        for t in range(1, x.shape[1]):
+            h = torch.tanh(self.W(x[:, t]) + self.U(h))
+        return self.head(h)
 
 
-@pytest.fixture
-def graphs(monkeypatch: pytest.MonkeyPatch) -> Graphs:
-    """The processor has graphs, of this kind; in order of their capture."""
-    made = Graphs()
+class Gated(nn.Module):
+    """SwiGLU, an activation that is written out, and synapses that are functions."""
 
-    def graph_of(work: Callable[[], None], _: object) -> Callable[[], None]:
-        made.append(Played(work))
-        return made[-1]
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = nn.Parameter(torch.randn(5, 6) / 3)
+        self.value = nn.Linear(6, 5)
+        self.down = nn.Parameter(torch.randn(6, 5) / 3)
+        self.shift = nn.Parameter(torch.randn(6) / 3)
+        self.head = nn.Linear(6, 3)
 
-    captured = "forwardly.fast.cuda.captured"
-    monkeypatch.setattr(f"{captured}.graph_of", graph_of)
-    monkeypatch.setattr(f"{captured}.aside", lambda work, _: work())
-    monkeypatch.setattr(f"{captured}.can_capture", lambda _: True)
-    # Which would step first on a processor.
-    for engine in ("whole_step.WholeStep", "engine.CompiledParts"):
-        monkeypatch.setattr(f"forwardly.fast.cpu_step.{engine}.why_not", lambda *_: "not asked")
-    return made
+    def forward(self, x: Tensor) -> Tensor:
+        z = functional.linear(x, self.gate)
+        h = z * torch.sigmoid(z) * self.value(x)
+        return self.head(x + functional.linear(h, self.down, bias=self.shift))
+
+
+class UNet(nn.Module):
+    """An encoder and a decoder, with what the one has kept beside what the other makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter = nn.Conv2d(1, 3, 3, padding=1)
+        self.inner = nn.Conv2d(3, 4, 3, padding=1)
+        self.up = nn.ConvTranspose2d(4, 3, 2, stride=2)
+        self.leave = nn.Conv2d(6, 2, 1)
+        self.head = nn.Linear(32, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        outer = torch.relu(self.enter(x))
+        inner = torch.relu(self.inner(functional.max_pool2d(outer, 2)))
+        both = torch.cat([outer, self.up(inner)], dim=1)
+        return self.head(torch.flatten(torch.relu(self.leave(both)), 1))
+
+
+class Dense(nn.Module):
+    """Concatenation, and a dropout that is used twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(5, 4)
+        self.b = nn.Linear(9, 4)
+        self.head = nn.Linear(13, 3)
+        self.drop = nn.Dropout(0.3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.cat([x, self.drop(torch.relu(self.a(x)))], 1)
+        x = torch.cat([x, self.drop(torch.relu(self.b(x)))], 1)
+        return self.head(x)
+
+
+class Tied(nn.Module):
+    """Two layers that have one weight, and biases of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(5, 4)
+        self.b = nn.Linear(4, 4)
+        self.c = nn.Linear(4, 4)
+        self.c.weight = self.b.weight
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.b(torch.tanh(self.a(x))))
+        return self.head(torch.tanh(self.c(h)))
+
+
+class Several(nn.Module):
+    """Operations that make several tensors, of numbers and of places; arguments by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(5, 6)
+        self.drop = nn.Dropout(0.3)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.drop(input=self.a(x)))
+        first, second = h.split([2, 4], dim=1)
+        largest, _ = second.topk(2, dim=1)
+        return self.head(
+            torch.cat([first, largest, second.max(1, keepdim=True).values, h[:, 3:]], 1)[:, :8]
+        )
+
+
+class Windows(nn.Module):
+    """Parts of a sample in the first dimension, as windows of pixels are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Linear(4, 4)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        windows = x.reshape(-1, 4)
+        windows = windows + torch.relu(self.mix(windows))
+        return self.head(windows.reshape(x.shape[0], -1))
+
+
+class TwoReadouts(nn.Module):
+    """Outputs that two synapses add to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(5, 4)
+        self.b = nn.Linear(4, 4)
+        self.wide = nn.Linear(5, 3)
+        self.deep = nn.Linear(4, 3, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.a(x))
+        h = h + torch.tanh(self.b(h))
+        return self.wide(x) + self.deep(h)
+
+
+class Scaled(nn.Module):
+    """Parameters one to one with units: of norms, positions and a LayerScale."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 2, bias=False)
+        self.group = nn.GroupNorm(2, 4)
+        self.position = nn.Parameter(torch.randn(4, 4))
+        self.norm = nn.LayerNorm(4)
+        self.mix = nn.Linear(4, 4)
+        self.scale = nn.Parameter(torch.randn(4))
+        self.root = nn.RMSNorm(4)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.group(self.conv(x))).flatten(2).transpose(1, 2)
+        x = x + self.position
+        x = x + self.scale * torch.tanh(self.mix(self.norm(x)))
+        return self.head(self.root(x.mean(1)))
+
+
+def _norm(channels: int) -> nn.Module:
+    return nn.BatchNorm2d(channels, affine=False)
+
+
+GRAPHS: list[Case] = [
+    Case("residual", lambda: [ResidualMLP()], (6,), 3),
+    Case("conv-block", lambda: [ConvBlock()], (2, 4, 4), 3),
+    Case("batch-norm-block", lambda: [ConvBlock(_norm)], (2, 4, 4), 3, per_sample=False),
+    Case("attention", lambda: [Attention()], (4, 3), 3),
+    Case("recurrent", lambda: [Recurrent()], (4, 3), 3, nn.MSELoss),
+    Case("gated", lambda: [Gated()], (6,), 3),
+    Case("u-net", lambda: [UNet()], (1, 4, 4), 3),
+    Case("dense", lambda: [Dense()], (5,), 3),
+    Case("scaled", lambda: [Scaled()], (1, 3, 3), 3),
+    Case(
+        "batch-norm-affine",
+        lambda: [ConvBlock(nn.BatchNorm2d)],
+        (2, 4, 4),
+        3,
+        per_sample=False,
+    ),
+    Case("two-readouts", lambda: [TwoReadouts()], (5,), 3, nn.BCEWithLogitsLoss),
+    Case("tied", lambda: [Tied()], (5,), 3),
+    Case("several", lambda: [Several()], (5,), 3),
+    Case("windows", lambda: [Windows()], (2, 4), 3),
+]
+"""Models of the kit, in float64, each within an ``nn.Sequential``."""
+
+ANY_MODEL = [name for name, rule in fw.RULES.items() if not rule.needs_chain]
+"""Rules that take them."""
+
+BY_SAMPLE = {
+    *("direct-feedback-alignment", "direct-kolen-pollack", "drtp", "node-perturbation"),
+}
+"""Rules that need to know which units are of which sample."""
+
+
+def takes(rule: str, case: Case) -> bool:
+    """Whether a rule takes a network."""
+    return not (case.name == "windows" and rule in BY_SAMPLE)

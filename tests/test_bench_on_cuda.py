@@ -17,12 +17,12 @@ from torch import nn
 from torch.testing import assert_close
 
 import forwardly as fw
+from cuda_graphs import Graphs, graphs
 from forwardly.benchmarks import check, memory, on_cuda, steps
 from forwardly.benchmarks.timing import processors_clock
 from forwardly.commands import bench as bench_command
 from forwardly.commands.bench import bench
 from forwardly.errors import UsageError
-from graphs import Graphs, graphs
 
 __all__ = ["graphs"]
 

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 import forwardly as fw
+from cuda_graphs import Graphs, Played, graphs
 from forwardly.fast import find
 from forwardly.fast.cuda.watch import Watch
-from graphs import Graphs, Played, graphs
 from test_laws import FACTORIES
 from test_local_sgd import DESCENTS
 

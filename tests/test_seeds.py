@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import forwardly as fw
+from cuda_graphs import waits
 from forwardly import RULES
 from forwardly.errors import UsageError
 from forwardly.experiments.recipe import Prepared, Recipe, fit_at_once, prepare_on
 from forwardly.training.measures import MEASURES
-from graphs import waits
 
 RATES = 0.05, 0.1, 0.02
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 import forwardly as fw
+from cuda_graphs import Graphs, graphs
 from forwardly.benchmarks import check
 from forwardly.fast.sgd import Descent, descend
-from graphs import Graphs, graphs
 
 __all__ = ["graphs"]
 

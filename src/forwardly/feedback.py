@@ -19,6 +19,9 @@ from forwardly.checks import all_finite, shape_of, values_readable
 from forwardly.network import Stage
 from forwardly.rule import Rule, evaluating
 
+MOST_NUMBERS = 2**28
+"""The most that a feedback matrix may have: 1 GiB in float32."""
+
 Initialiser = Callable[[Sequence[int], torch.Generator | None], tuple[Tensor, ...]]
 """(sizes, generator) → factors of F, on the generator's device, in float64 where it has that."""
 
@@ -113,6 +116,20 @@ def like_weight(
     weight = stage.synapse.weight.detach()
     F, *_ = drawn(initialiser, (weight[0].numel(), weight.shape[0]), generator, weight)
     return F.T.reshape(weight.shape)
+
+
+def check_number(name: str, units: int, outputs: int) -> None:
+    """Refuse a feedback matrix that would not fit in memory, before it is drawn.
+
+    Raises:
+        ValueError: if it has more than ``MOST_NUMBERS``.
+    """
+    if units * outputs > MOST_NUMBERS:
+        raise ValueError(
+            f"{name} would have {units:,} × {outputs:,} = {units * outputs:,} numbers, one for "
+            f"each unit and output, more than {MOST_NUMBERS:,}: take smaller samples, or a rule "
+            "whose feedback goes layer by layer, such as FeedbackAlignment"
+        )
 
 
 def check_sizes(name: str, matrix: Tensor, layer: Tensor, outputs: int) -> None:

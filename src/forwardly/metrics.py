@@ -351,7 +351,9 @@ def _gradient(rule: Rule, x: Tensor, target: Tensor) -> dict[str, Tensor]:
     """Backprop's updates, under the rule's dropout masks."""
     # From a generator of its own, as measuring must not change what is drawn next.
     own = torch.Generator()
-    reference = Backprop(rule.model, rule.loss, error=rule.own_error, generator=own)
+    reference = Backprop(
+        rule.model, rule.loss, input_shape=rule.input_shape, error=rule.own_error, generator=own
+    )
     reference.noise = rule.noise
     return reference(x, target).updates
 
@@ -361,7 +363,16 @@ def _look(rule: Rule) -> None:
     rule.look()
 
 
+def _check_chain(rule: Rule) -> None:
+    if rule.network.graph is not None:
+        raise TypeError(
+            "weights are chained from layer to layer in a chain of layers only, and "
+            f"{type(rule.model).__name__} is none: take update_alignment"
+        )
+
+
 def _direct_angles(rule: Rule) -> dict[str, float]:
+    _check_chain(rule)
     angles: dict[str, float] = {}
     way: Tensor | None = None  # from the output to the layer, as backprop goes
     stages = rule.network.stages
@@ -377,6 +388,7 @@ def _direct_angles(rule: Rule) -> dict[str, float]:
 
 
 def _linear_weights(rule: Rule) -> list[Tensor]:
+    _check_chain(rule)
     weights: list[Tensor] = []
     for stage in rule.network.stages:
         if not isinstance(stage.synapse, nn.Linear):

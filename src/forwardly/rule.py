@@ -26,13 +26,16 @@ from forwardly._typing import Float, Shaped
 from forwardly.checks import all_finite, shape_of, values_readable
 from forwardly.loss_value import LossValue
 from forwardly.losses import OutputError, check_loss, mean_loss, output_error
-from forwardly.network import Network, Part, Step
+from forwardly.network import Network, Stage, Step
 from forwardly.network.alterations import has_backward_hook, is_hooked
+from forwardly.network.diagonal import Diagonal
+from forwardly.network.kinds import TRANSPOSED
 from forwardly.network.reader import reading_of
 from forwardly.network.stage import Apply
 from forwardly.network.step import NO_KERNELS, Kernels
 
 Result = TypeVar("Result")
+_ELSEWHERE = " (before what is perturbed, in operations that are not known, or not used at all)"
 _HALF = (torch.float16, torch.bfloat16)
 
 
@@ -131,11 +134,13 @@ class Rule(nn.Module, ABC):
     other sizes than its feedback was drawn for, is refused there.
 
     Args:
-        model: an ``nn.Sequential`` of supported modules, see ``forwardly.network``. Parameters with
+        model: an ``nn.Sequential`` of supported modules, or, for rules that do not need a chain,
+            any module that can be traced, see ``forwardly.network``. Parameters with
             ``requires_grad=False`` are left alone.
         loss: a loss module, see ``forwardly.losses``.
         input_shape: shape of x without the batch; needed only by rules whose feedback must know the
-            sizes of layers, and only if the first synapse is a convolution.
+            sizes of layers, and only if the first synapse is a convolution; and if the model is no
+            ``nn.Sequential``.
         error: (output, target) → e of the output's shape, for a loss that is not known there.
         generator: where the seed of the dropout masks (and feedback matrices) are drawn from;
             torch's global generator if None.
@@ -187,6 +192,10 @@ class Rule(nn.Module, ABC):
     output_update: ClassVar[Literal["error", "gradient"]] = "error"
     """Whether the last synapse learns from the error itself, or from its vector–Jacobian product
     with what follows the synapse; the two differ where a model ends in an activation."""
+
+    needs_chain: ClassVar[str] = "its author has not said that it takes models of another form"
+    """Why it takes chains of layers alone; empty if it takes any model: it asks a stage whether
+    ``is_readout``, and sends nothing from stage to stage but through ``Step``'s own passes."""
 
     output_predicts: bool = True
     """Whether ``Credit.output`` and ``loss`` are of what ``predict`` gives; options may say so."""
@@ -439,7 +448,7 @@ class Rule(nn.Module, ABC):
             return  # compiled for the model as it was
         if self.own_error is None:
             check_loss(self.loss)
-        reading = reading_of(self.model)
+        reading = reading_of(self.model, modes=self.network.traced)
         if not self.network.reading.agrees(reading):
             if None in reading.parameters:
                 raise ValueError(
@@ -505,9 +514,15 @@ class Rule(nn.Module, ABC):
 
     def _read(self) -> None:
         """Read the model, for the first time or anew; nothing is changed if it is refused."""
-        network = Network(self.model)
+        network = Network(self.model, self.input_shape)
+        if network.graph is not None and self.needs_chain:
+            raise TypeError(
+                f"{type(self).__name__} needs a chain of layers, an nn.Sequential of supported "
+                f"modules, and {type(self.model).__name__} is none: {self.needs_chain}. "
+                "Take a rule for any model, such as PEPITA or FeedbackAlignment"
+            )
         before: Network | None = getattr(self, "network", None)
-        sizes = [stage.synapse.weight.shape for stage in network.stages]
+        sizes = [_size(stage) for stage in network.stages]
         if before is not None and sizes != self._sizes:
             raise ValueError(
                 "the model has changed since the rule was built, which is for weights of "
@@ -515,7 +530,8 @@ class Rule(nn.Module, ABC):
             )
         for stage, size in zip(network.stages, sizes, strict=True):
             bias: Tensor | None = stage.synapse.bias
-            if bias is not None and bias.shape != size[:1]:
+            other = isinstance(stage.part.module, (*TRANSPOSED, Diagonal))
+            if bias is not None and not other and bias.shape != size[:1]:
                 raise ValueError(
                     f"the bias of {stage.name!r} is {shape_of(bias)}, its weight {tuple(size)}"
                 )
@@ -540,10 +556,10 @@ class Rule(nn.Module, ABC):
         """Say, once, what computes something else than a user may think."""
         self._is_news = False
         name, messages = type(self).__name__, list[str]()
-        after = [part for part in self.network.stages[-1].elementwise if not _is_identity(part)]
+        after = self.network.output_activation
         if after and self.output_update == "error":
             messages.append(
-                f"the model ends in {after[0].module}: the output layer of {name} learns from the "
+                f"the model ends in {after}: the output layer of {name} learns from the "
                 "error itself, that of backprop from the error times its derivative, so the two "
                 "do not compare. End the model with the synapse, e.g. with nn.BCEWithLogitsLoss() "
                 "for a sigmoid"
@@ -561,22 +577,28 @@ class Rule(nn.Module, ABC):
     @property
     def _weight(self) -> Tensor:
         """The first synapse's, whose dtype and device are those of all."""
-        return self.network.stages[0].synapse.weight
+        for stage in self.network.stages:
+            if "weight" in dict(stage.part.parameters):
+                return stage.synapse.weight
+        raise AssertionError("a network has a synapse with a weight")
 
     def _trained_parameters(self, network: Network) -> frozenset[str]:
         """Names of the parameters that get updates; see ``trains``."""
         if self.trains == "all":
             return frozenset(n for n, p in self.model.named_parameters() if p.requires_grad)
-        stages = network.stages[-1:] if self.trains == "readout" else network.stages
-        trained = {f"{stage.name}.{p}" for stage in stages for p in stage.trained}
-        places = self.model.named_parameters(remove_duplicate=False)  # a norm's may be a synapse's
+        readouts = [stage for stage in network.stages if stage.is_readout]
+        stages = readouts if self.trains == "readout" else network.stages
+        trained = {name for stage in stages for name in stage.updated}
+        # In a chain a norm's may be a synapse's, too; in a graph updates of all uses are summed.
+        places = self.model.named_parameters(remove_duplicate=network.graph is not None)
         others = sorted({name for name, p in places if p.requires_grad} - trained)
         if others and self.trains == "synapses":
+            where = "" if network.graph is None else _ELSEWHERE
             raise ValueError(
                 f"{type(self).__name__} trains the weights and biases of synapses only, and this "
-                f"model has other parameters: {', '.join(others)}. Build the layer without them "
-                "(affine=False, elementwise_affine=False), or freeze them with "
-                "parameter.requires_grad_(False)"
+                f"model has other parameters: {', '.join(others)}{where}. Build the layer without "
+                "them (affine=False, elementwise_affine=False), or freeze them with "
+                "parameter.requires_grad_(False)" + _freezing(others)
             )
         return frozenset(trained)
 
@@ -594,8 +616,17 @@ def _outside_inference(given: Tensor) -> Tensor:
     return given.clone() if given.is_inference() else given
 
 
-def _is_identity(part: Part) -> bool:
-    return isinstance(part.module, nn.Identity) and not part.altered
+def _freezing(names: list[str]) -> str:
+    """The loop that freezes parameters, where there are many."""
+    if len(names) == 1:
+        return ""
+    return f": for name in {names}: model.get_parameter(name).requires_grad_(False)"
+
+
+def _size(stage: Stage) -> torch.Size:
+    own = dict(stage.part.parameters)
+    named: Tensor = getattr(stage.synapse, "weight" if "weight" in own else "bias")
+    return named.shape
 
 
 def _listed(shapes: list[torch.Size]) -> str:

@@ -26,13 +26,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from forwardly import feedback, files
+from forwardly import feedback, files, models
 from forwardly.checks import check_kind
 from forwardly.data import Dataset, Split
 from forwardly.data.preprocessing import Preprocessing
 from forwardly.errors import UsageError
 from forwardly.files.fields import Fields
-from forwardly.network.alterations import alteration
+from forwardly.network.alterations import alteration, has_own_forward, is_hooked
 from forwardly.network.kinds import LOSSES, SUPPORTED
 from forwardly.rule import Rule
 from forwardly.rules.plugins import all_rules
@@ -42,7 +42,7 @@ _KEY = "forwardly"
 """Of the description among the header's metadata."""
 
 _KINDS: dict[str, type[nn.Module]] = {
-    kind.__name__: kind for kind in (*SUPPORTED, *LOSSES, nn.Sequential)
+    kind.__name__: kind for kind in (*SUPPORTED, *LOSSES, *models.WHOLE, nn.Sequential)
 }
 _SAME = "same"
 """The kind of a place whose module is that of an earlier place."""
@@ -249,7 +249,8 @@ def _described(
     if id(module) in seen:
         return {"kind": _SAME, "as": seen[id(module)]}
     seen[id(module)] = path
-    if how := alteration(module):
+    ours = type(module) in models.WHOLE and not _is_touched(module)
+    if not ours and (how := alteration(module)):
         raise TypeError(
             f"{what}, {module}, {how}, which could not be built again: save the weights, by "
             "torch.save(rule.model.state_dict(), ...)"
@@ -271,6 +272,11 @@ def _described(
             value = value is not None and value is not False
         arguments[name] = _plain(value, f"{name} of {what}")
     return {**described, "arguments": arguments}
+
+
+def _is_touched(module: nn.Module) -> bool:
+    """Whether something in it has a hook, or a method of its own."""
+    return any(is_hooked(part) or has_own_forward(part) for part in module.modules())
 
 
 def _places(rule: Rule) -> Iterator[tuple[str, nn.Module]]:

@@ -72,8 +72,14 @@ def audit(rule: Rule, x: Tensor, target: Tensor) -> AuditReport:
         target: its targets.
 
     Raises:
+        TypeError: if the model is no chain of layers.
         TypeError, ValueError: what the rule raises for the batch.
     """
+    if rule.network.graph is not None:
+        raise TypeError(
+            "the audit tells layers by their order in a chain, and "
+            f"{type(rule.model).__name__} is none: audit the rule on an nn.Sequential"
+        )
     traced = trace(rule, x, target)
     return AuditReport(
         type(rule).__name__,

@@ -64,7 +64,7 @@ def train(
     ----------
     hidden
         Sizes of the hidden layers, separated by spaces; for conv, its channels (default: 1024;
-        conv: 32).
+        conv: 32; resmlp: four of 256).
     centre
         Shift samples to means of 0, of each number or of each channel of images, by those of the
         training part.
@@ -98,7 +98,7 @@ def train(
         Processor threads (default: torch's choice).
     """
     require(SHARE, mirror=mirror)
-    sizes = hidden or ((32,) if recipe.model == "conv" else recipe.hidden)
+    sizes = hidden or {"conv": (32,), "resmlp": (256,) * 4}.get(recipe.model, recipe.hidden)
     recipe = replace(
         recipe,
         hidden=sizes,

@@ -52,6 +52,9 @@ DATA = Must(
     lambda data: data in DATA_SETS or read.is_file_name(data),
 )
 
+WHOLE = "resmlp", "resnet8", "resnet20", "vit"
+"""Models that are no chains."""
+
 _ADDED: Mapping[str, Any] = {
     **dict.fromkeys(("target", "task", "preprocessing", "patience", "stress")),
     "keep": "last",
@@ -92,8 +95,11 @@ class Recipe:
             of your own, my.npz or my.csv, or a folder of images.
         options: of the rule, see ``rules.options``; with weight mirroring "projection" is the scale
             of a factored F, ``feedback.product``.
-        model: mlp, or conv for one convolution of 5 × 5, pooling and a readout.
-        hidden: sizes of the hidden layers ("mlp"), or the channels of the convolution ("conv").
+        model: mlp; conv for one convolution of 5 × 5, pooling and a readout; resmlp, whose hidden
+            layers, all of one size, add to what they are given; for small images resnet8, resnet20
+            and vit, which are what their papers say.
+        hidden: sizes of the hidden layers ("mlp", "resmlp"), or the channels of the convolution
+            ("conv").
         initial: How weights are drawn: he, or torch as its layers are.
         activation: Of hidden layers: relu, tanh or sigmoid.
         dropout: Probability with which a hidden unit is dropped.
@@ -134,7 +140,7 @@ class Recipe:
     rule: str = "pepita"
     data: Annotated[str, DATA] = "mnist"
     options: Mapping[str, float | int | str] = field(default_factory=dict[str, float | int | str])
-    model: Annotated[str, one_of("mlp", "conv")] = "mlp"
+    model: Annotated[str, one_of("mlp", "conv", *WHOLE)] = "mlp"
     hidden: Annotated[tuple[int, ...], MOST_UNITS] = (1024,)
     initial: Annotated[str, one_of("he", "torch")] = "he"
     activation: Annotated[str, one_of(*models.ACTIVATIONS)] = "relu"
@@ -172,7 +178,9 @@ class Recipe:
                 "hidden must be sizes of at least 1, and for the model conv one, its channels; "
                 f"given {list(self.hidden)}"
             )
-        if self.conv_rate != 1 and self.model != "conv":
+        if self.model in WHOLE:
+            _check_whole(self)
+        if self.conv_rate != 1 and self.model not in {"conv", "resnet8", "resnet20", "vit"}:
             raise UsageError(
                 f"conv_rate is of convolutions, and the model {self.model} has none; "
                 f"given {self.conv_rate}"
@@ -361,7 +369,46 @@ def load_data(
     return dataset if kind is None else dataset.prepared(kind)
 
 
-def _model(recipe: Recipe, dataset: data.Dataset, generator: torch.Generator) -> nn.Sequential:
+def _check_whole(recipe: Recipe) -> None:
+    """Refuse settings that are of other models."""
+    default = {field.name: field.default for field in fields(Recipe)}
+    names = ["activation", "dropout", "normalise", "initial"]
+    if recipe.model != "resmlp":
+        names.append("hidden")
+    elif len({*recipe.hidden}) > 1:
+        raise UsageError(
+            "the hidden layers of the model resmlp are of one size, as they add to what they are "
+            f"given; given {list(recipe.hidden)}"
+        )
+    for name in names:
+        if getattr(recipe, name) != default[name]:
+            raise UsageError(
+                f"{name} is of the models mlp and conv, and {recipe.model} is what its paper says; "
+                f"given {getattr(recipe, name)}"
+            )
+
+
+def _whole_model(recipe: Recipe, shape: tuple[int, ...], outputs: int) -> nn.Module:
+    if recipe.model == "resmlp":
+        width, depth = recipe.hidden[0], len(recipe.hidden) - 1
+        return models.ResidualMLP(math.prod(shape), width, depth, outputs=outputs)
+    if len(shape) != 3 or (recipe.model == "vit" and (shape[1] != shape[2] or shape[1] % 4)):
+        raise ValueError(
+            f"the model {recipe.model} needs images, for vit square ones of 4 × 4 patches; samples "
+            f"of this data set are {shape}"
+        )
+    if recipe.model == "vit":
+        return models.VisionTransformer(shape[1], channels=shape[0], outputs=outputs)
+    depth = int(recipe.model.removeprefix("resnet"))
+    return models.ResNet(depth, channels=shape[0], outputs=outputs)
+
+
+def _model(recipe: Recipe, dataset: data.Dataset, generator: torch.Generator) -> nn.Module:
+    if recipe.model in WHOLE:
+        with torch.random.fork_rng(devices=()):  # pyright: ignore[reportUnknownMemberType]
+            torch.default_generator.manual_seed(generator.initial_seed())
+            model = _whole_model(recipe, dataset.sample_shape, dataset.outputs)
+        return model.double() if recipe.dtype == "float64" else model
     options: dict[str, Any] = {
         name: getattr(recipe, name) for name in ("activation", "dropout", "normalise", "initial")
     }
@@ -379,7 +426,7 @@ def _rule(
     kind: type[Rule],
     options: dict[str, Any],
     dataset: data.Dataset,
-    model: nn.Sequential,
+    model: nn.Module,
     generator: torch.Generator,
 ) -> Rule:
     if isinstance(recipe.mirroring, Mirroring):
@@ -405,7 +452,7 @@ def _rule(
 def optimizer_of(recipe: Recipe, rule: Rule) -> Optimizer:
     """What a recipe has a rule descend by."""
     synapses = [stage.synapse for stage in rule.network.stages]
-    convolutions = [s.weight for s in synapses if not isinstance(s, nn.Linear)]
+    convolutions = [s.weight for s in synapses if isinstance(s, nn.Conv1d | nn.Conv2d)]
     theirs = set(map(id, convolutions))
     groups: list[dict[str, Any]] = [
         {"params": [p for p in rule.parameters() if id(p) not in theirs]}

@@ -1,4 +1,4 @@
-"""How a network is seen: a chain of stages, each one synapse and what follows it.
+"""How a network is seen: as stages, each one synapse and what follows it. In a chain:
 
     a_{l-1} → synapse → z_l → elementwise modules → h_l → reshaping modules → a_l
 
@@ -7,8 +7,10 @@
     h_l      activity: z_l after the elementwise modules that follow it directly
     a_l      h_l after all that remains up to the next synapse
 
-What stands before the first synapse prepares the input. Rules see stages in order, and the
-activities that a pass records; only ``reader`` knows that a model is an ``nn.Sequential``.
+What stands before the first synapse prepares the input. Any other model is traced and becomes
+stages in the order of its pass, and a graph of operations that passes run through; ``graph`` has
+the letters' meaning there. Rules see stages in order, and the activities that a pass records; only
+``reader`` knows whether a model is an ``nn.Sequential``.
 
 May import ``noise``, ``checks`` and the types of arrays in ``_typing``.
 """

@@ -14,9 +14,20 @@ from typing import Any, cast
 from torch import Tensor, nn
 from torch.nn.modules import module as of_all_modules
 
-from forwardly.network.kinds import LOSSES, SUPPORTED
+from forwardly.network.kinds import (
+    ALL_ACTIVATIONS,
+    ALL_BATCH_NORMS,
+    ALL_DROPOUTS,
+    ALL_NORMS,
+    ALL_SYNAPSES,
+    LOSSES,
+    SUPPORTED,
+)
 
-_KINDS: tuple[type[nn.Module], ...] = (*SUPPORTED, *LOSSES, nn.Sequential)
+_KINDS: tuple[type[nn.Module], ...] = (
+    *(*SUPPORTED, *ALL_SYNAPSES, *ALL_ACTIVATIONS, *ALL_NORMS, *ALL_BATCH_NORMS, *ALL_DROPOUTS),
+    *(*LOSSES, nn.Sequential),
+)
 _FORWARDS: dict[type[nn.Module], object] = {kind: cast(Any, kind).forward for kind in _KINDS}
 """The classes' forward methods when this was imported."""
 

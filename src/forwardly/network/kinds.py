@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
+from torch.nn import functional
 
 from forwardly.network.normalisation import Normalise
 
@@ -22,3 +24,23 @@ AVERAGE_POOLS = (nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAv
 RESHAPES = (nn.Flatten, nn.Unflatten)
 LOSSES = (nn.CrossEntropyLoss, nn.MSELoss, nn.BCEWithLogitsLoss)
 SUPPORTED = (*SYNAPSES, *ELEMENTWISE, *MAX_POOLS, *AVERAGE_POOLS, *RESHAPES)
+"""What chains are made of."""
+
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+ALL_SYNAPSES = (*SYNAPSES, nn.Conv3d, *TRANSPOSED)
+ALL_DROPOUTS = (*DROPOUTS, nn.Dropout3d)
+ALL_BATCH_NORMS = (*BATCH_NORMS, nn.BatchNorm3d)
+INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+SCALING_NORMS = (*NORMS, nn.BatchNorm3d, nn.GroupNorm, nn.RMSNorm, *INSTANCE_NORMS)
+ALL_NORMS = (*SCALING_NORMS, nn.LocalResponseNorm)
+ALL_ACTIVATIONS = (*ACTIVATIONS, nn.Softmax, nn.LogSoftmax, nn.Softmin, nn.Softmax2d)
+"""These, with what they add to the above, have a meaning of their own in any model."""
+
+DROPOUT_FUNCTIONS = {
+    functional.dropout: nn.Dropout,
+    functional.dropout1d: nn.Dropout1d,
+    functional.dropout2d: nn.Dropout2d,
+    functional.dropout3d: nn.Dropout3d,
+    torch.dropout: nn.Dropout,
+}
+"""And the modules that do the same."""

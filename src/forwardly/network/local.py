@@ -18,6 +18,7 @@ from torch.func import jvp, vjp
 from torch.nn import functional
 
 from forwardly.checks import check_not_exported
+from forwardly.network.kinds import INSTANCE_NORMS
 from forwardly.network.normalisation import Normalise
 
 
@@ -39,19 +40,37 @@ def jacobian_vector(function: Callable[[Tensor], Tensor], at: Tensor, change: Te
     return cast(Tensor, jvp(function, (at.detach(),), (change,))[1])
 
 
-def scale_of_norm(module: nn.Module, a: Tensor) -> Tensor:
+def scale_of_norm(module: nn.Module, a: Tensor, *, plain: bool = False) -> Tensor:
     """The factor of each (centred) unit in a normalisation, to broadcast against ``a``.
 
     Args:
-        module: one of torch's batch norms, ``nn.LayerNorm`` or ``Normalise``.
+        module: one of ``kinds.SCALING_NORMS``; an instance norm without running statistics.
         a: its input.
+        plain: without the norm's own scale.
     """
     if isinstance(module, Normalise):
         return module.scale(a)
     if isinstance(module, nn.LayerNorm):
         dims = [-1 - i for i in range(len(module.normalized_shape))]
         scale = (a.var(dims, correction=0, keepdim=True) + module.eps).rsqrt()
-        return scale if module.weight is None else scale * module.weight  # pyright: ignore[reportUnnecessaryComparison]
+        return scale if plain or module.weight is None else scale * module.weight  # pyright: ignore[reportUnnecessaryComparison]
+    if isinstance(module, nn.RMSNorm):
+        dims = [-1 - i for i in range(len(module.normalized_shape))]
+        eps = torch.finfo(a.dtype).eps if module.eps is None else module.eps
+        scale = (a.square().mean(dims, keepdim=True) + eps).rsqrt()
+        return scale if plain or not module.elementwise_affine else scale * module.weight
+    if isinstance(module, nn.GroupNorm):
+        groups = a.reshape(a.shape[0], module.num_groups, -1)
+        scale = (groups.var(2, correction=0) + module.eps).rsqrt()
+        scale = scale.repeat_interleave(a.shape[1] // module.num_groups, dim=1)
+        if module.affine and not plain:
+            scale = scale * module.weight
+        return scale.reshape(*a.shape[:2], *(1 for _ in a.shape[2:]))
+    if isinstance(module, INSTANCE_NORMS):
+        scale = (a.var(list(range(2, a.dim())), correction=0, keepdim=True) + module.eps).rsqrt()
+        if module.affine and not plain:
+            scale = scale * module.weight.reshape(-1, *(1 for _ in a.shape[2:]))
+        return scale
     module = cast("nn.BatchNorm1d | nn.BatchNorm2d", module)
     dims = [i for i in range(a.dim()) if i != 1]
     if module.training or module.running_var is None:
@@ -59,7 +78,7 @@ def scale_of_norm(module: nn.Module, a: Tensor) -> Tensor:
     else:
         variance = module.running_var
     scale = (variance + module.eps).rsqrt()
-    if module.affine:
+    if module.affine and not plain:
         scale = scale * module.weight
     return scale.reshape(1, -1, *(1 for _ in dims[1:]))
 

@@ -4,20 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.grad import (
     conv1d_weight,  # pyright: ignore[reportUnknownVariableType]
     conv2d_weight,  # pyright: ignore[reportUnknownVariableType]
+    conv3d_weight,  # pyright: ignore[reportUnknownVariableType]
 )
 
 from forwardly._typing import Float
 from forwardly.checks import shape_of
+from forwardly.network.diagonal import Diagonal
+from forwardly.network.kinds import TRANSPOSED
 from forwardly.network.local import vector_jacobian
 
-Synapse = nn.Linear | nn.Conv1d | nn.Conv2d
+if TYPE_CHECKING:
+    Synapse = nn.Linear | nn.Conv1d | nn.Conv2d
+else:
+    Synapse = nn.Module
+"""What chains have. In a graph it may also be one of the other convolutions, or a ``Diagonal``,
+which have a weight and a bias as these have; of a ``Diagonal`` either may be None."""
+_CORRELATIONS = cast(
+    tuple[Callable[..., Tensor], ...], (conv1d_weight, conv2d_weight, conv3d_weight)
+)
+_TRANSPOSED = cast(
+    tuple[Callable[..., Tensor], ...],
+    (functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d),
+)
 
 
 class Part(NamedTuple):
@@ -29,16 +44,28 @@ class Part(NamedTuple):
         parameters: (its name in the module, its name in the model) of each of its parameters; the
             latter is that of the first place, where a parameter has several.
         altered: how it differs from torch's class, see ``alterations``; empty if it does not.
+        call: which call of the module it is, where a model calls one several times, from 0.
+        plain: whether it stands for a norm without its scale and shift, which follow as a synapse.
     """
 
     name: str
     module: nn.Module
     parameters: tuple[tuple[str, str], ...] = ()
     altered: str = ""
+    call: int = 0
+    plain: bool = False
+
+    @property
+    def key(self) -> str:
+        """Its name, and which call it is, if not the first."""
+        return f"{self.name} (call {self.call + 1})" if self.call else self.name
 
 
 class Activity(NamedTuple):
-    """What one pass records at one stage; the letters are those of ``forwardly.network``."""
+    """What one pass records at one stage; the letters are those of ``forwardly.network``.
+
+    Of a network that is no chain a is h, and for the last stage the output.
+    """
 
     pre: Tensor  # a_{l-1}
     z: Tensor
@@ -48,12 +75,29 @@ class Activity(NamedTuple):
 
 @dataclass(frozen=True)
 class Stage:
-    """One synapse and what follows it up to the next one."""
+    """One synapse and what follows it up to the next one.
 
-    part: Part  # the synapse
+    Attributes:
+        part: the synapse.
+        elementwise: what follows it, in a chain; a graph has operations instead.
+        reshaping: likewise.
+        trained: those of "weight" and "bias" that require a gradient.
+        l: its place among the stages, from 1.
+        is_readout: whether no other synapse lies between it and the output.
+        sends_back: whether its weight carries signals to other synapses, on a way back.
+        same_weight: the first l whose synapse has this weight; l, unless it is shared.
+        same_units: the first l whose units are these; l, unless synapses are added up.
+    """
+
+    part: Part
     elementwise: tuple[Part, ...]
     reshaping: tuple[Part, ...]
-    trained: frozenset[str]  # those of "weight" and "bias" that require a gradient
+    trained: frozenset[str]
+    l: int
+    is_readout: bool
+    sends_back: bool
+    same_weight: int
+    same_units: int
 
     @property
     def name(self) -> str:
@@ -73,19 +117,34 @@ class Stage:
             weight: in place of the synapse's own.
             bias: none if None.
         """
-        synapse = self.synapse
-        weight = synapse.weight if weight is None else weight
+        synapse = self.part.module
+        weight = self.synapse.weight if weight is None else weight
+        if isinstance(synapse, Diagonal):
+            return synapse.weigh(a, weight, bias)
         if isinstance(synapse, nn.Linear):
             return functional.linear(a, weight, bias)
-        return synapse._conv_forward(a, weight, bias)  # pyright: ignore[reportPrivateUsage]
+        if isinstance(synapse, TRANSPOSED):
+            convolve = _TRANSPOSED[len(synapse.kernel_size) - 1]
+            options = (synapse.padding, synapse.output_padding, synapse.groups, synapse.dilation)
+            return convolve(a, weight, bias, synapse.stride, *options)
+        convolution = cast(nn.Conv2d, synapse)
+        return convolution._conv_forward(a, weight, bias)  # pyright: ignore[reportPrivateUsage]
 
     @property
     def updated(self) -> list[str]:
         """The names of ``synapse_update``'s results."""
-        return [f"{self.name}.{own}" for own in ("weight", "bias") if own in self.trained]
+        return [self.parameter(own) for own in ("weight", "bias") if own in self.trained]
+
+    def parameter(self, own: str) -> str:
+        """The name in the model of the synapse's "weight" or "bias"."""
+        return dict(self.part.parameters)[own]
 
     def synapse_update(
-        self, post: Tensor, pre: Tensor, less: tuple[Tensor, Tensor] | None = None
+        self,
+        post: Tensor,
+        pre: Tensor,
+        less: tuple[Tensor, Tensor] | None = None,
+        samples: int | None = None,
     ) -> dict[str, Tensor]:
         """Mean over the batch of post ⊗ pre for the weight, and of post for the bias.
 
@@ -96,6 +155,8 @@ class Stage:
             post: a factor for each postsynaptic unit, of z's shape.
             pre: the presynaptic activity.
             less: another (post, pre), whose update is subtracted.
+            samples: how many the batch has, where that is not the length of post: models may count
+                parts of a sample, such as windows, in the first dimension.
 
         Returns:
             Updates of the weight's and the bias's shapes, by the model's parameter names. Frozen
@@ -103,23 +164,30 @@ class Stage:
         """
         updates: dict[str, Tensor] = {}
         if "weight" in self.trained:
-            updates[f"{self.name}.weight"] = self.weight_update(post, pre)
+            updates[self.parameter("weight")] = self.weight_update(post, pre, samples)
         if "bias" in self.trained:
-            positions = [i for i in range(post.dim()) if i != self.unit_dimension(post)]
-            updates[f"{self.name}.bias"] = post.sum(positions) / post.shape[0]
+            updates[self.parameter("bias")] = self._bias_update(post, samples or post.shape[0])
         if less is not None:
-            taken = self.synapse_update(*less)
+            taken = self.synapse_update(*less, samples=samples)
             updates = {name: update - taken[name] for name, update in updates.items()}
         return updates
 
-    def weight_update(self, post: Tensor, pre: Tensor) -> Tensor:
+    def weight_update(self, post: Tensor, pre: Tensor, samples: int | None = None) -> Tensor:
         """Mean over the batch of post ⊗ pre, of the weight's shape, be the weight frozen or not."""
-        n = post.shape[0]
+        n = samples or post.shape[0]
+        if isinstance(self.part.module, Diagonal):
+            return _at_places(self.part.module, post * pre, self.synapse.weight) / n
         if isinstance(self.synapse, nn.Linear):  # the smaller tensor is divided: activities here
             return self._correlation(post / n, pre)
         return self._correlation(post, pre) / n
 
-    def send_back(self, post: Tensor, pre: Tensor, weight: Tensor) -> Tensor:
+    def _bias_update(self, post: Tensor, n: int) -> Tensor:
+        if isinstance(self.part.module, Diagonal):
+            return _at_places(self.part.module, post, self.synapse.bias) / n
+        positions = [i for i in range(post.dim()) if i != self.unit_dimension(post)]
+        return post.sum(positions) / n
+
+    def send_back(self, post: Tensor, pre: Tensor, weight: Tensor | None) -> Tensor:
         """The vector–Jacobian product of this synapse alone: ``post`` through ``weight``ᵀ.
 
         Args:
@@ -136,6 +204,8 @@ class Stage:
     def check_presynaptic(self, pre: Float[Tensor, "..."]) -> None:
         """Refuse an activity of a shape that the synapse does not take."""
         synapse = self.synapse
+        if isinstance(self.part.module, Diagonal):
+            return
         if isinstance(synapse, nn.Linear):
             if pre.dim() >= 2 and pre.shape[-1] == synapse.in_features:
                 return
@@ -144,7 +214,8 @@ class Stage:
             positions = len(synapse.kernel_size)
             if pre.dim() == 2 + positions and pre.shape[1] == synapse.in_channels:
                 return
-            expected = f"(samples, {synapse.in_channels}, {', '.join('hw'[2 - positions :])})"
+            sides = "dhw"[3 - positions :]
+            expected = f"(samples, {synapse.in_channels}, {', '.join(sides)})"
         raise ValueError(
             f"synapse {self.name!r}, {synapse}, needs an input of shape {expected}; "
             f"what reaches it is {shape_of(pre)}. Check the shape of x and the layers before it"
@@ -160,12 +231,18 @@ class Stage:
             mode = "constant" if synapse.padding_mode == "zeros" else synapse.padding_mode
             pre = functional.pad(pre, sides, mode=mode)
             padding = (0,) * len(synapse.kernel_size)
-        correlate = cast(
-            Callable[..., Tensor],
-            conv1d_weight if isinstance(synapse, nn.Conv1d) else conv2d_weight,
-        )
+        correlate = _CORRELATIONS[len(synapse.kernel_size) - 1]
         options = (synapse.stride, padding, synapse.dilation, synapse.groups)
+        if isinstance(self.part.module, TRANSPOSED):  # the convolution that goes from post to pre
+            return correlate(post, synapse.weight.shape, pre, *options)
         return correlate(pre, synapse.weight.shape, post, *options)
+
+
+def _at_places(synapse: Diagonal, each: Tensor, parameter: Tensor | None) -> Tensor:
+    """The sum over samples, and over the units that have a parameter in common."""
+    if parameter is None:
+        raise AssertionError("only what is there is trained")
+    return each.sum_to_size(synapse.places(parameter, each)).reshape(parameter.shape)
 
 
 Apply = Callable[[Stage, Tensor, Tensor, tuple[Tensor, Tensor] | None], None]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, NamedTuple, cast
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,13 +14,15 @@ from torch.nn import functional
 from forwardly import noise
 from forwardly._typing import Int
 from forwardly.checks import shape_of
-from forwardly.network import local, transposed
+from forwardly.network import local, program, transposed
 from forwardly.network.activations import derivative
 from forwardly.network.alterations import between_hooks, is_hooked
+from forwardly.network.diagonal import normalised
 from forwardly.network.kinds import (
     ACTIVATIONS,
+    ALL_BATCH_NORMS,
+    ALL_DROPOUTS,
     AVERAGE_POOLS,
-    BATCH_NORMS,
     DROPOUTS,
     ELEMENTWISE,
     MAX_POOLS,
@@ -30,6 +32,11 @@ from forwardly.network.stage import Activity, Apply, Part, Stage
 
 if TYPE_CHECKING:
     from forwardly.network.reader import Network
+
+NO_CHAIN = (
+    "the model is no chain of layers, so a pass does not go from one stage to the next: use "
+    "step.activities, step.tangents or step.signals"
+)
 
 _STREAMS_OF_DROPOUTS = 128
 """Streams of random numbers below this are dropouts'; see ``noise``."""
@@ -89,6 +96,10 @@ class Step:
         self._apply = apply
         self._keep_masks = keep_masks
         self._masks: dict[str, Tensor] = {}
+        self._recorded: set[str] = set()
+        self._sums: dict[str, Tensor] = {}
+        self._samples: int | None = None
+        self.around: dict[int, Any] = {}
         self.statistics: dict[str, Tensor] = {}
         self.moved: dict[str, Tensor] = {}
 
@@ -99,14 +110,42 @@ class Step:
         pre: Tensor,
         less: tuple[Tensor, Tensor] | None = None,
     ) -> dict[str, Tensor]:
-        """``stage.synapse_update(post, pre, less)``; empty where ``apply`` takes it."""
-        if self._apply is None:
-            return stage.synapse_update(post, pre, less)
-        self._apply(stage, post, pre, less)
-        return {}
+        """``stage.synapse_update(post, pre, less)``; empty where ``apply`` takes it.
+
+        Of a parameter that several synapses share, the sum of what this step has had so far.
+        """
+        if self._apply is not None:
+            self._apply(stage, post, pre, less)
+            return {}
+        if not self._network.shared:
+            return stage.synapse_update(post, pre, less, self._samples)
+        self.add(self._sums, stage, post, pre, less)
+        return {name: self._sums[name] for name in stage.updated}
+
+    def add(
+        self,
+        updates: dict[str, Tensor],
+        stage: Stage,
+        post: Tensor,
+        pre: Tensor,
+        less: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
+        """Add ``stage.synapse_update(post, pre, less)`` to those of other uses of a parameter."""
+        for name, update in stage.synapse_update(post, pre, less, self._samples).items():
+            updates[name] = updates[name] + update if name in updates else update
+
+    def weight_update(self, stage: Stage, post: Tensor, pre: Tensor) -> Tensor:
+        """``stage.weight_update(post, pre)``, averaged over this step's batch."""
+        return stage.weight_update(post, pre, self._samples)
 
     def prepare(self, x: Tensor, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
-        """a₀: the input after the modules before the first synapse."""
+        """a₀: the input after what comes before the first synapse."""
+        graph = self._network.graph
+        if graph is not None:
+            self._samples = x.shape[0]
+            a_0 = program.prepare(self, graph, x, parameters)
+            self._network.check_prepared(a_0)
+            return a_0
         a_0 = self._through(self._network.preparation, x, parameters)
         self._network.check_prepared(a_0)
         return a_0
@@ -118,6 +157,7 @@ class Step:
         between: Callable[[Tensor], Tensor] | None = None,
         first_z: Tensor | None = None,
         keep_z: bool = True,
+        added: Sequence[Tensor] | None = None,
     ) -> Iterator[Activity]:
         """One forward pass from ``a_0``, stage by stage; what the caller drops is freed.
 
@@ -127,10 +167,19 @@ class Step:
             between: what a stage's activity goes through before it enters the next one.
             first_z: z₁, where it is known already.
             keep_z: if False, a ReLU may overwrite z in place, and the recorded z is invalid.
+            added: what is added to what comes out of each synapse.
         """
+        graph = self._network.graph
+        if graph is not None:
+            if between is not None or first_z is not None:
+                raise TypeError(NO_CHAIN)
+            yield from program.activities(self, graph, a_0, parameters, added)
+            return
         pre = a_0
         del a_0
         for stage in self._network.stages:
+            if added is not None:
+                first_z = self.through_synapse(stage, pre, parameters) + added[stage.l - 1]
             layer = self.through(stage, pre, parameters, z=first_z, keep_z=keep_z)
             first_z = None
             pre = layer.a if between is None else between(layer.a)
@@ -159,7 +208,11 @@ class Step:
             parameters: see ``activities``.
             z: its pre-activation, where it is known already.
             keep_z: see ``activities``.
+
+        Raises:
+            TypeError: if the network is no chain, where nothing comes from one stage alone.
         """
+        self._check_chain()
         stage.check_presynaptic(pre)
         if z is None:
             z = self.through_synapse(stage, pre, parameters)
@@ -181,6 +234,8 @@ class Step:
         synapse, linear = stage.synapse, self._kernels.linear
         if stage.part.altered and is_hooked(synapse):
             return _watched(stage, pre, parameters)
+        if self._network.graph is not None:
+            return _weighed(stage, pre, parameters)
         if linear is not None and isinstance(synapse, nn.Linear) and parameters is None:
             return linear(pre, synapse.weight, synapse.bias)
         return _call(stage.part, pre, parameters)
@@ -212,6 +267,7 @@ class Step:
 
     def after_synapse(self, stage: Stage, z: Tensor) -> Tensor:
         """a_l from z_l: all modules that follow the synapse."""
+        self._check_chain()
         h = self._through(stage.elementwise, z, None)
         return self._through(stage.reshaping, h, None)
 
@@ -225,6 +281,9 @@ class Step:
         The statistics of normalisations count as constants; dropped units pass nothing on. Modules
         that a user has altered are differentiated automatically.
         """
+        graph = self._network.graph
+        if graph is not None:
+            return program.through_region(self, graph, stage, z, signal)
         return self._back_through(stage.elementwise, z, signal)
 
     def through_following(self, stage: Stage, z: Tensor, signal: Tensor) -> Tensor:
@@ -232,11 +291,75 @@ class Step:
 
         ``through_activation`` differentiates automatically, through statistics as well.
         """
+        self._check_chain()
         return self._back_through((*stage.elementwise, *stage.reshaping), z, signal)
 
     def slope(self, stage: Stage, z: Tensor) -> Tensor:
         """σ′(z_l): the elementwise derivative of h_l; see ``through_elementwise``."""
         return self.through_elementwise(stage, z, torch.ones_like(z))
+
+    def tangents(
+        self, first: Kept, a_0: Tensor, tangent: Tensor
+    ) -> Iterator[tuple[Activity, Tensor | None]]:
+        """The stages' activities with the tangents of h_l: a Jacobian–vector product, in one pass.
+
+        Args:
+            first: a pass from ``a_0``.
+            a_0: the prepared input.
+            tangent: of a₀, of its shape.
+
+        Yields:
+            What the pass recorded at each stage, and the tangent of h_l; None for readouts.
+        """
+        graph = self._network.graph
+        if graph is not None:
+            yield from program.tangents(self, graph, a_0, tangent)
+            return
+        layers = first.layers()
+        for stage in self._network.stages:
+            layer, h_tangent = next(layers), None
+            if not stage.is_readout:
+                h_tangent, tangent = self.tangent(stage, layer, tangent)
+            given = [(layer, h_tangent)]
+            del layer, h_tangent
+            yield given.pop()
+
+    def recorded(self, a_0: Tensor) -> Recorded:
+        """A pass of which all is kept that a way back needs; see ``signals``."""
+        graph = self._network.graph
+        if graph is not None:
+            values: dict[int, Any] = {}
+            layers = list(program.activities(self, graph, a_0, None, None, keep=values))
+            return Recorded(layers, values)
+        return Recorded(list(self.activities(a_0)), {})
+
+    def signals(
+        self, recorded: Recorded, e: Tensor, weights: Mapping[str, Tensor]
+    ) -> Iterator[tuple[Stage, Activity, Tensor]]:
+        """The derivative of the loss by z_l, the last stage first, with other weights on the way.
+
+        A vector–Jacobian product of the whole network, but that synapses send signals back through
+        ``weights``; in what lies between them the derivatives are true.
+
+        Args:
+            recorded: a pass.
+            e: the error of its output, (n, k).
+            weights: by names of synapses, of their weights' shapes.
+
+        Yields:
+            A stage, what the pass recorded there, and δ_l.
+        """
+        layers, graph = recorded.layers, self._network.graph
+        if graph is not None:
+            for l, delta in program.signals(self, graph, recorded.values, e, weights):
+                yield self._network.stages[l], layers[l], delta
+            return
+        signal = e.reshape(layers[-1].a.shape)
+        for stage, layer in zip(reversed(self._network.stages), reversed(layers), strict=True):
+            delta = self.through_activation(stage, layer.z, signal)
+            yield stage, layer, delta
+            if stage.l > 1:
+                signal = stage.send_back(delta, layer.pre, weights[stage.name])
 
     def tangent(self, stage: Stage, layer: Activity, tangent: Tensor) -> tuple[Tensor, Tensor]:
         """The tangents of h_l and a_l for a ``tangent`` of a_{l−1}: a Jacobian–vector product.
@@ -261,6 +384,7 @@ class Step:
             layer: what a pass recorded there, for its shapes.
             signal: (m, *a_l), for any number m of signals.
         """
+        self._check_chain()
         a = layer.h[:1]
         shapes: list[tuple[int, ...]] = []
         for part in stage.reshaping:
@@ -282,16 +406,39 @@ class Step:
         module = cast("nn.Dropout | nn.Dropout1d | nn.Dropout2d", part.module)
         if not module.training or module.p == 0 or self._noise is None:
             return None
-        if part.name in self._masks:
-            return self._masks[part.name]
-        # Dropout1d and 2d drop whole channels.
+        if part.key in self._masks:
+            return self._masks[part.key]
+        # Dropout1d, 2d and 3d drop whole channels.
         whole = isinstance(module, nn.Dropout)
         shape = shape if whole else (*shape[:2], *(1 for _ in shape[2:]))
-        which = self._network.dropouts.index(part.name)
+        which = self._network.dropouts.index(part.key)
         mask = self._kernels.mask(self._noise, which, shape, module.p, like)
         if self._keep_masks:
-            self._masks[part.name] = mask
+            self._masks[part.key] = mask
         return mask
+
+    def tangent_of_part(self, part: Part, a: Tensor, change: Tensor) -> Tensor:
+        """The tangent of what a module makes of ``a``, in closed form; of one that chains have."""
+        return self._tangent_of(part, a, change)
+
+    def run_part(
+        self,
+        part: Part,
+        arguments: Sequence[Any],
+        options: dict[str, Any],
+        parameters: Mapping[str, Tensor] | None,
+    ) -> Any:
+        """What a module makes of its arguments, dropout and norms as all passes share them."""
+        if len(arguments) == 1 and not options and isinstance(arguments[0], Tensor):
+            return self._run(part, arguments[0], parameters)
+        own, given = _replaced(part, parameters), tuple(arguments)
+        if not own:
+            return part.module(*given, **options)
+        return functional_call(part.module, own, given, options)
+
+    def _check_chain(self) -> None:
+        if self._network.graph is not None:
+            raise TypeError(NO_CHAIN)
 
     def _drawing(self) -> Tensor:
         if self._noise is None:
@@ -350,13 +497,15 @@ class Step:
 
     def _run(self, part: Part, a: Tensor, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
         module, max_pool = part.module, self._kernels.max_pool
-        if isinstance(module, DROPOUTS):
+        if isinstance(module, ALL_DROPOUTS):
             return between_hooks(module, lambda a: self._drop(part, a), _own(part, a))
-        if isinstance(module, BATCH_NORMS):
+        if isinstance(module, ALL_BATCH_NORMS):
             own = _replaced(part, parameters)
             return between_hooks(
-                module, lambda a: self._batch_norm(part.name, module, a, own), _own(part, a)
+                module, lambda a: self._batch_norm(part, module, a, own), _own(part, a)
             )
+        if part.plain:
+            return normalised(module, a)
         if max_pool is not None and isinstance(module, nn.MaxPool2d) and not part.altered:
             return max_pool(module, a)
         return _call(part, a, parameters)
@@ -367,41 +516,64 @@ class Step:
 
     def _batch_norm(
         self,
-        name: str,
-        module: nn.BatchNorm1d | nn.BatchNorm2d,
+        part: Part,
+        module: nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d,
         a: Tensor,
         own: Mapping[str, Tensor],
     ) -> Tensor:
         """The module's forward pass, its new running statistics put into ``statistics``."""
         weight, bias = own.get("weight", module.weight), own.get("bias", module.bias)
+        if part.plain:
+            weight = bias = None
         mean, variance = module.running_mean, module.running_var
         by_running = not module.training and mean is not None and variance is not None
         if by_running:
             return functional.batch_norm(a, mean, variance, weight, bias, eps=module.eps)
         if a.shape[0] == 1 and a.numel() == a.shape[1]:
             raise ValueError(
-                f"batch normalisation {name!r} needs more than one sample in training: take "
+                f"batch normalisation {part.name!r} needs more than one sample in training: take "
                 "another batch size, or leave out a last batch of one sample (drop_last=True)"
             )
-        first = f"{name}.running_mean" not in self.statistics
-        if first and mean is not None and variance is not None:
-            self._record_statistics(name, module, a, mean, variance)
+        if part.key not in self._recorded and mean is not None and variance is not None:
+            self._recorded.add(part.key)
+            self._record_statistics(part.name, module, a, mean, variance)
         return functional.batch_norm(a, None, None, weight, bias, training=True, eps=module.eps)
 
     def _record_statistics(
         self,
         name: str,
-        module: nn.BatchNorm1d | nn.BatchNorm2d,
+        module: nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d,
         a: Tensor,
         mean: Tensor,
         variance: Tensor,
     ) -> None:
-        count = cast(Tensor, module.num_batches_tracked) + 1
+        # A module that is called several times has moved them before.
+        count = self.statistics.get(f"{name}.num_batches_tracked", module.num_batches_tracked)
+        mean = self.statistics.get(f"{name}.running_mean", mean)
+        variance = self.statistics.get(f"{name}.running_var", variance)
+        count = cast(Tensor, count) + 1
         weight = 1 / count.to(a.dtype) if module.momentum is None else module.momentum
         dims = [i for i in range(a.dim()) if i != 1]
         self.statistics[f"{name}.num_batches_tracked"] = count
         self.statistics[f"{name}.running_mean"] = mean + weight * (a.mean(dims) - mean)
         self.statistics[f"{name}.running_var"] = variance + weight * (a.var(dims) - variance)
+
+
+class Recorded(NamedTuple):
+    """A pass of which all is kept.
+
+    Attributes:
+        layers: what it recorded, stage by stage.
+        values: of all operations, where the network is no chain.
+    """
+
+    layers: list[Activity]
+    values: dict[int, Any]
+
+    @property
+    def output(self) -> Tensor:
+        """a_L."""
+        return self.layers[-1].a
 
 
 class Kept:
@@ -439,6 +611,13 @@ class Kept:
             given = [layer]
             del kept, layer
             yield given.pop()  # nothing of it is held here
+
+
+def _weighed(stage: Stage, pre: Tensor, parameters: Mapping[str, Tensor] | None) -> Tensor:
+    """z_l of a synapse that may be a function."""
+    own = _replaced(stage.part, parameters)
+    weight, bias = (own.get(name, getattr(stage.synapse, name)) for name in ("weight", "bias"))
+    return stage.weigh(pre, weight, bias)
 
 
 def _is_rectifier(part: Part) -> bool:

@@ -58,6 +58,7 @@ class AdaptiveFeedbackAlignment(Rule):
     feedback_path = "F, from error to input"
     teacher = "error"
     trains = "synapses"
+    needs_chain = ""
     updates_at_once = True
     projection_scale = 0.05
     F: Tensor
@@ -85,15 +86,11 @@ class AdaptiveFeedbackAlignment(Rule):
         e = self.error(output, target)
         tangent = perturbed(torch.zeros_like(a_0), e, self.F, self.sign)
         updates: dict[str, Tensor] = {}
-        layers = forward.layers()
+        layers = step.tangents(forward, a_0, tangent)
         for stage in self.network.stages:
-            layer = next(layers)
-            if stage is self.network.stages[-1]:
-                post = e.reshape(layer.z.shape)
-            else:
-                h_tangent, tangent = step.tangent(stage, layer, tangent)
-                post = -h_tangent
-                del h_tangent
+            layer, h_tangent = next(layers)
+            post = e.reshape(layer.z.shape) if h_tangent is None else -h_tangent
+            del h_tangent
             updates |= step.update(stage, post, layer.pre)
             del layer, post
         return Credit(updates, output, self.loss_value(output, target), e)

@@ -42,6 +42,7 @@ class Backprop(Rule):
     feedback_path = "the transposed weights"
     teacher = "error"
     trains = "all"
+    needs_chain = ""
     output_update = "gradient"
 
     def assign(self, x: Tensor, target: Tensor, step: Step) -> Credit:

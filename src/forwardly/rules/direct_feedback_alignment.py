@@ -32,12 +32,17 @@ from forwardly.rules.papers import paper
 def matrices(
     rule: Rule, backward: feedback.Initialiser, generator: torch.Generator | None
 ) -> dict[str, Tensor]:
-    """B_1 … B_{L−1} for a rule, (n_l, k) each, by these names."""
-    *hidden, last = rule.network.probe(rule.input_shape)
-    k = last.a[0].numel()
+    """B_1 … B_{L−1} for a rule, (n_l, k) each, by these names; one where units are the same."""
+    layers = rule.network.probe(rule.input_shape)
+    k = layers[-1].a[0].numel()
     drawn: dict[str, Tensor] = {}
-    for l, layer in enumerate(hidden, start=1):
-        drawn[f"B_{l}"], *_ = feedback.drawn(backward, (layer.z[0].numel(), k), generator, layer.z)
+    for stage, layer in zip(rule.network.stages, layers, strict=True):
+        rule.network.check_by_sample(stage, type(rule).__name__)
+        if stage.is_readout or stage.same_units < stage.l:
+            continue
+        name, units = f"B_{stage.l}", layer.z[0].numel()
+        feedback.check_number(name, units, k)
+        drawn[name], *_ = feedback.drawn(backward, (units, k), generator, layer.z)
     return drawn
 
 
@@ -62,9 +67,9 @@ def send_error_to_all(
     e = rule.error(output, target)
     updates: dict[str, Tensor] = {}
     layers = forward.layers()
-    for l, stage in enumerate(rule.network.stages, start=1):
-        layer = next(layers)
-        post = e.reshape(layer.z.shape) if stage is rule.network.stages[-1] else None
+    for stage in rule.network.stages:
+        layer, l = next(layers), stage.same_units
+        post = e.reshape(layer.z.shape) if stage.is_readout else None
         if post is None:
             B = cast(Tensor, getattr(rule, f"B_{l}"))
             feedback.check_sizes(f"B_{l}", B, layer.z, e.shape[1])
@@ -102,6 +107,7 @@ class DirectFeedbackAlignment(Rule):
     feedback_path = "B, from error to each layer"
     teacher = "error"
     trains = "synapses"
+    needs_chain = ""
     updates_at_once = True
 
     def __init__(

@@ -67,6 +67,7 @@ class DirectKolenPollack(Rule):
     feedback_path = "B, from error to each layer, learned"
     teacher = "error"
     trains = "synapses"
+    needs_chain = ""
 
     def __init__(
         self,

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from forwardly import feedback, losses
 from forwardly.checks import shape_of
-from forwardly.network import Step
+from forwardly.network import Activity, Stage, Step
 from forwardly.rule import Credit, Rule
 from forwardly.rules.direct_feedback_alignment import matrices
 from forwardly.rules.papers import paper
@@ -49,6 +49,7 @@ class DRTP(Rule):
     feedback_path = "B, from target to each layer"
     teacher = "target"
     trains = "synapses"
+    needs_chain = ""
     updates_at_once = True
 
     def __init__(
@@ -68,25 +69,31 @@ class DRTP(Rule):
         """One forward pass; a hidden layer's update needs no more of it than that layer."""
         t = self._target(target)
         updates: dict[str, Tensor] = {}
+        output = x
+        readouts: list[tuple[Stage, Activity]] = []
         activities = step.activities(step.prepare(x))
-        for l, stage in enumerate(self.network.stages, start=1):
-            layer = next(activities)
-            if stage is self.network.stages[-1]:
-                e = self.error(layer.a, target)
-                updates |= step.update(stage, e.reshape(layer.z.shape), layer.pre)
-                return Credit(updates, layer.a, self.loss_value(layer.a, target), e)
+        for stage in self.network.stages:
+            layer, l = next(activities), stage.same_units
+            output = layer.a
+            if stage.is_readout:
+                readouts.append((stage, layer))
+                continue
             feedback.check_sizes(f"B_{l}", self.get_buffer(f"B_{l}"), layer.z, t.shape[1])
             signal = -(t @ self.get_buffer(f"B_{l}").T).reshape(layer.z.shape)
             delta = step.through_elementwise(stage, layer.z, signal)
             updates |= step.update(stage, delta, layer.pre)
             del layer, signal, delta
-        raise AssertionError("a network has a last stage")
+        e = self.error(output, target)
+        for stage, layer in readouts:
+            updates |= step.update(stage, e.reshape(layer.z.shape), layer.pre)
+        return Credit(updates, output, self.loss_value(output, target), e)
 
     def _target(self, target: Tensor) -> Tensor:
         """t in numbers, (n, k), without asking the output."""
-        if len(self.network.stages) == 1:
+        matrices = [name for name, _ in self.named_buffers(recurse=False) if name[:2] == "B_"]
+        if not matrices:
             return target  # there is no hidden layer to teach
-        n, k = target.shape[0], self.get_buffer("B_1").shape[1]
+        n, k = target.shape[0], self.get_buffer(matrices[0]).shape[1]
         shape = (n, k) if isinstance(self.loss, nn.CrossEntropyLoss) else tuple(target.shape)
         dtype = self.network.stages[0].synapse.weight.dtype
         t = losses.encoded(self.loss, target, shape, dtype).reshape(n, -1)

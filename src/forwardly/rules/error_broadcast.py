@@ -75,6 +75,7 @@ class ErrorBroadcast(Rule):
     feedback_path = "R, from error to each layer"
     teacher = "error"
     trains = "synapses"
+    needs_chain = "it has only been tried there"
     output_update = "gradient"
 
     def __init__(

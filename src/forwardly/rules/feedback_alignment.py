@@ -19,47 +19,39 @@ Deviations
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import final
 
 import torch
 from torch import Tensor, nn
 
 from forwardly import feedback
-from forwardly.network import Activity, Step
+from forwardly.network import Network, Stage, Step
 from forwardly.rule import Credit, Rule
 from forwardly.rules.papers import paper
 
 
-def deltas(
-    rule: Rule, clean: Sequence[Activity], e: Tensor, step: Step, weights: Mapping[str, Tensor]
-) -> Iterator[tuple[int, Tensor]]:
-    """(l, δ_l) from L down to 1, with ``weights[name]`` as B of the synapse of that name."""
-    signal = e.reshape(clean[-1].a.shape)
-    for l in range(len(clean), 0, -1):
-        stage, layer = rule.network.stages[l - 1], clean[l - 1]
-        delta = step.through_activation(stage, layer.z, signal)
-        yield l, delta
-        if l > 1:
-            signal = stage.send_back(delta, layer.pre, weights[stage.name])
+def feedback_stages(network: Network) -> list[Stage]:
+    """The stages that have a B_l: the first of those that share a weight, if it sends back."""
+    return [stage for stage in network.stages if stage.sends_back and stage.same_weight == stage.l]
 
 
 def weights_by_synapse(rule: Rule) -> dict[str, Tensor]:
     """A rule's B_2 … B_L, buffers or parameters, by the names of their synapses."""
-    stages = enumerate(rule.network.stages[1:], start=2)
-    return {stage.name: getattr(rule, f"B_{l}") for l, stage in stages}
+    back = [stage for stage in rule.network.stages if stage.sends_back]
+    return {stage.name: getattr(rule, f"B_{stage.same_weight}") for stage in back}
 
 
 def send_error_back(
     rule: Rule, x: Tensor, target: Tensor, step: Step, weights: Mapping[str, Tensor]
 ) -> Credit:
     """The equations above with these weights."""
-    clean = list(step.activities(step.prepare(x)))
-    output = clean[-1].a
+    clean = step.recorded(step.prepare(x))
+    output = clean.output
     e = rule.error(output, target)
     updates: dict[str, Tensor] = {}
-    for l, delta in deltas(rule, clean, e, step, weights):
-        updates |= step.update(rule.network.stages[l - 1], delta, clean[l - 1].pre)
+    for stage, layer, delta in step.signals(clean, e, weights):
+        updates |= step.update(stage, delta, layer.pre)
     return Credit(updates, output, rule.loss_value(output, target), e)
 
 
@@ -86,6 +78,7 @@ class FeedbackAlignment(Rule):
     feedback_path = "B, a layer each"
     teacher = "error"
     trains = "synapses"
+    needs_chain = ""
     output_update = "gradient"
 
     def __init__(
@@ -99,8 +92,9 @@ class FeedbackAlignment(Rule):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(model, loss, input_shape=input_shape, error=error, generator=generator)
-        for l, stage in enumerate(self.network.stages[1:], start=2):
-            self.register_buffer(f"B_{l}", feedback.like_weight(backward, stage, generator))
+        for stage in feedback_stages(self.network):
+            B = feedback.like_weight(backward, stage, generator)
+            self.register_buffer(f"B_{stage.l}", B)
 
     @property
     def B(self) -> dict[str, Tensor]:

@@ -86,6 +86,7 @@ class ForwardForward(Rule):
     feedback_path = ""
     teacher = "label"
     trains = "synapses"
+    needs_chain = "it hands on the direction of each layer's activity alone"
     draws = True
     output_predicts = False
 

@@ -72,6 +72,7 @@ class FOTON(Rule):
     feedback_path = "the transposed weights, from error to input"
     teacher = "error"
     trains = "synapses"
+    needs_chain = "its feedback is the product of the transposed layers"
     compares_passes = True
     needs_learning_rate = True
 

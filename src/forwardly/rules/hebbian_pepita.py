@@ -54,6 +54,7 @@ class HebbianPEPITA(Rule):
     feedback_path = "F, from error to input"
     teacher = "error"
     trains = "synapses"
+    needs_chain = ""
     projection_scale = 0.05
     compares_passes = True
     updates_at_once = True
@@ -90,7 +91,7 @@ class HebbianPEPITA(Rule):
         for stage in self.network.stages:
             first, second = next(clean), next(modulated)
             against, towards = first.h, second.h
-            if stage is self.network.stages[-1]:
+            if stage.is_readout:
                 against, towards = y.reshape(first.z.shape), t.reshape(first.z.shape)
             updates |= step.update(stage, against, first.pre, less=(towards, second.pre))
             del first, second, against, towards

@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from forwardly import feedback
 from forwardly.network import Step
 from forwardly.rule import Credit, Rule
-from forwardly.rules.feedback_alignment import deltas, weights_by_synapse
+from forwardly.rules.feedback_alignment import feedback_stages, weights_by_synapse
 from forwardly.rules.papers import paper
 
 
@@ -69,6 +69,7 @@ class KolenPollack(Rule):
     feedback_path = "B, a layer each, learned"
     teacher = "error"
     trains = "synapses"
+    needs_chain = ""
     output_update = "gradient"
 
     def __init__(
@@ -82,9 +83,9 @@ class KolenPollack(Rule):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(model, loss, input_shape=input_shape, error=error, generator=generator)
-        for l, stage in enumerate(self.network.stages[1:], start=2):
+        for stage in feedback_stages(self.network):
             B = feedback.like_weight(backward, stage, generator)
-            self.register_own(f"B_{l}", B, learned=True)
+            self.register_own(f"B_{stage.l}", B, learned=True)
 
     @property
     def B(self) -> dict[str, Tensor]:
@@ -93,13 +94,18 @@ class KolenPollack(Rule):
 
     def assign(self, x: Tensor, target: Tensor, step: Step) -> Credit:
         """One forward pass, the error sent back through B, and what B learns of it."""
-        clean = list(step.activities(step.prepare(x)))
-        output = clean[-1].a
+        clean = step.recorded(step.prepare(x))
+        output = clean.output
         e = self.error(output, target)
         updates: dict[str, Tensor] = {}
-        for l, delta in deltas(self, clean, e, step, self.B):
-            stage, pre = self.network.stages[l - 1], clean[l - 1].pre
-            updates |= step.update(stage, delta, pre)
-            if l > 1:
-                updates[f"rule.B_{l}"] = stage.weight_update(delta, pre)
+        learned: dict[str, Tensor] = {}
+        for stage, layer, delta in step.signals(clean, e, self.B):
+            updates |= step.update(stage, delta, layer.pre)
+            if stage.sends_back:
+                name, more = (
+                    f"rule.B_{stage.same_weight}",
+                    step.weight_update(stage, delta, layer.pre),
+                )
+                learned[name] = learned[name] + more if name in learned else more
+        updates |= learned
         return Credit(updates, output, self.loss_value(output, target), e)

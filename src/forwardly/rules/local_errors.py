@@ -102,6 +102,7 @@ class LocalErrors(Rule):
     feedback_path = "M, a classifier for each layer"
     teacher = "target"
     trains = "synapses"
+    needs_chain = "it teaches each layer by a classifier of what it hands on"
     updates_at_once = True
 
     def __init__(

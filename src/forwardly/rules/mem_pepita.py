@@ -51,6 +51,7 @@ class MemPEPITA(Rule):
     feedback_path = "F, from error to input"
     teacher = "error"
     trains = "synapses"
+    needs_chain = ""
     projection_scale = 0.05
     compares_passes = True
     updates_at_once = True
@@ -90,8 +91,7 @@ class MemPEPITA(Rule):
         updates: dict[str, Tensor] = {}
         for stage in self.network.stages:
             first, second = next(clean), next(modulated)
-            is_last = stage is self.network.stages[-1]
-            post = e.reshape(first.z.shape) if is_last else first.h - second.h
+            post = e.reshape(first.z.shape) if stage.is_readout else first.h - second.h
             pre = second.pre if self.presynaptic == "modulated" else first.pre
             updates |= step.update(stage, post, pre)
             del first, second, post, pre

@@ -69,6 +69,7 @@ class MonoForward(Rule):
     feedback_path = "M, a learned classifier for each layer"
     teacher = "target"
     trains = "synapses"
+    needs_chain = "it teaches each layer by a classifier of what it hands on"
 
     def __init__(
         self,

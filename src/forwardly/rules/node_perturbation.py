@@ -85,6 +85,7 @@ class NodePerturbation(Rule):
     feedback_path = ""
     teacher = "error"
     trains = "synapses"
+    needs_chain = ""
     draws = True
     compares_passes = True
     output_update = "gradient"
@@ -107,6 +108,8 @@ class NodePerturbation(Rule):
 
     def assign(self, x: Tensor, target: Tensor, step: Step) -> Credit:
         """The clean pass, the noisy ones, and what they say of each node."""
+        for stage in self.network.stages:
+            self.network.check_by_sample(stage, type(self).__name__)
         a_0 = step.prepare(x)
         clean = list(step.activities(a_0))
         y = clean[-1].a
@@ -115,10 +118,8 @@ class NodePerturbation(Rule):
         deltas = [torch.zeros_like(layer.z) for layer in clean]
         for draw in range(self.samples):
             xi = noise_like(deltas, step, draw)
-            a = a_0
-            for stage, xi_l in zip(self.network.stages, xi, strict=True):
-                z = step.through_synapse(stage, a) + self.sigma * xi_l
-                a = step.through(stage, a, z=z).a
+            *_, last = step.activities(a_0, added=[self.sigma * xi_l for xi_l in xi])
+            a = last.a
             slope = rise(y, e, a, self.error(a, target)) / (self.sigma * self.samples)
             deltas = [
                 delta + slope.reshape(-1, *(1 for _ in delta.shape[1:])) * xi_l

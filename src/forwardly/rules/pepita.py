@@ -46,7 +46,13 @@ def register_projection(
     Raises what ``feedback.drawn`` does.
     """
     sizes, weight = rule.network.sizes(rule.input_shape), rule.network.stages[0].synapse.weight
+    feedback.check_number("F", sizes[0], sizes[-1])
     F, *factors = feedback.drawn(projection, sizes, generator, weight)
+    if factors and rule.network.graph is not None:
+        raise ValueError(
+            "F can be a product of one factor a layer in a chain of layers only, and "
+            f"{type(rule.model).__name__} is none: take feedback.uniform() or feedback.normal()"
+        )
     rule.register_buffer("F", F)
     for layer, factor in enumerate(factors, start=1):
         rule.register_buffer(f"F_{layer}", factor)
@@ -90,6 +96,7 @@ class PEPITA(Rule):
     feedback_path = "F, from error to input"
     teacher = "error"
     trains = "synapses"
+    needs_chain = ""
     projection_scale = 0.05
     compares_passes = True
     updates_at_once = True
@@ -112,6 +119,11 @@ class PEPITA(Rule):
         self.output_error = one_of("output_error", output_error, ("first", "second"))
         self.presynaptic = one_of("presynaptic", presynaptic, ("modulated", "clean"))
         self.sign = one_of("sign", sign, (1, -1))
+        if output_error == "second" and sum(s.is_readout for s in self.network.stages) > 1:
+            raise ValueError(
+                'output_error="second" needs one synapse whose units are the outputs; the model '
+                'adds up several: leave output_error="first"'
+            )
         register_projection(self, projection, generator)
 
     def assign(self, x: Tensor, target: Tensor, step: Step) -> Credit:
@@ -128,7 +140,7 @@ class PEPITA(Rule):
         updates: dict[str, Tensor] = {}
         for stage in self.network.stages:
             first, second = next(clean), next(modulated)
-            if stage is not self.network.stages[-1]:
+            if not stage.is_readout:
                 post = first.h - second.h
             elif self.output_error == "first":
                 post = e.reshape(first.z.shape)

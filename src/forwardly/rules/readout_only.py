@@ -20,7 +20,7 @@ from typing import final
 
 from torch import Tensor
 
-from forwardly.network import Step
+from forwardly.network import Activity, Stage, Step
 from forwardly.rule import Credit, Rule
 from forwardly.rules.papers import paper
 
@@ -38,14 +38,21 @@ class ReadoutOnly(Rule):
     feedback_path = ""
     teacher = "error"
     trains = "readout"
+    needs_chain = ""
 
     def assign(self, x: Tensor, target: Tensor, step: Step) -> Credit:
         """One forward pass and the delta rule on what enters the last synapse."""
+        output = x
+        readouts: list[tuple[Stage, Activity]] = []
         activities = step.activities(step.prepare(x))
-        last = next(activities)
-        for layer in activities:
-            last = layer
+        for stage in self.network.stages:
+            layer = next(activities)
+            output = layer.a
+            if stage.is_readout:
+                readouts.append((stage, layer))
             del layer
-        e = self.error(last.a, target)
-        updates = step.update(self.network.stages[-1], e.reshape(last.z.shape), last.pre)
-        return Credit(updates, last.a, self.loss_value(last.a, target), e)
+        e = self.error(output, target)
+        updates: dict[str, Tensor] = {}
+        for stage, last in readouts:
+            updates |= step.update(stage, e.reshape(last.z.shape), last.pre)
+        return Credit(updates, output, self.loss_value(output, target), e)

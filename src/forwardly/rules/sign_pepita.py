@@ -53,6 +53,7 @@ class SignPEPITA(Rule):
     feedback_path = "F, from the error's signs to input"
     teacher = "error"
     trains = "synapses"
+    needs_chain = ""
     projection_scale = 0.005
     compares_passes = True
     updates_at_once = True
@@ -87,8 +88,7 @@ class SignPEPITA(Rule):
         updates: dict[str, Tensor] = {}
         for stage in self.network.stages:
             first, second = next(clean), next(modulated)
-            is_last = stage is self.network.stages[-1]
-            post = e.reshape(first.z.shape) if is_last else first.h - second.h
+            post = e.reshape(first.z.shape) if stage.is_readout else first.h - second.h
             updates |= step.update(stage, post, second.pre)
             del first, second, post
         return Credit(updates, output, self.loss_value(output, target), e)

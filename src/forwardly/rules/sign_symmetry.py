@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from forwardly import feedback
 from forwardly.network import Stage, Step
 from forwardly.rule import Credit, Rule
-from forwardly.rules.feedback_alignment import send_error_back
+from forwardly.rules.feedback_alignment import feedback_stages, send_error_back
 from forwardly.rules.papers import paper
 
 
@@ -58,6 +58,7 @@ class UniformSignSymmetry(Rule):
     feedback_path = "the weights' signs"
     teacher = "error"
     trains = "synapses"
+    needs_chain = ""
     output_update = "gradient"
 
     def __init__(
@@ -75,7 +76,8 @@ class UniformSignSymmetry(Rule):
 
     def assign(self, x: Tensor, target: Tensor, step: Step) -> Credit:
         """One forward pass, and the error sent back through the signs."""
-        weights = {stage.name: _signs(stage, self.scale) for stage in self.network.stages}
+        back = [stage for stage in self.network.stages if stage.sends_back]
+        weights = {stage.name: _signs(stage, self.scale) for stage in back}
         return send_error_back(self, x, target, step, weights)
 
 
@@ -95,6 +97,7 @@ class BatchSignSymmetry(Rule):
     feedback_path = "the weights' signs, magnitudes drawn each step"
     teacher = "error"
     trains = "synapses"
+    needs_chain = ""
     output_update = "gradient"
     draws = True
 
@@ -114,7 +117,10 @@ class BatchSignSymmetry(Rule):
     def assign(self, x: Tensor, target: Tensor, step: Step) -> Credit:
         """One forward pass, and the error sent back through this step's magnitudes."""
         weights: dict[str, Tensor] = {}
-        for l, stage in enumerate(self.network.stages):
+        for stage in self.network.stages:
+            if not stage.sends_back:
+                continue
+            l = stage.same_weight - 1
             signs = _signs(stage, self.scale)
             weights[stage.name] = signs * step.uniform(l, tuple(signs.shape), signs.dtype)
         return send_error_back(self, x, target, step, weights)
@@ -137,6 +143,7 @@ class FixedSignSymmetry(Rule):
     feedback_path = "the weights' signs, fixed magnitudes R a layer"
     teacher = "error"
     trains = "synapses"
+    needs_chain = ""
     output_update = "gradient"
 
     def __init__(
@@ -151,15 +158,16 @@ class FixedSignSymmetry(Rule):
     ) -> None:
         super().__init__(model, loss, input_shape=input_shape, error=error, generator=generator)
         self.scale = scale
-        for l, stage in enumerate(self.network.stages[1:], start=2):
+        for stage in feedback_stages(self.network):
             # |U(±1)| is U[0, 1).
             unit = feedback.like_weight(feedback.uniform_within(1.0), stage, generator)
-            self.register_buffer(f"R_{l}", unit.abs())
+            self.register_buffer(f"R_{stage.l}", unit.abs())
 
     def assign(self, x: Tensor, target: Tensor, step: Step) -> Credit:
         """One forward pass, and the error sent back through the fixed magnitudes."""
         weights = {
-            stage.name: _signs(stage, self.scale) * self.get_buffer(f"R_{l}")
-            for l, stage in enumerate(self.network.stages[1:], start=2)
+            stage.name: _signs(stage, self.scale) * self.get_buffer(f"R_{stage.same_weight}")
+            for stage in self.network.stages
+            if stage.sends_back
         }
         return send_error_back(self, x, target, step, weights)

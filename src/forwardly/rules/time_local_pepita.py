@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from forwardly import feedback, losses
 from forwardly.checks import one_of
-from forwardly.network import Step
+from forwardly.network import Activity, Stage, Step
 from forwardly.rule import Credit, Rule
 from forwardly.rules.papers import paper
 from forwardly.rules.pepita import perturbed, register_projection
@@ -58,6 +58,7 @@ class TimeLocalPEPITA(Rule):
     feedback_path = "F, from error to input"
     teacher = "error"
     trains = "synapses"
+    needs_chain = ""
     projection_scale = 0.05
     compares_passes = True
     needs_learning_rate = True
@@ -86,28 +87,31 @@ class TimeLocalPEPITA(Rule):
         a_0 = step.prepare(x)
         updates: dict[str, Tensor] = {}
         output = a_0
-        *_, last_stage = self.network.stages
+        readouts: list[tuple[Stage, Activity]] = []
         activities = step.activities(a_0)
         for stage in self.network.stages:
             layer = next(activities)
-            post = layer.h
-            if stage is last_stage:
-                post = losses.prediction(self.loss, layer.a).reshape(layer.z.shape)
-            updates |= stage.synapse_update(post, layer.pre)
+            if stage.is_readout:
+                readouts.append((stage, layer))
+            else:
+                step.add(updates, stage, layer.h, layer.pre)
             output = layer.a
-            del layer, post
+            del layer
+        y = losses.prediction(self.loss, output)
+        for stage, layer in readouts:
+            step.add(updates, stage, y.reshape(layer.z.shape), layer.pre)
         e = self.error(output, target)
         t = losses.encoded(self.loss, target, output.shape, output.dtype)
 
-        pre = perturbed(a_0, e, self.F, self.sign)
         weights = dict(self.model.named_parameters())
+        changed = {n: weights[n] - self.learning_rate * half for n, half in updates.items()}
+        modulated = step.activities(perturbed(a_0, e, self.F, self.sign), weights | changed)
+        towards: dict[str, Tensor] = {}
         for stage in self.network.stages:
-            first_half = {name: updates[name] for name in stage.updated}
-            changed = {n: weights[n] - self.learning_rate * half for n, half in first_half.items()}
-            layer = step.through(stage, pre, weights | changed)
-            post = t.reshape(layer.z.shape) if stage is last_stage else layer.h
-            for name, towards in stage.synapse_update(post, pre).items():
-                updates[name] = first_half[name] - towards
-            pre = layer.a
-            del first_half, changed, layer, post
+            layer = next(modulated)
+            post = t.reshape(layer.z.shape) if stage.is_readout else layer.h
+            step.add(towards, stage, post, layer.pre)
+            del layer, post
+        for name, half in towards.items():
+            updates[name] = updates[name] - half
         return Credit(updates, output, self.loss_value(output, target), e)

@@ -56,6 +56,7 @@ class WeightPerturbation(Rule):
     feedback_path = ""
     teacher = "error"
     trains = "all"
+    needs_chain = ""
     draws = True
     compares_passes = True
     output_update = "gradient"

@@ -342,6 +342,11 @@ def _check(runs: Sequence[Run]) -> None:
             )
         if getattr(run.optimizer, "precision", "full") != "full":
             raise UsageError('runs at once have the precision "full"; given "bf16"')
+        if run.rule.network.graph is not None:
+            raise UsageError(
+                f"the model of {name} is no chain of layers, which runs at once are for: train one "
+                "run after the other with fit"
+            )
         if run.rule.network.altered:
             raise UsageError(
                 f"the model of {name} has hooks, or methods of its own, which runs at once would "
