@@ -150,14 +150,11 @@ def multiply_adds(rule: Rule, sample_shape: tuple[int, ...], batch: int) -> int:
         sample_shape: of x, without the batch.
         batch: samples.
     """
-    network = rule.network
-    with torch.no_grad():
-        activities = network.probe(sample_shape)
-    each = 0
-    for stage, activity in zip(network.stages, activities, strict=True):
-        weight = stage.synapse.weight
-        each += activity.z[0].numel() * (weight.numel() // weight.shape[0])
-    return batch * each
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.no_grad(), FlopCounterMode(display=False) as counted:
+        first, *_ = rule.network.probe(sample_shape)
+    return batch * counted.get_total_flops() // (2 * len(first.pre))
 
 
 def as_exact_as_processors(device: torch.device) -> None:
