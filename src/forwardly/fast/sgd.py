@@ -133,7 +133,7 @@ class Trained:
         if descent is None:
             return
         keep, decay, number, nesterov, maximize, dampening = descent
-        rate = self.rates.get(parameter, number)
+        rate = self.rates.get(parameter, number) if self.rates else number
         sign = -1.0 if maximize else 1.0
         if keep == 0:
             if isinstance(rate, Tensor):
