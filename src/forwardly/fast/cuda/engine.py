@@ -84,10 +84,10 @@ class Graphs(Engine):
     def why_not(self, x: Tensor, target: Tensor, trained: Trained) -> str:
         """What a graph could not see, or would keep as it was."""
         rule = self.rule
-        if not captured.can_capture(x.device):
-            return f"the batch is on {x.device}"
         if altered := self.algebra.why_not(x, target, trained):
             return altered
+        if not captured.can_capture(x.device):
+            return f"the batch is on {x.device}"
         if not values_readable(x, target):
             return "operations are traced, counted or captured"
         if type(rule) not in RULES.values():
