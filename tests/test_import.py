@@ -79,6 +79,7 @@ forwardly.cli.main()
 
 def test_the_posts_experiment_begins_with_little(tmp_path: Path) -> None:
     """In a process that finds its loops compiled, most of its time would be imports."""
+    pytest.importorskip("numba", exc_type=ImportError, reason="nothing is compiled without it")
     done = subprocess.run(
         [sys.executable, "-c", TEACHER_STUDENT], capture_output=True, text=True, cwd=tmp_path
     )

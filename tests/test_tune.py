@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+import postgres
 from forwardly.commands import engines
 from forwardly.errors import UsageError
 from forwardly.experiments import tuning
@@ -256,6 +257,33 @@ def test_killed_and_given_again(tmp_path: Path) -> None:
     tried = [json.dumps(trial.params) for trial in kept]
     assert len({*tried}) == 3
     assert {*map(json.dumps, before)} <= {*tried}
+
+
+@pytest.mark.long
+@pytest.mark.skipif(bool(postgres.why_not()), reason=postgres.why_not())
+def test_two_commands_share_a_study_in_a_database(tmp_path: Path) -> None:
+    """A real PostgreSQL: each trial is one command's, and both see all of them."""
+    pytest.importorskip("psycopg", reason="of the examples")
+    arguments = [sys.executable, "-m", "forwardly", "tune", *SMALL, "--trials=6", "--jobs=1"]
+    with postgres.database(tmp_path / "postgres") as url:
+        both = [
+            subprocess.Popen(
+                [*arguments, "--study", url, "--work", str(tmp_path / name)],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            for name in ("one", "other")
+        ]
+        said = [process.communicate(timeout=120)[0] for process in both]
+        assert [process.returncode for process in both] == [0, 0], said
+        study = optuna.load_study(study_name="pepita-digits", storage=url)
+        trials = study.trials
+        study._storage._backend.engine.dispose()  # or its connections outlive the server
+    assert {trial.state.name for trial in trials} == {"COMPLETE"}
+    assert len({trial.user_attrs["process"] for trial in trials}) == 2
+    assert len({json.dumps(trial.params) for trial in trials}) == len(trials), "none comes twice"
+    assert 6 <= len(trials) <= 7, "both may begin a last one at a time"
 
 
 def study_in(root: Path) -> Any:

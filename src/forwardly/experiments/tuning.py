@@ -13,6 +13,7 @@ import os
 import shlex
 import shutil
 import socket
+import time
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, fields
@@ -28,6 +29,9 @@ from forwardly.experiments.search import Between, Range, Value, with_values
 
 _STARTUP_TRIALS = 5
 """Trials that are run to their ends before any is given up."""
+_TRIES, _SECONDS_BETWEEN_TRIES = 4, 0.5
+_MADE_MEANWHILE = "IntegrityError", "ProgrammingError"
+"""What SQLAlchemy raises where another command makes the same tables at the same time."""
 
 
 @dataclass(frozen=True)
@@ -108,25 +112,10 @@ def open_study(search: Search, storage: str, name: str) -> Any:
     package = optuna()
     package.logging.set_verbosity(package.logging.ERROR)
     try:
-        if "://" in storage:
-            kept = package.storages.RDBStorage(storage)
-        else:
-            Path(storage).parent.mkdir(parents=True, exist_ok=True)
-            backend = package.storages.journal.JournalFileBackend(storage)
-            kept = package.storages.JournalStorage(backend)
-        study = package.create_study(
-            storage=kept,
-            study_name=name,
-            direction="maximize" if search.by_accuracy else "minimize",
-            pruner=package.pruners.MedianPruner(_STARTUP_TRIALS),
-            load_if_exists=True,
-        )
+        study = _opened(search, storage, name)
     except Exception as problem:  # of whatever package reaches the database
         said, *_ = str(problem).splitlines() or [type(problem).__name__]
         raise UsageError(f"the study in {storage} cannot be opened: {said}") from None
-    # Not the same numbers again, where a search goes on.
-    seed = search.seed + len(study.get_trials(deepcopy=False))
-    study.sampler = package.samplers.TPESampler(seed=seed)
     about = {"recipe": search.recipe.as_data(), "seed": search.seed}
     about["space"] = {name: str(where) for name, where in search.space.items()}
     about = json.loads(json.dumps(about))
@@ -140,6 +129,28 @@ def open_study(search: Search, storage: str, name: str) -> Any:
             "name another --study, or give the same options"
         )
     return study
+
+
+def _opened(search: Search, storage: str, name: str, tries: int = _TRIES) -> Any:
+    package = optuna()
+    if "://" in storage:
+        try:
+            kept = package.storages.RDBStorage(storage)
+        except Exception as problem:
+            if tries == 1 or type(problem).__name__ not in _MADE_MEANWHILE:
+                raise
+            time.sleep(_SECONDS_BETWEEN_TRIES)
+            return _opened(search, storage, name, tries - 1)
+    else:
+        Path(storage).parent.mkdir(parents=True, exist_ok=True)
+        kept = package.storages.JournalStorage(package.storages.journal.JournalFileBackend(storage))
+    return package.create_study(
+        storage=kept,
+        study_name=name,
+        direction="maximize" if search.by_accuracy else "minimize",
+        pruner=package.pruners.MedianPruner(_STARTUP_TRIALS),
+        load_if_exists=True,
+    )
 
 
 def tune(search: Search, study: Any, engine: Engine) -> Generator[State | Restarted | Told]:
@@ -159,6 +170,8 @@ def tune(search: Search, study: Any, engine: Engine) -> Generator[State | Restar
         while _count(study) < search.trials:
             trial = study.ask()
             trial.set_user_attr("process", _process())
+            # By its number: not the same again where a search goes on, or commands share it.
+            study.sampler = optuna().samplers.TPESampler(seed=search.seed + trial.number)
             asked.append(trial)
             jobs_of.append(_job(search, study, trial))
             yield jobs_of[-1]
