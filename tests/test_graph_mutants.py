@@ -53,7 +53,7 @@ MUTANTS = [
     (
         "statistics moved by every pass",
         "network/step.py",
-        "if part.key not in self._recorded and",
+        "if key_of(part) not in self._recorded and",
         "if",
     ),
     ("a scale's update without its input", "network/stage.py", "post * pre, self.", "post, self."),

@@ -41,7 +41,7 @@ from forwardly.network.kinds import (
     SUPPORTED,
     SYNAPSES,
 )
-from forwardly.network.stage import Activity, Apply, Part, Stage, Synapse
+from forwardly.network.stage import Activity, Apply, Part, Stage, Synapse, key_of
 from forwardly.network.step import NO_KERNELS, Kernels, Step
 
 _CHECKED = (*SUPPORTED, *ALL_SYNAPSES, *ALL_DROPOUTS, *ALL_BATCH_NORMS)
@@ -103,7 +103,7 @@ class Network:
             )
         )
         self.dropouts: tuple[str, ...] = tuple(
-            part.key for part in parts if isinstance(part.module, DROPOUTS)
+            key_of(part) for part in parts if isinstance(part.module, DROPOUTS)
         )
         self.altered = next(
             (f"module {part.name!r} {part.altered}" for part in parts if part.altered), ""

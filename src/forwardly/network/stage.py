@@ -55,10 +55,11 @@ class Part(NamedTuple):
     call: int = 0
     plain: bool = False
 
-    @property
-    def key(self) -> str:
-        """Its name, and which call it is, if not the first."""
-        return f"{self.name} (call {self.call + 1})" if self.call else self.name
+
+# No property: torch 2.8 cannot compile those of named tuples.
+def key_of(part: Part) -> str:
+    """Its name, and which call it is, if not the first."""
+    return f"{part.name} (call {part.call + 1})" if part.call else part.name
 
 
 class Activity(NamedTuple):

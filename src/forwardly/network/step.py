@@ -28,7 +28,7 @@ from forwardly.network.kinds import (
     MAX_POOLS,
     NORMS,
 )
-from forwardly.network.stage import Activity, Apply, Part, Stage
+from forwardly.network.stage import Activity, Apply, Part, Stage, key_of
 
 if TYPE_CHECKING:
     from forwardly.network.reader import Network
@@ -330,8 +330,9 @@ class Step:
         if graph is not None:
             values: dict[int, Any] = {}
             layers = list(program.activities(self, graph, a_0, None, None, keep=values))
-            return Recorded(layers, values)
-        return Recorded(list(self.activities(a_0)), {})
+            return Recorded(layers, values, layers[-1].a)
+        layers = list(self.activities(a_0))
+        return Recorded(layers, {}, layers[-1].a)
 
     def signals(
         self, recorded: Recorded, e: Tensor, weights: Mapping[str, Tensor]
@@ -406,15 +407,15 @@ class Step:
         module = cast("nn.Dropout | nn.Dropout1d | nn.Dropout2d", part.module)
         if not module.training or module.p == 0 or self._noise is None:
             return None
-        if part.key in self._masks:
-            return self._masks[part.key]
+        if key_of(part) in self._masks:
+            return self._masks[key_of(part)]
         # Dropout1d, 2d and 3d drop whole channels.
         whole = isinstance(module, nn.Dropout)
         shape = shape if whole else (*shape[:2], *(1 for _ in shape[2:]))
-        which = self._network.dropouts.index(part.key)
+        which = self._network.dropouts.index(key_of(part))
         mask = self._kernels.mask(self._noise, which, shape, module.p, like)
         if self._keep_masks:
-            self._masks[part.key] = mask
+            self._masks[key_of(part)] = mask
         return mask
 
     def tangent_of_part(self, part: Part, a: Tensor, change: Tensor) -> Tensor:
@@ -534,8 +535,8 @@ class Step:
                 f"batch normalisation {part.name!r} needs more than one sample in training: take "
                 "another batch size, or leave out a last batch of one sample (drop_last=True)"
             )
-        if part.key not in self._recorded and mean is not None and variance is not None:
-            self._recorded.add(part.key)
+        if key_of(part) not in self._recorded and mean is not None and variance is not None:
+            self._recorded.add(key_of(part))
             self._record_statistics(part.name, module, a, mean, variance)
         return functional.batch_norm(a, None, None, weight, bias, training=True, eps=module.eps)
 
@@ -565,15 +566,12 @@ class Recorded(NamedTuple):
     Attributes:
         layers: what it recorded, stage by stage.
         values: of all operations, where the network is no chain.
+        output: a_L.
     """
 
     layers: list[Activity]
     values: dict[int, Any]
-
-    @property
-    def output(self) -> Tensor:
-        """a_L."""
-        return self.layers[-1].a
+    output: Tensor
 
 
 class Kept:

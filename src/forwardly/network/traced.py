@@ -19,7 +19,7 @@ from forwardly.network.diagonal import Diagonal
 from forwardly.network.graph import Analysis, Graph, Operation, Site, with_liveness
 from forwardly.network.kinds import ALL_BATCH_NORMS, ALL_DROPOUTS, ALL_SYNAPSES
 from forwardly.network.operations import operations_of
-from forwardly.network.stage import Part, Stage
+from forwardly.network.stage import Part, Stage, key_of
 from forwardly.network.trace import (
     SAMPLES,
     UntraceableError,
@@ -109,7 +109,7 @@ def read(model: nn.Module, input_shape: tuple[int, ...] | None) -> Read:
         tuple(x.shape[1:]) if traced.by_shape else None,
     )
     parts = [op.call for op in analysis.operations if isinstance(op.call, Part)]
-    dropouts = tuple(part.key for part in parts if isinstance(part.module, ALL_DROPOUTS))
+    dropouts = tuple(key_of(part) for part in parts if isinstance(part.module, ALL_DROPOUTS))
     chain = chain_of(analysis.operations, end, examples)
     return Read(stages, graph, dropouts, chain, x, output)
 
