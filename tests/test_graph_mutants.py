@@ -43,7 +43,7 @@ MUTANTS = [
         "        other.prepare(x)\n"
         "        modulated = other.activities(a_0_err)",
     ),
-    ("one mask for both calls", "network/stage.py", "if self.call else self.name", "and self.name"),
+    ("one mask for both calls", "network/stage.py", "if part.call else part.name", "and part.name"),
     (
         "divided by windows",
         "network/step.py",
