@@ -308,6 +308,7 @@ def test_by_ssh(tmp_path: Path) -> None:
     program, hosts = tmp_path / "program.py", tmp_path / "hosts.txt"
     program.write_text(PROGRAM_OF_COMMAND.format(tests=str(HERE), epochs=2), "utf-8")
     arguments = ["reproduce", "toy2026", "--seeds", "1", "--cluster", f"ssh:{hosts}"]
+    before = begun_by_ssh()
     with sshd.server(tmp_path / "ssh", "far-away") as environment:
         for named, code in (("nowhere", 2), ("far-away", 0)):
             hosts.write_text(f"# the lab's\n{named}\n", "utf-8")
@@ -324,19 +325,19 @@ def test_by_ssh(tmp_path: Path) -> None:
             if code:
                 assert "cannot be begun or reached" in done.stderr
                 assert done.stderr.count("\n") == 1
-        until(lambda: not begun_by(str(hosts.parent)))
+        until(lambda: not begun_by_ssh() - before)
     assert len(records_in(tmp_path)) == 2
 
 
-def begun_by(place: str) -> list[str]:
-    """Dask's processes that were begun by the test in this folder."""
+def begun_by_ssh() -> set[int]:
+    """Dask's processes on what it takes for other machines."""
     import psutil
 
-    found: list[str] = []
+    found: set[int] = set()
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if "dask_spec" in " ".join(process.cmdline()) and place in process.environ()["HOME"]:
-                found.append(str(process))
+            if "distributed.cli.dask_spec" in process.cmdline():
+                found.add(process.pid)
     return found
 
 
@@ -443,7 +444,8 @@ def test_a_run_has_a_name_of_its_own(tmp_path: Path) -> None:
     ("options", "says"),
     [
         ("--cluster here", "a cluster is local:4 (so many processes here), tcp://HOST:8786"),
-        ("--cluster local:0", "given 'local:0'"),
+        ("--cluster local:0", "processes must be at least 1; given 0"),
+        ("--cluster local:9999", "processes must be at most 1,024; given 9999"),
         ("--cluster local:", "given 'local:'"),
         ("--cluster tcp://127.0.0.1:1", "the cluster tcp://127.0.0.1:1 cannot be begun or reached"),
         ("--cluster ssh:nowhere.txt", "nowhere.txt"),
@@ -463,6 +465,12 @@ def test_mistakes(
     assert done.stderr.count("\n") == 1
 
 
+def test_the_posts_experiment_runs_here(command: Command) -> None:
+    done = command("reproduce", "teacher_student", "--cluster", "local:2")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "runs here: leave --cluster out" in done.stderr
+
+
 def test_the_documents_commands_are_tried() -> None:
     """Each kind of cluster that docs/scaling.md has a command for is begun by a test above."""
     text = (HERE.parent / "docs" / "scaling.md").read_text("utf-8")
@@ -476,8 +484,9 @@ def test_the_documents_commands_are_tried() -> None:
 
 
 def test_without_the_package(monkeypatch: pytest.MonkeyPatch, command: Command) -> None:
-    monkeypatch.setitem(sys.modules, "distributed", None)
+    monkeypatch.setitem(sys.modules, "dask", None)
     monkeypatch.setitem(published.EXPERIMENTS, "toy2026", experiment())
     done = command("reproduce", "toy2026", "--cluster", "local:2")
     assert done.returncode == 2
-    assert "--cluster needs distributed: pip install 'forwardly[cluster]'" in done.stderr
+    assert "for --cluster the package dask is needed" in done.stderr
+    assert "pip install 'forwardly[cluster]'" in done.stderr

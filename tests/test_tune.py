@@ -183,6 +183,20 @@ def test_a_trial_that_lies_behind_is_given_up(
     assert [trial.value for trial in tuning.ranked(search, tuning.ended(study))] == [0.9, 0.8]
 
 
+def test_test_samples_are_not_looked_at(here: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def evaluate(*_: object) -> None:
+        raise AssertionError("looked at")
+
+    monkeypatch.setattr("forwardly.experiments.jobs.evaluate", evaluate)
+    assert here("--trials=1").returncode == 0
+
+
+def test_models_have_their_own_hidden_layers(here: Command) -> None:
+    done = here("--trials=1", "--model=resmlp", "--study=of-resmlp.log", "--search=learning_rate")
+    assert done.returncode == 0, done.stderr
+    assert "--model resmlp --hidden 16" in done.stdout
+
+
 def test_a_trial_that_diverges(here: Command) -> None:
     done = here("--trials=1", "--search", "learning_rate=1e29:1e30")
     assert done.returncode == 1
@@ -314,7 +328,8 @@ def test_without_the_package(monkeypatch: pytest.MonkeyPatch, here: Command) -> 
     monkeypatch.setitem(sys.modules, "optuna", None)
     done = here()
     assert done.returncode == 2
-    assert "tune needs optuna: pip install 'forwardly[tune]'" in done.stderr
+    assert "to tune the package optuna is needed" in done.stderr
+    assert "pip install 'forwardly[tune]'" in done.stderr
 
 
 @pytest.mark.long

@@ -26,11 +26,18 @@ def check_rules(names: Collection[str], known: Collection[str]) -> None:
 
 
 def in_a_line(failure: Exception) -> str:
-    """What a rule of somebody else's raised: the kind, and the first line of what it says."""
+    """What somebody else's code raised: the kind, and the first line of what it says."""
     said = next(iter(str(failure).strip().splitlines()), "")
     if isinstance(failure, UsageError):
         return said
     return f"{type(failure).__name__}: {said}" if said else type(failure).__name__
+
+
+def missing(what: str, package: str, extra: str, problem: ImportError) -> UsageError:
+    """That a package of one of our extras is needed."""
+    return UsageError(
+        f"{what} the package {package} is needed ({problem}): pip install 'forwardly[{extra}]'"
+    )
 
 
 def whole_number(name: str, value: Any, least: int | None = None) -> int:

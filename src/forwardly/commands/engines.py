@@ -15,10 +15,12 @@ from forwardly.fast import processors
 
 
 def threads_of(jobs: int, cluster: str | None) -> int:
-    """Of a run: this machine's share; on a cluster one, as its workers have a thread a run."""
+    """Of a run: this machine's share; on other machines one, as workers have a thread a run."""
     if cluster is not None:
         kind, _, count = cluster.partition(":")
-        jobs = int(count) if kind == "local" and count.isdecimal() else processors.count()
+        if kind != "local" or not count.isdecimal():
+            return 1
+        jobs = int(count)
     return max(1, processors.count() // max(1, jobs))
 
 

@@ -121,6 +121,8 @@ def reproduce(
             return 0
         if where.device.type != "cpu" and device != AUTO:
             raise UsageError("the experiment teacher_student is of the CPU: leave --device out")
+        if cluster is not None:
+            raise UsageError("the experiment teacher_student runs here: leave --cluster out")
         return _teacher_student(place, records, work, epochs, console)
     chosen = experiment(name)
     wanted = list(chosen.choose(cells))

@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from rich.progress import TaskID
 from rich.table import Table
 
 from forwardly import saving
 from forwardly.commands.console import INTERRUPTED, PlainConsole, bars
-from forwardly.commands.options import fields_but, preprocessing, set_threads
+from forwardly.commands.options import set_threads
+from forwardly.commands.recipes import RecipeOptions, completed
 from forwardly.errors import UsageError
 from forwardly.experiments import records
 from forwardly.experiments.provenance import provenance
@@ -24,7 +24,6 @@ from forwardly.experiments.settings import SHARE, at_least, require
 from forwardly.fast import devices
 from forwardly.fast.devices import AUTO
 from forwardly.files.fields import Fields
-from forwardly.rules.options import read_options
 from forwardly.training import Fit, Row, evaluate, loggers
 from forwardly.training.local_sgd import LocalSGD
 from forwardly.training.measures import MEASURES
@@ -34,10 +33,7 @@ _DEFAULTS = Recipe()
 
 def train(
     *,
-    recipe: Annotated[
-        Recipe,
-        fields_but("options", "hidden", "conv_rate", "mirroring", "dtype", "preprocessing"),
-    ] = _DEFAULTS,
+    recipe: RecipeOptions = _DEFAULTS,
     hidden: tuple[int, ...] | None = None,
     centre: bool = False,
     standardise: bool = False,
@@ -98,13 +94,13 @@ def train(
         Processor threads (default: torch's choice).
     """
     require(SHARE, mirror=mirror)
-    sizes = hidden or {"conv": (32,), "resmlp": (256,) * 4}.get(recipe.model, recipe.hidden)
-    recipe = replace(
+    recipe = completed(
         recipe,
-        hidden=sizes,
+        hidden,
+        rule_options,
+        centre=centre,
+        standardise=standardise,
         dtype=precision,
-        options=read_options(rule_options),
-        preprocessing=preprocessing(centre, standardise),
         mirroring=None if mirror is None else JacobianMirroring(mirror),
     )
     measure = () if measure == ("none",) else measure

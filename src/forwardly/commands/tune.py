@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
 
 import torch
 from rich.progress import TaskID
@@ -12,17 +12,16 @@ from rich.table import Table
 
 from forwardly.commands.console import INTERRUPTED, PlainConsole, bars
 from forwardly.commands.engines import check_cluster, engine_of, threads_of
-from forwardly.commands.options import fields_but, preprocessing
+from forwardly.commands.recipes import RecipeOptions, completed
 from forwardly.errors import UsageError
 from forwardly.experiments import tuning
 from forwardly.experiments.engines.cluster import Dask
 from forwardly.experiments.jobs import State
 from forwardly.experiments.recipe import Recipe, load_data
 from forwardly.experiments.run_folder import check_places
-from forwardly.experiments.search import space, with_values
+from forwardly.experiments.search import space, text, with_values
 from forwardly.experiments.settings import MOST_THREADS, at_least, require
 from forwardly.experiments.tuning import Search, Told, Trial
-from forwardly.rules.options import read_options
 
 _DEFAULTS = Recipe()
 _SHOWN = 5
@@ -30,10 +29,7 @@ _SHOWN = 5
 
 def tune(
     *,
-    recipe: Annotated[
-        Recipe,
-        fields_but("options", "hidden", "conv_rate", "mirroring", "dtype", "preprocessing"),
-    ] = _DEFAULTS,
+    recipe: RecipeOptions = _DEFAULTS,
     hidden: tuple[int, ...] | None = None,
     centre: bool = False,
     standardise: bool = False,
@@ -58,7 +54,7 @@ def tune(
     ----------
     hidden
         Sizes of the hidden layers, separated by spaces; for conv, its channels (default: 1024;
-        conv: 32).
+        conv: 32; resmlp: four of 256).
     centre
         Shift samples to means of 0, of each number or of each channel of images, by those of the
         training part.
@@ -96,19 +92,14 @@ def tune(
     require(at_least(0), seed=seed)
     if recipe.of_own_data and cluster is not None and not cluster.startswith("local:"):
         raise UsageError("the file of your data is on this machine: leave --cluster out")
-    sizes = hidden or ((32,) if recipe.model == "conv" else recipe.hidden)
-    recipe = replace(
-        recipe,
-        hidden=sizes,
-        options=read_options(rule_options),
-        preprocessing=preprocessing(centre, standardise),
-    )
+    recipe = completed(recipe, hidden, rule_options, centre=centre, standardise=standardise)
     if recipe.of_own_data:
         recipe = replace(recipe, data=str(Path(recipe.data).absolute()))
     ranges = space(recipe, search)
     check_places(work=work)
     console = PlainConsole()
-    dataset = load_data(recipe, seed, data_root)
+    with console.status("reading samples") if recipe.of_own_data else nullcontext():
+        dataset = load_data(recipe, seed, data_root, progress=True)
     about = Search(
         recipe,
         ranges,
@@ -123,10 +114,10 @@ def tune(
     kept = tuning.open_study(about, study or str(work / f"{name}.log"), name)
     console.say("Searching " + ", ".join(f"{n} in {where}" for n, where in ranges.items()))
     with engine_of(cluster, torch.device("cpu"), jobs, console) as engine:
-        if isinstance(engine, Dask) and (
-            absent := engine.absent([recipe.data] * (not recipe.of_own_data), data_root)
-        ):
-            raise UsageError("\n".join(absent.values()))
+        if isinstance(engine, Dask):
+            names = [] if recipe.of_own_data else [recipe.data]
+            if absent := engine.absent(names, data_root):
+                raise UsageError("\n".join(absent.values()))
         interrupted = _run(about, kept, engine, console)
     best = _show(about, kept, console)
     if best is not None:
@@ -183,7 +174,7 @@ def _show(search: Search, study: object, console: PlainConsole) -> Trial | None:
     for heading in ("trial", *search.space, "validation"):
         table.add_column(heading)
     for trial in best[:_SHOWN]:
-        values = (f"{v:.4g}" if isinstance(v, float) else str(v) for v in trial.values.values())
+        values = (f"{v:.4g}" if isinstance(v, float) else text(v) for v in trial.values.values())
         table.add_row(str(trial.number), *values, _figure(search, trial))
     counts = {state: sum(trial.state == state for trial in done) for state in tuning.STATES}
     said = ", ".join(f"{count} {tuning.STATES[state]}" for state, count in counts.items() if count)

@@ -35,7 +35,8 @@ _BATCHES_BETWEEN_LOOKS = 20
 class Job:
     """One run: a recipe with a seed, and where its record and its checkpoint belong.
 
-    A trial is run to choose a setting by, so its accuracy on test images is not shown.
+    A trial is run to choose a setting by, so its accuracy on test images is not shown. A run that
+    is not ``tested`` does not look at them, and makes no whole record.
     """
 
     experiment: str
@@ -47,6 +48,7 @@ class Job:
     data_root: Path | None
     threads: int
     trial: bool = False
+    tested: bool = True
 
     @property
     def name(self) -> str:
@@ -271,7 +273,8 @@ def _train(
 
 def record_of(job: Job, prepared: Prepared, trained: Fit, environment: dict[str, Any]) -> Record:
     """Test what was trained; what is to be recorded."""
-    tested = {} if trained.diverged else evaluate(prepared.rule, prepared.dataset.test)
+    tests = job.tested and not trained.diverged
+    tested = evaluate(prepared.rule, prepared.dataset.test) if tests else {}
     result = {
         **{f"test_{name}": tested.get(name) for name in ("loss", "accuracy")},
         "diverged": trained.diverged,

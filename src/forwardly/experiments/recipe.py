@@ -8,6 +8,8 @@ same batches: their results pair.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -205,6 +207,10 @@ class Recipe:
         """Plain data, for a record."""
         return asdict(self)
 
+    def sha256(self) -> str:
+        """A checksum of all settings."""
+        return hashlib.sha256(json.dumps(self.as_data(), sort_keys=True).encode()).hexdigest()
+
     @classmethod
     def from_data(cls, content: Mapping[str, Any]) -> Recipe:
         """The recipe that ``as_data`` was made of, be it by an earlier version.
@@ -375,7 +381,7 @@ def _check_whole(recipe: Recipe) -> None:
     names = ["activation", "dropout", "normalise", "initial"]
     if recipe.model != "resmlp":
         names.append("hidden")
-    elif len({*recipe.hidden}) > 1:
+    elif len({*recipe.hidden}) != 1:
         raise UsageError(
             "the hidden layers of the model resmlp are of one size, as they add to what they are "
             f"given; given {list(recipe.hidden)}"
@@ -408,7 +414,7 @@ def _model(recipe: Recipe, dataset: data.Dataset, generator: torch.Generator) ->
         with torch.random.fork_rng(devices=()):  # pyright: ignore[reportUnknownMemberType]
             torch.default_generator.manual_seed(generator.initial_seed())
             model = _whole_model(recipe, dataset.sample_shape, dataset.outputs)
-        return model.double() if recipe.dtype == "float64" else model
+        return model.to(recipe.torch_dtype)
     options: dict[str, Any] = {
         name: getattr(recipe, name) for name in ("activation", "dropout", "normalise", "initial")
     }

@@ -39,7 +39,7 @@ class Among:
 
     def __str__(self) -> str:
         """As --search takes it."""
-        return ",".join(_text(value) for value in self.values)
+        return ",".join(text(value) for value in self.values)
 
 
 Range = Between | Among
@@ -78,16 +78,16 @@ def space(recipe: Recipe, asked: Iterable[str] = ()) -> dict[str, Range]:
         return {"learning_rate": known["learning_rate"], **own}
     found: dict[str, Range] = {}
     for one in asked:
-        name, _, text = one.partition("=")
+        name, _, where = one.partition("=")
         name = name.replace("-", "_")
         if name not in known:
             raise UsageError(
                 f"{name!r} cannot be searched over; of {recipe.rule} these can, by default in "
-                f"{'; '.join(f'{n}={where}' for n, where in known.items())}"
+                f"{'; '.join(f'{n}={default}' for n, default in known.items())}"
             )
         if name in found:
             raise UsageError(f"{name} is searched over once; given {one!r} too")
-        found[name] = _read(name, text, known[name]) if text else known[name]
+        found[name] = _read(name, where, known[name]) if where else known[name]
         for value in _ends(found[name]):  # refused now, not by the hundredth trial
             with_values(recipe, {name: value})
     return found
@@ -101,7 +101,7 @@ def with_values(recipe: Recipe, values: Mapping[str, Value]) -> Recipe:
     """
     own = {name: value for name, value in values.items() if name in OF_RECIPES}
     options = {
-        name: _text(value) if isinstance(value, bool) or value is None else value
+        name: text(value) if isinstance(value, bool) or value is None else value
         for name, value in values.items()
         if name not in own
     }
@@ -135,9 +135,9 @@ def _where(option: Option) -> Range | None:
     return None
 
 
-def _read(name: str, text: str, known: Range) -> Range:
-    if ":" in text:
-        match = re.fullmatch(r"([^:]+):([^:]+?)(:log)?", text)
+def _read(name: str, given: str, known: Range) -> Range:
+    if ":" in given:
+        match = re.fullmatch(r"([^:]+):([^:]+?)(:log)?", given)
         try:
             low, high = (float(match[1]), float(match[2])) if match else (1.0, 0.0)
         except ValueError:
@@ -146,32 +146,33 @@ def _read(name: str, text: str, known: Range) -> Range:
         if not low < high or (log and low <= 0):
             raise UsageError(
                 f"a range is LOW:HIGH or LOW:HIGH:log, of numbers, above 0 with log; given "
-                f"{name}={text}"
+                f"{name}={given}"
             )
         if isinstance(known, Among) and not all(type(v) in (int, float) for v in known.values):
-            raise UsageError(f"{name} is no number, but one of {known}; given {name}={text}")
+            raise UsageError(f"{name} is no number, but one of {known}; given {name}={given}")
         return Between(low, high, log)
-    return Among(tuple(_value(one, known) for one in text.split(",")))
+    return Among(tuple(_value(one, known) for one in given.split(",")))
 
 
-def _value(text: str, known: Range) -> Value:
+def _value(given: str, known: Range) -> Value:
     """One of several values as it was written, of the kind that the default ones have."""
     like = known.values if isinstance(known, Among) else (0.0,)
     for value in like:
-        if _text(value) == text:
+        if text(value) == given:
             return value
     for kind in (int, float):
         if any(type(value) is kind or (kind is int and type(value) is float) for value in like):
             try:
-                return kind(text)
+                return kind(given)
             except ValueError:
                 continue
-    return text
+    return given
 
 
 def _ends(where: Range) -> tuple[Value, ...]:
     return (where.low, where.high) if isinstance(where, Between) else where.values
 
 
-def _text(value: Value) -> str:
+def text(value: Value) -> str:
+    """A value as a command line has it."""
     return str(value).lower() if isinstance(value, bool) or value is None else f"{value}"

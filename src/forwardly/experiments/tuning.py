@@ -7,7 +7,6 @@ command's; workers do not see it, so any engine will do.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shlex
@@ -21,7 +20,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from forwardly.errors import UsageError
+from forwardly.errors import UsageError, in_a_line, missing
 from forwardly.experiments.jobs import Ended, Engine, Job, Restarted, State
 from forwardly.experiments.recipe import Recipe
 from forwardly.experiments.records import Record
@@ -94,8 +93,8 @@ def optuna() -> Any:
     """
     try:
         return import_module("optuna")
-    except ImportError:
-        raise UsageError("tune needs optuna: pip install 'forwardly[tune]'") from None
+    except ImportError as problem:
+        raise missing("to tune", "optuna", "tune", problem) from None
 
 
 def open_study(search: Search, storage: str, name: str) -> Any:
@@ -114,8 +113,7 @@ def open_study(search: Search, storage: str, name: str) -> Any:
     try:
         study = _opened(search, storage, name)
     except Exception as problem:  # of whatever package reaches the database
-        said, *_ = str(problem).splitlines() or [type(problem).__name__]
-        raise UsageError(f"the study in {storage} cannot be opened: {said}") from None
+        raise UsageError(f"the study in {storage} cannot be opened: {in_a_line(problem)}") from None
     about = {"recipe": search.recipe.as_data(), "seed": search.seed}
     about["space"] = {name: str(where) for name, where in search.space.items()}
     about = json.loads(json.dumps(about))
@@ -188,7 +186,7 @@ def tune(search: Search, study: Any, engine: Engine) -> Generator[State | Restar
                 yield news
             elif isinstance(news, Ended):
                 state = _told(search, study, asked[news.job], news.result)
-                shutil.rmtree(jobs_of[news.job].folder, ignore_errors=True)
+                shutil.rmtree(jobs_of[news.job].folder.parent, ignore_errors=True)
                 yield Told(news.job, state)
             else:
                 yield news
@@ -233,13 +231,11 @@ def _is_alive(pid: int) -> bool:
 def _job(search: Search, study: Any, trial: Any) -> Job:
     values = {name: _suggested(trial, name, where) for name, where in search.space.items()}
     recipe = with_values(search.recipe, values)
-    made = json.dumps(recipe.as_data(), sort_keys=True)
-    # By what it is, not by its number: one that is begun again has another.
-    name = hashlib.sha256(made.encode()).hexdigest()[:16]
+    # Named by what it is, not by its number: one that is begun again has another.
     return Job(
-        *(study.study_name, name, search.seed, recipe),
-        *(search.work / "none", search.work, search.data_root, search.threads),
-        trial=True,
+        *(study.study_name, recipe.sha256(), search.seed, recipe),
+        *(search.work / "records", search.work, search.data_root, search.threads),
+        tested=False,
     )
 
 

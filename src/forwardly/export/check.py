@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from forwardly.data import npz
-from forwardly.errors import UsageError, in_a_line
+from forwardly.errors import UsageError, in_a_line, missing
 from forwardly.export.folder import (
     AGAIN,
     CHECK,
@@ -28,7 +28,6 @@ from forwardly.export.folder import (
     STEPS,
     Arrays,
     Contents,
-    missing,
 )
 from forwardly.export.step import NEW, NUMBERS
 from forwardly.files.text import visible
@@ -103,8 +102,8 @@ def check(contents: Contents) -> Checked:
     """
     makers = list(_runtimes() if contents.of_onnx else _of_programs())
     if not makers:
-        package = "onnxruntime" if contents.of_onnx else "executorch"
-        raise missing("to check an export", package, ImportError("no runtime is installed"))
+        needed = ("onnxruntime", "export") if contents.of_onnx else ("executorch", "executorch")
+        raise missing("to check an export", *needed, ImportError("no runtime is installed"))
     return Checked([row for name, make in makers for row in rows(contents, name, make)])
 
 
@@ -212,7 +211,7 @@ def session_of(path: str, *, frugal: bool = False) -> Any:
     try:
         import onnxruntime  # pyright: ignore
     except ImportError as problem:
-        raise missing("to run an exported step", "onnxruntime", problem) from None
+        raise missing("to run an exported step", "onnxruntime", "export", problem) from None
     runtime: Any = onnxruntime
     options = runtime.SessionOptions()
     options.log_severity_level = 3

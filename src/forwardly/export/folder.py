@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from forwardly import files
-from forwardly.errors import UsageError
+from forwardly.errors import UsageError, missing
 from forwardly.export import readme
 from forwardly.export.graph import SAMPLES, Graph, Symbolic, is_symbolic, trace
 from forwardly.export.step import NEW, NUMBERS, NamedStep, Tensors, explicit_padding
@@ -122,12 +122,12 @@ def writer(kind: str) -> Callable[[Traced], Models]:
         try:
             import forwardly.export.model  # pyright: ignore # noqa: F401, to see whether it can be
         except ImportError as problem:
-            raise missing("to export", "onnx", problem) from None
+            raise missing("to export", "onnx", "export", problem) from None
         return _onnx_models
     try:
         from forwardly.export.executorch import models_of
     except ImportError as problem:
-        raise missing("to export", "executorch", problem) from None
+        raise missing("to export", "executorch", "executorch", problem) from None
     return models_of
 
 
@@ -144,14 +144,6 @@ def _onnx_models(traced: Traced) -> Models:
     }
     content = {name: m.SerializeToString(deterministic=True) for name, m in models.items()}
     return Models(content, STEP, PREDICT, "onnx", {"opset": OPSET}, readme.text)
-
-
-def missing(what: str, package: str, problem: ImportError) -> UsageError:
-    """That a package is needed."""
-    extra = "executorch" if package == "executorch" else "export"
-    return UsageError(
-        f"{what} the package {package} is needed ({problem}): pip install 'forwardly[{extra}]'"
-    )
 
 
 def _batch(step: NamedStep, example: Any) -> Tensors:

@@ -24,6 +24,7 @@ from torch.fx.proxy import Attribute
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from forwardly.errors import in_a_line
 from forwardly.network.kinds import DROPOUT_FUNCTIONS, SUPPORTED
 
 SAMPLES = 2, 3
@@ -84,10 +85,9 @@ def trace(model: nn.Module, examples: tuple[Tensor, Tensor]) -> Trace:
 
 
 def _unreadable(model: nn.Module, failure: Exception) -> str:
-    said = str(failure).strip().splitlines()
     return (
         f"{type(model).__name__}.forward cannot be read as a graph of operations "
-        f"({type(failure).__name__}: {said[0] if said else 'no message'}): write it with tensor "
+        f"({in_a_line(failure)}): write it with tensor "
         "operations and modules alone, without assignments to parts of tensors"
     )
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from forwardly.errors import in_a_line
 from forwardly.network.chains import chain_of
 from forwardly.network.diagonal import Diagonal
 from forwardly.network.graph import Analysis, Graph, Operation, Site, with_liveness
@@ -211,7 +212,7 @@ def _run(model: nn.Module, shape: tuple[int, ...], weight: Tensor) -> tuple[Tens
             except RuntimeError as second:
                 failure = second
         raise ValueError(
-            f"the model does not take samples of shape {shape}: {_first_line(failure)}. Pass "
+            f"the model does not take samples of shape {shape}: {in_a_line(failure)}. Pass "
             "input_shape, the shape of x without the batch"
         ) from failure
 
@@ -265,10 +266,6 @@ def _same(before: Tensor | None, after: Tensor) -> bool:
 def _random_states(like: Tensor) -> list[Tensor]:
     states = [torch.random.get_rng_state()]
     return [*states, torch.cuda.get_rng_state(like.device)] if like.is_cuda else states
-
-
-def _first_line(failure: Exception) -> str:
-    return (str(failure).strip().splitlines() or [type(failure).__name__])[0]
 
 
 def _check_module(name: str, module: nn.Module) -> None:

@@ -9,8 +9,6 @@ recorded once.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
 import tempfile
@@ -26,11 +24,12 @@ from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple, final
 
 from forwardly.data import load
-from forwardly.errors import UsageError
+from forwardly.errors import UsageError, in_a_line, missing
 from forwardly.experiments.engines.signals import ignoring_ctrl_c
 from forwardly.experiments.jobs import Ended, Job, Outcome, Restarted, State, train
 from forwardly.experiments.provenance import versions
 from forwardly.experiments.records import Record
+from forwardly.experiments.settings import MOST_THREADS, at_least, require
 
 PLACES = "local:4 (so many processes here), tcp://HOST:8786 (a Dask scheduler), slurm or ssh:FILE"
 """What can be named."""
@@ -64,8 +63,11 @@ def cluster(place: str, jobs: int) -> Generator[Dask]:
     """
     kind, _, rest = place.partition(":")
     known = place == "slurm" or (kind in ("local", "tcp", "tls", "ssh") and rest)
-    if not known or (kind == "local" and not (rest.isdecimal() and int(rest) > 0)):
+    if not known or (kind == "local" and not rest.isdecimal()):
         raise UsageError(f"a cluster is {PLACES}; given {place!r}")
+    if kind == "local":
+        for must in (at_least(1), MOST_THREADS):
+            require(must, processes=int(rest))
     dask, distributed = _package("dask"), _package("distributed")
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what is lost is told as news
     with ExitStack() as open_ones:
@@ -75,11 +77,12 @@ def cluster(place: str, jobs: int) -> Generator[Dask]:
             if address != place:
                 open_ones.callback(address.close)
             client = distributed.Client(address, timeout=_SECONDS_TO_CONNECT)
+        except UsageError:
+            raise
         except (OSError, ValueError, RuntimeError) as problem:
-            if isinstance(problem, UsageError):
-                raise
-            said, *_ = str(problem).splitlines()
-            raise UsageError(f"the cluster {place} cannot be begun or reached: {said}") from None
+            raise UsageError(
+                f"the cluster {place} cannot be begun or reached: {in_a_line(problem)}"
+            ) from None
         open_ones.enter_context(client)
         yield Dask(client)
 
@@ -116,8 +119,8 @@ def _begun(kind: str, rest: str, jobs: int) -> Any:
 def _package(name: str) -> Any:  # none of them is typed throughout
     try:
         return import_module(name)
-    except ImportError:
-        raise UsageError(f"--cluster needs {name}: pip install 'forwardly[cluster]'") from None
+    except ImportError as problem:
+        raise missing("for --cluster", name, "cluster", problem) from None
 
 
 class Here(NamedTuple):
@@ -143,11 +146,7 @@ def _data(name: str, data_root: Path | None) -> tuple[str, str]:
         dataset = load(name, data_root)
     except UsageError as problem:
         return "", str(problem)
-    hashed = hashlib.sha256()
-    for split in (dataset.train, dataset.validation, dataset.test):
-        for tensor in (split.x, split.target):
-            hashed.update(tensor.numpy().tobytes())
-    return hashed.hexdigest(), ""
+    return dataset.sha256(), ""
 
 
 @final
@@ -283,9 +282,7 @@ class _Done(NamedTuple):
 
 def _key(job: Job) -> str:
     """The name of a run on the scheduler: two commands that want the same share it."""
-    recipe = json.dumps(job.recipe.as_data(), sort_keys=True)
-    digest = hashlib.sha256(recipe.encode()).hexdigest()[:16]
-    return f"{job.experiment}/{job.cell}/seed-{job.seed}/{digest}"
+    return f"{job.experiment}/{job.cell}/seed-{job.seed}/{job.recipe.sha256()}"
 
 
 def _work(number: int, job: Job, topic: str, asked: dict[str, str]) -> _Done:
