@@ -9,7 +9,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Generator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -31,6 +30,7 @@ from forwardly.experiments.run_folder import RunFolder
 from forwardly.fast import processors
 from test_cli import Command
 from test_reproduction import InTurn, ended, experiment, jobs
+from waiting import SECONDS, until
 
 pytest.importorskip("distributed", reason="of the extra cluster")
 pytestmark = pytest.mark.unchecked  # other processes
@@ -38,15 +38,6 @@ pytestmark = pytest.mark.unchecked  # other processes
 HERE = Path(__file__).parent
 LONG = {"epochs": 60}
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
-SECONDS = 120
-
-
-def until(done: Callable[[], bool], *processes: subprocess.Popen[bytes]) -> None:
-    end = time.monotonic() + SECONDS
-    while not done():
-        assert all(process.poll() is None for process in processes)
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 from collections.abc import Callable
 
 import pytest
@@ -14,6 +13,7 @@ from torch.nn import functional
 from torch.testing import assert_close
 
 import forwardly as fw
+from copies import DUPLICATES, check_copy
 from forwardly.network import Network, local
 from forwardly.testing import CASES, Case, build, outputs_may_be_activated
 from graphs import ANY_MODEL, GRAPHS, ConvBlock, takes
@@ -226,23 +226,10 @@ def test_the_folding_law(name: str) -> None:
 
 @pytest.mark.parametrize("case", GRAPHS, ids=str)
 @pytest.mark.parametrize("name", ["pepita", "feedback-alignment", "direct-feedback-alignment"])
-@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda rule: _pickled(rule)])
+@pytest.mark.parametrize("duplicate", DUPLICATES)
 def test_copies(name: str, case: Case, duplicate: Callable[[fw.Rule], fw.Rule]) -> None:
-    if not takes(name, case):
-        return
-    rule, (x, target) = build(FACTORIES[name], case), case.batch()
-    other, expected = duplicate(rule), rule(x, target)
-    with torch.no_grad():
-        for parameter in rule.parameters():
-            parameter.zero_()
-    assert_close(other(x, target), expected, rtol=0, atol=0)
-
-
-def _pickled(rule: fw.Rule) -> fw.Rule:
-    file = io.BytesIO()
-    torch.save(rule, file)
-    file.seek(0)
-    return torch.load(file, weights_only=False)
+    if takes(name, case):
+        check_copy(build(FACTORIES[name], case), *case.batch(), duplicate)
 
 
 def test_a_graph_is_plain_data() -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import forwardly as fw
+from graphs import Recurrent
 from reference import graphs as reference
 
 
@@ -25,20 +26,6 @@ class Residual(nn.Module):
         h = torch.tanh(self.first(x))
         h = h + torch.relu(self.second(h))
         h += torch.relu(self.third(h))
-        return self.head(h)
-
-
-class Recurrent(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.W = nn.Linear(3, 4)
-        self.U = nn.Linear(4, 4, bias=False)
-        self.head = nn.Linear(4, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = torch.tanh(self.W(x[:, 0]))
-        for t in range(1, x.shape[1]):
-            h = torch.tanh(self.W(x[:, t]) + self.U(h))
         return self.head(h)
 
 

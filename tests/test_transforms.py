@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import io
 import os
 import subprocess
 import sys
@@ -21,6 +19,7 @@ from torch.testing import assert_close
 
 import forwardly as fw
 from compile_rule import WHOLE
+from copies import DUPLICATES, check_copy
 from forwardly.testing import CASES, build
 from test_laws import FACTORIES
 
@@ -135,22 +134,9 @@ def test_compile() -> None:
 
 
 @pytest.mark.parametrize("name", FACTORIES)
-@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda rule: _pickled(rule)])
+@pytest.mark.parametrize("duplicate", DUPLICATES)
 def test_copies(name: str, duplicate: Callable[[fw.Rule], fw.Rule]) -> None:
-    rule, (x, target) = build(FACTORIES[name], DROPOUT), DROPOUT.batch()
-    other = duplicate(rule)
-    expected = rule(x, target)
-    with torch.no_grad():
-        for parameter in rule.parameters():
-            parameter.zero_()
-    assert_close(other(x, target), expected, rtol=0, atol=0)
-
-
-def _pickled(rule: fw.Rule) -> fw.Rule:
-    file = io.BytesIO()
-    torch.save(rule, file)
-    file.seek(0)
-    return torch.load(file, weights_only=False)
+    check_copy(build(FACTORIES[name], DROPOUT), *DROPOUT.batch(), duplicate)
 
 
 def test_feedback_is_state_and_not_a_parameter() -> None:

@@ -9,7 +9,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Collection, Generator, Iterable
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from forwardly.experiments.tuning import Search, command_of
 from forwardly.rules import RULES
 from test_cli import Command
 from test_reproduction import InTurn
+from waiting import until
 
 optuna = pytest.importorskip("optuna", reason="of the extra tune")
 pytestmark = pytest.mark.unchecked
@@ -247,11 +247,7 @@ def test_killed_and_given_again(tmp_path: Path) -> None:
     program.write_text(KILLED, "utf-8")
     arguments = ["tune", "--data", "digits", "--hidden", "8", "--epochs", "40", "--trials", "3"]
     process = subprocess.Popen([sys.executable, str(program), *arguments], cwd=tmp_path)
-    end = time.monotonic() + 90
-    while len(list(tmp_path.rglob("checkpoint.pt"))) < 2:
-        assert process.poll() is None
-        assert time.monotonic() < end
-        time.sleep(0.02)
+    until(lambda: len(list(tmp_path.rglob("checkpoint.pt"))) >= 2, process)
     process.send_signal(signal.SIGKILL)
     process.wait()
     study = study_in(tmp_path)
