@@ -305,7 +305,7 @@ def test_by_ssh(tmp_path: Path) -> None:
             hosts.write_text(f"# the lab's\n{named}\n", "utf-8")
             done = subprocess.run(
                 [sys.executable, str(program), *arguments],
-                env=environment,
+                env=environment | {"DASK_LOGGING__DISTRIBUTED": "critical"},  # somebody's settings
                 cwd=tmp_path,
                 capture_output=True,
                 text=True,

@@ -46,8 +46,10 @@ _SETTINGS = {
 }
 """Of schedulers that we begin; others have their own."""
 _SILENT = {"distributed.nanny.pre-spawn-environ.DASK_LOGGING__DISTRIBUTED": "critical"}
-"""Of workers here: what happens to them is told as news. Those elsewhere are found by what they
-say."""
+"""Of workers here: what happens to them is told as news."""
+_SPEAKING = {name: {"distributed": "info"} for name in ("logging", "distributed.logging")}
+"""Of what is begun by SSH: Dask reads its addresses from what it says, and would wait for ever if
+somebody's settings made it silent."""
 
 
 @contextmanager
@@ -106,11 +108,12 @@ def _begun(kind: str, rest: str, jobs: int) -> Any:
         if not hosts:
             raise UsageError(f"{rest} names no host: it has one a line")
         worker = {"nthreads": 1, "death_timeout": _SECONDS_WITHOUT_SCHEDULER}
-        return distributed.SSHCluster(
-            [hosts[0], *hosts],
-            worker_options=worker,
-            scheduler_options={"idle_timeout": f"{_MINUTES_WITHOUT_RUNS} minutes"},
-        )
+        with dask.config.set(_SPEAKING):
+            return distributed.SSHCluster(
+                [hosts[0], *hosts],
+                worker_options=worker,
+                scheduler_options={"idle_timeout": f"{_MINUTES_WITHOUT_RUNS} minutes"},
+            )
     made = _package("dask_jobqueue").SLURMCluster()
     made.scale(jobs=jobs)
     return made
