@@ -285,7 +285,7 @@ def test_two_commands_share_a_study_in_a_database(tmp_path: Path) -> None:
             )
             for name in ("one", "other")
         ]
-        said = [process.communicate(timeout=120)[0] for process in both]
+        said = [process.communicate(timeout=300)[0] for process in both]
         assert [process.returncode for process in both] == [0, 0], said
         study = optuna.load_study(study_name="pepita-digits", storage=url)
         trials = study.trials
