@@ -70,7 +70,9 @@ class Pipeline:
         self.rank, self._ranks = _place()
         _check_rule(rule)
         if type(microbatches) is not int or microbatches < 1:
-            raise ValueError(f"microbatches must be a whole number of at least 1; given {microbatches!r}")
+            raise ValueError(
+                f"microbatches must be a whole number of at least 1; given {microbatches!r}"
+            )
         self.rule = rule
         self._by_stage = cast(ByStage, rule)
         passes = self._by_stage.passes
