@@ -20,6 +20,7 @@ from torch import distributed, nn
 import forwardly as fw
 from forwardly.distributed import Pipeline
 
+KINDS = (fw.PEPITA, fw.DRTP, fw.ForwardForward, fw.Backprop)
 UNIT = 0.02
 """Seconds that a pass or an update sleeps."""
 
@@ -89,23 +90,25 @@ def refused(rank: int) -> list[str]:
 
 def work(folder: Path, rank: int) -> None:
     found: dict[str, Any] = {}
-    kinds = (fw.PEPITA, fw.DRTP, fw.ForwardForward, fw.Backprop)
     for ranks in (4, 2):
         if rank >= ranks:
             return
         distributed.init_process_group(
             "gloo", init_method=f"file://{folder}/store-{ranks}", rank=rank, world_size=ranks
         )
-        found["trained"] = {kind.__name__: trained(kind) for kind in kinds}
+        found["trained"] = {kind.__name__: trained(kind) for kind in KINDS}
         found["refused"] = refused(rank)
         if ranks == 4:
-            found["units"] = {kind.__name__: timed(kind, ranks) for kind in kinds}
+            kinds = (fw.PEPITA, fw.Backprop) * 2
+            found["units"] = [(kind.__name__, timed(kind, ranks)) for kind in kinds]
         distributed.destroy_process_group()
         torch.save(found, folder / f"{ranks}-{rank}.pt")
 
 
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
+    # In one process; it also imports what the first step does.
+    torch.save({"trained": {kind.__name__: trained(kind) for kind in KINDS}}, folder / "1-0.pt")
     others = 3
     children: list[int] = []
     rank = 0

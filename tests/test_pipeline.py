@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import pytest
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 import forwardly as fw
 from forwardly.distributed import Pipeline, pipeline
 from forwardly.distributed import timetable as module
-from forwardly.distributed.timetable import UPDATE, Slot, Timetable, timetable
+from forwardly.distributed.timetable import UPDATE, Timetable, timetable
 from forwardly.rules.by_stage import ByStage, Pass
+from test_laws import FACTORIES
 from threads_as_ranks import Ranks
 
 TESTS = Path(__file__).parent
@@ -140,7 +141,7 @@ def check_timetable(t: Timetable, passes: Sequence[Pass], products: int) -> None
     wanted = (len(passes) + 1) * t.microbatches * batches_of_all * ranks
     assert len(found) == wanted, "not everything is done once"
     for row in t.slots:
-        for before, slot in zip(row, row[1:], strict=False):
+        for before, slot in pairwise(row):
             assert before.end <= slot.start, "two things at a time"
             assert before.batch <= slot.batch, "stale weights"
     for (rank, batch, m, what), slot in found.items():
@@ -383,3 +384,343 @@ def largest(costs: list[int], lengths: Sequence[int]) -> int:
         sums.append(sum(left[:length]))
         del left[:length]
     return max(sums)
+
+
+# What is refused.
+
+
+def refuses(rule: Any, why: str, kind: type[Exception] = ValueError, **options: Any) -> None:
+    with pytest.raises(kind, match=why):
+        Pipeline(rule, **{"microbatches": 2, **options})
+
+
+@pytest.mark.parametrize(
+    "name", [n for n, kind in fw.RULES.items() if not issubclass(kind, ByStage)]
+)
+def test_rules_that_say_nothing_of_stages_are_refused(name: str) -> None:
+    factory = FACTORIES[name]
+    why = "cut between stages.*can be cut: Backprop, DRTP, ForwardForward, PEPITA$"
+    refuses(factory(network(), nn.CrossEntropyLoss()), why, TypeError)
+
+
+@pytest.mark.parametrize(
+    ("module", "why"),
+    [
+        (nn.BatchNorm1d(9, affine=False), "mixes the samples of a batch"),
+        (nn.BatchNorm1d(9, affine=False).eval(), "mixes the samples of a batch"),
+        (fw.Normalise(over="batch"), "mixes the samples of a batch"),
+        (nn.LayerNorm(9), "trains others: 1.bias, 1.weight"),
+    ],
+)
+def test_modules_that_it_cannot_have(module: nn.Module, why: str) -> None:
+    model = nn.Sequential(nn.Linear(D, 9), module, nn.Linear(9, K))
+    refuses(fw.Backprop(model, nn.CrossEntropyLoss()), why)
+
+
+class Mixes(nn.ReLU):
+    """Of its own."""
+
+    def forward(self, a: Tensor) -> Tensor:
+        return a - a.mean(0)
+
+
+class Residual(nn.Module):
+    """No chain."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(D, D), nn.Linear(D, K)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(x + self.first(x))
+
+
+def test_models_that_it_cannot_have() -> None:
+    loss = nn.CrossEntropyLoss()
+    altered = nn.Sequential(nn.Linear(D, 9), Mixes(), nn.Linear(9, K))
+    refuses(fw.PEPITA(altered, loss), "without hooks: module '1'", TypeError)
+    hooked = network()
+    hooked[3].register_forward_hook(lambda *_: None)
+    refuses(fw.PEPITA(hooked, loss), "without hooks: module '3'", TypeError)
+    refuses(fw.PEPITA(Residual(), loss, input_shape=(D,)), "is no chain", TypeError)
+    reshaped = nn.Sequential(
+        nn.Linear(D, 8), nn.Flatten(0), nn.Unflatten(0, (4, 4)), nn.Linear(4, K)
+    )
+    refuses(fw.PEPITA(reshaped, loss, input_shape=(D,)), "no longer counts samples")
+    meta = fw.PEPITA(network(), loss).to("meta")
+    refuses(meta, "the model is on meta", TypeError)
+
+
+def test_arguments_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    rule = built("pepita")
+    for wrong in (0, -1, 1.5, True, "4"):
+        refuses(rule, "microbatches must be a whole number of at least 1", microbatches=wrong)
+    for layers in ([3], [5], [2, 2], []):
+        refuses(rule, "layers must be 1 numbers of at least 1", layers=layers)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    refuses(rule, "but no process group: call torch.distributed.init_process_group")
+    monkeypatch.delenv("WORLD_SIZE")
+    threads = Ranks(5)
+    threads.own.rank = 0
+    monkeypatch.setattr(pipeline, "distributed", threads)
+    refuses(rule, "a pipeline of 5 ranks needs as many synapses, and the model has 4")
+    monkeypatch.setattr(threads, "get_backend", lambda: "nccl")
+    refuses(rule, 'the process group is "nccl"')
+    assert not any(p.is_meta for p in rule.parameters())
+
+
+BATCHES: list[tuple[str, Callable[[Batch], Any], str]] = [
+    ("pepita", lambda b: (b.x[:3], b.target[:3]), "at least 4 samples; given is x of shape"),
+    ("pepita", lambda b: (b.x, b.target[:9]), "the target must have as many"),
+    ("pepita", lambda b: (b.x[:, :, :2], b.target), "needs an input of shape"),
+    ("pepita", lambda b: (b.x.float(), b.target), "the input is torch.float32"),
+    ("pepita", lambda b: (b.x / 0, b.target), "x has a NaN or an infinity"),
+    ("pepita", lambda b: (b.x, b.target + K), "class indices must be 0 to 3"),
+    ("drtp", lambda b: (b.x, b.target.double()), "needs a target of"),
+    ("forward-forward", lambda b: (b.x, torch.full((N, K), 1 / K)), "needs class indices"),
+    ("pepita", lambda b: (b.x.tolist(), b.target), "x must be a tensor"),
+]
+
+
+@pytest.mark.unchecked
+@pytest.mark.parametrize(("name", "make", "why"), BATCHES)
+def test_a_wrong_batch_is_refused_on_every_rank(
+    name: str, make: Callable[[Batch], Any], why: str
+) -> None:
+    """Before anything is sent, so that none waits for another; and the next batch goes on."""
+    (batch,) = batches(1)
+    rules = [built(name) for _ in range(3)]
+
+    def work(rank: int) -> None:
+        pipe = Pipeline(rules[rank], 4)
+        before = state_of(rules[rank])
+        with pytest.raises((ValueError, TypeError), match=why):
+            pipe.accumulate(*make(batch))
+        assert all(p.grad is None for p in pipe.parameters())
+        assert state_of(rules[rank]).keys() == before.keys()
+        pipe.accumulate(*batch)
+        pipe.gather()
+
+    in_threads(3, work)
+
+
+def test_other_sizes_than_it_was_built_for_are_refused() -> None:
+    rule = built("drtp", convolutional)
+    with pytest.raises(ValueError, match="was built for samples that reach the first synapse as"):
+        Pipeline(rule, 2).accumulate(torch.zeros(4, 1, 4, 4).double(), torch.zeros(4).long())
+
+
+def test_ranks_with_different_batches_are_told() -> None:
+    first, second = batches(2)
+    rules = [built("drtp") for _ in range(2)]
+
+    def work(rank: int) -> None:
+        pipe = Pipeline(rules[rank], 2)
+        if rank == 0:
+            pipe.accumulate(*first)
+            return
+        with pytest.raises(ValueError, match="ranks 0 and 1 were given different batches"):
+            pipe.accumulate(first.x, second.target)
+        pipeline.distributed.messages.clear()  # pyright: ignore
+
+    in_threads(2, work)
+
+
+@pytest.mark.parametrize("what", ["sign", "weights", "microbatches"])
+def test_ranks_that_are_not_built_alike_are_told(what: str) -> None:
+    rules = [built("pepita") for _ in range(2)]
+    if what == "sign":
+        rules[1].sign = -1
+    if what == "weights":
+        rules[1].model[2].weight.data[0, 0] += 1
+
+    def work(rank: int) -> None:
+        with pytest.raises(ValueError, match="the ranks have built different rules"):
+            Pipeline(rules[rank], 2 + rank if what == "microbatches" else 2)
+
+    in_threads(2, work)
+
+
+def test_a_changed_model_is_refused() -> None:
+    (batch,) = batches(1)
+    rule = built("pepita")
+    pipe = Pipeline(rule, 2)
+    rule.model[2].weight.requires_grad_(False)
+    with pytest.raises(ValueError, match="the model has changed"):
+        pipe.accumulate(*batch)
+    Pipeline(rule, 2).accumulate(*batch)
+    assert rule.model[2].weight.grad is None
+
+
+# Wrong versions, each of which the tests above reject.
+
+
+def mutant(file: str, piece: str, replacement: str) -> ModuleType:
+    text = (SOURCE / file).read_text("utf-8")
+    assert text.count(piece) == 1, f"{piece!r} stands {text.count(piece)} times in {file}"
+    wrong = ModuleType(f"wrong_{file.removesuffix('.py')}")
+    sys.modules[wrong.__name__] = wrong  # where dataclasses look
+    exec(compile(text.replace(piece, replacement), file, "exec", dont_inherit=True), vars(wrong))
+    del sys.modules[wrong.__name__]
+    return wrong
+
+
+@pytest.mark.parametrize(
+    ("piece", "replacement"),
+    [
+        pytest.param(
+            "finished = done[first.name], min(done[p.name] for p in self.passes)",
+            "finished = done[first.name], done[first.name]",
+            id="an update before both passes",
+        ),
+        pytest.param(
+            "if self._done[rank][UPDATE] == self.microbatches:",
+            "if self._done[rank][self.passes[-1].name] == self.microbatches:",
+            id="stale weights",
+        ),
+        pytest.param(
+            "self._ends[rank, batch, m, what] = end",
+            "self._ends[rank, batch, m, what] = now",
+            id="what is under way is there",
+        ),
+        pytest.param(
+            "place, what = (self.ranks - 1, p.after)",
+            "place, what = (0, p.after)",
+            id="the error before the output",
+        ),
+        pytest.param(
+            "if p.backward else (0, rank - 1)",
+            "if p.backward else (0, rank)",
+            id="no way between ranks",
+        ),
+    ],
+)
+def test_a_wrong_timetable_is_rejected(piece: str, replacement: str) -> None:
+    wrong = mutant("timetable.py", piece, replacement)
+    with pytest.raises(AssertionError):
+        timetable_is_right(wrong.timetable)
+
+
+def pipeline_is_right(make: Callable[[Any, int], Pipeline]) -> None:
+    """An uneven batch, with dropout, two in a row, against the rule itself."""
+    for name in ("pepita", "backprop"):
+        data = batches(2)
+        whole, rule = built(name, dropout=0.3), built(name, dropout=0.3)
+        pipe = make(rule, 4)
+        for batch in data:
+            expected = whole.accumulate(*batch)
+            loss = pipe.accumulate(*batch)
+            assert loss is not None
+            assert abs(float(loss) - float(expected.loss)) < 1e-12
+        for (n, found), own in zip(
+            rule.model.named_parameters(), whole.model.parameters(), strict=True
+        ):
+            error = (found.grad - own.grad).abs().max() / own.grad.abs().max()
+            assert error < 1e-11, n
+
+
+@pytest.mark.parametrize(
+    ("piece", "replacement"),
+    [
+        pytest.param(
+            "len(samples.x) / len(x)",
+            "1 / self.timetable.microbatches",
+            id="mean over microbatches, not samples",
+        ),
+        pytest.param("len(samples.x) / len(x)", "1.0", id="sum for mean"),
+        pytest.param(
+            "begin_step(_rows(first, len(x)))",
+            "begin_step(_rows(0, len(x)))",
+            id="masks by the place in the microbatch",
+        ),
+        pytest.param(
+            "begin_step(_rows(first, len(x)))", "begin_step()", id="masks of the microbatch"
+        ),
+        pytest.param(
+            "totals[name] + part if name in totals else part",
+            "part",
+            id="the last microbatch alone",
+        ),
+        pytest.param("else parameter.grad + update", "else update", id="gradients overwritten"),
+        pytest.param(
+            "        self.rule.move_buffers(self.rule.moved_buffers(self.rule.begin_step()))\n",
+            "",
+            id="masks of the batch before",
+        ),
+        pytest.param("torch.cat(outputs)", "torch.cat(outputs[::-1])", id="outputs out of order"),
+    ],
+)
+@pytest.mark.unchecked
+def test_a_wrong_pipeline_is_rejected(piece: str, replacement: str) -> None:
+    with pytest.raises(AssertionError):
+        pipeline_is_right(mutant("pipeline.py", piece, replacement).Pipeline)
+
+
+@pytest.mark.unchecked
+def test_the_right_ones_are_not_rejected() -> None:
+    pipeline_is_right(Pipeline)
+    same = "len(samples.x) / len(x)"
+    pipeline_is_right(mutant("pipeline.py", same, same).Pipeline)
+
+
+# Real processes.
+
+
+def begin(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *command],
+        env={**os.environ, "GLOO_SOCKET_IFNAME": "lo", **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ranks are forked, and the loopback is lo")
+def test_real_ranks(tmp_path: Path) -> None:
+    """P = 2 and 4, bit-equal to one process; where every pass sleeps, as quick as the timetable."""
+    done = begin(str(TESTS / "pipeline_ranks.py"), str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    expected = torch.load(tmp_path / "1-0.pt")["trained"]
+    assert len(expected) == 4
+    files = [(ranks, rank) for ranks in (2, 4) for rank in range(ranks)]
+    for ranks, rank in files:
+        found = torch.load(tmp_path / f"{ranks}-{rank}.pt")
+        for name, one in expected.items():
+            equals(found["trained"][name]["state"], one["state"])
+            told = one["losses"] if rank == ranks - 1 else [None] * 3
+            assert found["trained"][name]["losses"] == told
+        (said,) = found["refused"]
+        assert "the ranks have built different rules" in said
+    units: list[tuple[str, float]] = torch.load(tmp_path / "4-0.pt")["units"]
+    best = {kind: min(u for name, u in units if name == kind) for kind in ("PEPITA", "Backprop")}
+    # 3.0 and 4.5 in the timetable; sleeping takes no less, and other work adds to both.
+    assert best["PEPITA"] > 2.9
+    assert best["Backprop"] > 4.4
+    assert best["PEPITA"] / best["Backprop"] < 0.9
+
+
+def test_the_program_of_the_page(tmp_path: Path) -> None:
+    """As it stands there, by torchrun, on two ranks; it learns, and one rank saves."""
+    section = PAGE.read_text("utf-8").split("## A pipeline\n")[1].split("\n## ")[0]
+    (program,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    (command,) = re.findall(r"^    torchrun (.*) train.py$", section, re.MULTILINE)
+    (tmp_path / "train.py").write_text(program, "utf-8")
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            *command.replace("4", "2").split(),
+            "train.py",
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    (accuracy,) = re.findall(r"^test accuracy: ([\d.]+) %$", done.stdout, re.MULTILINE)
+    assert float(accuracy) > 80
+    assert isinstance(fw.load(tmp_path / "digits.pt"), fw.PEPITA)

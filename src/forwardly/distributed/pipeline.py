@@ -13,7 +13,7 @@ import hashlib
 import os
 import zlib
 from collections.abc import Callable, Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any, cast
 
 import torch
@@ -151,7 +151,7 @@ class Pipeline:
         All ranks have to call it. Call it before the program ends, too, so that none leaves while
         others still wait for what it has sent.
         """
-        for rank, (start, end) in enumerate(zip(self._ends, self._ends[1:], strict=False)):
+        for rank, (start, end) in enumerate(pairwise(self._ends)):
             for stage in self.rule.network.stages[start:end]:
                 for module, own, parameter in _trained(stage):
                     value = parameter.data

@@ -140,8 +140,9 @@ def timetable(
     plan = _Plan(passes, ranks, microbatches, products, late)
     now = 0
     while min(plan.batches) < _BATCHES:
-        for rank in range(ranks):
-            plan.go_on(rank, now)
+        at_something = [plan.go_on(rank, now) for rank in range(ranks)]
+        if not any(at_something):
+            raise AssertionError("all ranks wait for each other")
         now += 1
     return Timetable(tuple(map(tuple, plan.slots)), microbatches, len(passes) + products)
 
@@ -166,13 +167,13 @@ class _Plan:
             for rank in range(ranks)
         ]
 
-    def go_on(self, rank: int, now: int) -> None:
-        """Give a rank something to do, if it is free and there is something."""
-        if self._free[rank] > now or self.batches[rank] == _BATCHES:
-            return
-        what = self._choose(rank, now)
+    def go_on(self, rank: int, now: int) -> bool:
+        """Whether a rank is at something; if it is free it is given what there is to do."""
+        if self._free[rank] > now:
+            return True
+        what = "" if self.batches[rank] == _BATCHES else self._choose(rank, now)
         if not what:
-            return
+            return False
         batch, m = self.batches[rank], self._done[rank][what]
         end = now + (self.products if what == UPDATE else 1)
         self.slots[rank].append(Slot(rank, batch, m, what, now, end))
@@ -181,6 +182,7 @@ class _Plan:
         if self._done[rank][UPDATE] == self.microbatches:
             self.batches[rank] += 1
             self._done[rank].clear()
+        return True
 
     def _choose(self, rank: int, now: int) -> str:
         first, *later = self.passes
