@@ -68,11 +68,6 @@ class Ranks:
         found[:] = self.shared
         self.barrier.wait(SECONDS)
 
-    def broadcast(self, value: Tensor, rank: int) -> None:
-        found: list[Any] = [None] * self.ranks
-        self.all_gather_object(found, value.clone())
-        value.copy_(found[rank])
-
     def run(self, work: Callable[[int], Result]) -> list[Result]:
         """What each rank's work gives; no message may be left over."""
 

@@ -151,15 +151,17 @@ class Pipeline:
         All ranks have to call it. Call it before the program ends, too, so that none leaves while
         others still wait for what it has sent.
         """
+        # By messages, not a broadcast: a thread of gloo's may hold the values of one for a moment
+        # longer, and if the program ends in that moment Python aborts it.
         for rank, (start, end) in enumerate(pairwise(self._ends)):
             for stage in self.rule.network.stages[start:end]:
                 for module, own, parameter in _trained(stage):
-                    value = parameter.data
-                    if rank != self.rank:
-                        value = torch.empty_like(parameter, device="cpu")
-                        setattr(module, own, nn.Parameter(value))
-                    if self._ranks > 1:
-                        distributed.broadcast(value, rank)
+                    if rank == self.rank:
+                        self._send_to_all(parameter.detach())
+                        continue
+                    value = torch.empty_like(parameter, device="cpu").contiguous()
+                    distributed.recv(value, rank, tag=0)
+                    setattr(module, own, nn.Parameter(value))
         self._settle()
         self._settle()
         self._whole = True
@@ -242,6 +244,11 @@ class Pipeline:
         value = value.contiguous()
         work = distributed.isend(value, rank, tag=self._tag(p, m))
         self._sent[-1].append((work, value))
+
+    def _send_to_all(self, value: Tensor) -> None:
+        value = value.contiguous()
+        others = (rank for rank in range(self._ranks) if rank != self.rank)
+        self._sent[-1] += [(distributed.isend(value, other, tag=0), value) for other in others]
 
     def _receive(self, rank: int, cut: int, batch: Microbatch, p: Pass, m: int) -> Tensor:
         """What a rank has sent: the activity (or its signal) behind stage ``cut``."""
