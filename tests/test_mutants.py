@@ -66,8 +66,8 @@ PEPITA: list[Mutant] = [
     (
         "output layer learns like a hidden one",
         "rules/pepita.py",
-        "not stage.is_readout",
-        "True",
+        "told = e if stage.is_readout else None",
+        "told = None",
     ),
     ("F transposed in value", "rules/pepita.py", ", e, F.T,", ", e.flip(1), F.T,"),
     (
@@ -367,8 +367,8 @@ MUTANTS: dict[str, list[Mutant]] = {
         (
             "output layer by the target",
             "rules/drtp.py",
-            "step.update(stage, e.reshape",
-            "step.update(stage, (e + 1).reshape",
+            "            updates |= step.update(stage, e.reshape",
+            "            updates |= step.update(stage, (e + 1).reshape",
         ),
     ],
     "error-broadcast": [

@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from forwardly import data, feedback, metrics, testing
+from forwardly import data, distributed, feedback, metrics, testing
 from forwardly.audit import AuditReport, audit
 from forwardly.data import Dataset, Split
 from forwardly.export import Exported, export
@@ -85,6 +85,7 @@ __all__ = [
     "WeightPerturbation",
     "audit",
     "data",
+    "distributed",
     "evaluate",
     "export",
     "feedback",

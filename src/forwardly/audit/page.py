@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from forwardly import __version__
 from forwardly.audit import AuditReport
+from forwardly.audit.pipeline import Schedules, cells
 from forwardly.audit.questions import Needs
 from forwardly.files import page
 
@@ -69,7 +70,10 @@ def _needs(update: str, needs: Needs) -> str:
 
 
 def render(
-    reports: Mapping[str, AuditReport], model: str, checkpointed: tuple[int, int] | None
+    reports: Mapping[str, AuditReport],
+    model: str,
+    checkpointed: tuple[int, int] | None,
+    pipeline: Schedules | None = None,
 ) -> str:
     """The page, self-contained.
 
@@ -77,6 +81,7 @@ def render(
         reports: by rule's name.
         model: what was audited, in words.
         checkpointed: bytes and MACs of backprop with activation checkpointing on that model.
+        pipeline: what a pipeline would do with each rule.
     """
     return page.render(
         "audit.html.jinja",
@@ -85,6 +90,8 @@ def render(
         needs_text=_needs,
         model=model,
         checkpointed=checkpointed,
+        pipeline=pipeline,
+        cells=cells,
         version=__version__,
     )
 

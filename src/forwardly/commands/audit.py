@@ -14,6 +14,7 @@ from forwardly import models
 from forwardly.audit import AuditReport, checkpointed_backprop
 from forwardly.audit import audit as measure
 from forwardly.audit.page import render
+from forwardly.audit.pipeline import Schedules, letters, schedules, text
 from forwardly.commands.console import PlainConsole, bars
 from forwardly.errors import check_rules
 from forwardly.experiments.provenance import provenance
@@ -26,6 +27,7 @@ from forwardly.rules.plugins import all_rules
 
 _CLASSES = 10
 _IMAGE = (1, 12, 12)
+_MOST_RANKS, _MOST_PARTS = at_most(64), at_most(256)
 
 
 def audit(
@@ -35,6 +37,7 @@ def audit(
     hidden: tuple[int, ...] = (32, 32, 32),
     batch: int = 16,
     device: str = "cpu",
+    pipeline: tuple[int, int] | None = None,
     out: Path | None = None,
 ) -> int:
     """Measure the four ways in which backprop is implausible in the brain, for each rule.
@@ -55,6 +58,9 @@ def audit(
     device
         Where: cpu; or a GPU: cuda, cuda:1 (the second), xpu or mps; or auto, which takes a GPU if
         there is one and a batch's work is large.
+    pipeline
+        Ranks and microbatches, such as 4 4: shows also who does what when if the network is cut
+        between that many processes and a batch into that many parts, for rules that allow it.
     out
         Folder to write to; it must not hold anything yet (default: runs/audit/TIME).
     """
@@ -66,6 +72,9 @@ def audit(
     require(MOST_UNITS, hidden=hidden)
     require(Must("one or more sizes of at least 1", LAYERS.holds), hidden=hidden)
     shape = (64,) if model == "mlp" else _IMAGE
+    for which, number in zip(("ranks", "microbatches"), pipeline or (), strict=False):
+        require(at_least(1), **{f"pipeline's {which}": number})
+        require(_MOST_RANKS if which == "ranks" else _MOST_PARTS, **{f"pipeline's {which}": number})
     generator, other = (torch.Generator().manual_seed(0) for _ in range(2))
     reference = Backprop(_model(model, hidden, other), nn.CrossEntropyLoss())
     taken = choose(device, multiply_adds(reference, shape, batch))
@@ -74,6 +83,7 @@ def audit(
     x = torch.rand(batch, *shape, generator=generator).to(where)
     target = torch.randint(_CLASSES, (batch,), generator=generator).to(where)
     reports: dict[str, AuditReport] = {}
+    built: dict[str, Rule] = {}
     console = PlainConsole()
     if taken.why:
         console.say(f"Device: {taken}.")
@@ -84,6 +94,7 @@ def audit(
             make = cast(Callable[..., Rule], known[name])
             rule = make(_model(model, hidden, generator), nn.CrossEntropyLoss(), input_shape=shape)
             reports[name] = measure(rule.to(where), x, target)
+            built[name] = rule
             progress.advance(bar)
     checkpointed = checkpointed_backprop(reference.to(where), x, target)
     words = "two convolutions and a hidden layer"
@@ -97,10 +108,15 @@ def audit(
         **taken.as_data(),
         **provenance(),
     }
+    plan = None if pipeline is None else schedules(built, *pipeline)
+    if plan is not None:
+        content["pipeline"] = plan.as_data()
+    page = render(reports, f"{words}, a batch of {batch} samples", checkpointed, plan)
     folder.write_json("audit.json", content)
-    page = render(reports, f"{words}, a batch of {batch} samples", checkpointed)
     folder.write("audit.html", page)
     _show(reports, console)
+    if plan is not None:
+        _show_pipeline(plan, console)
     for name in ("audit.json", "audit.html"):
         console.say(str(folder.path / name))
     return 0
@@ -120,6 +136,31 @@ def _model(kind: str, hidden: tuple[int, ...], generator: torch.Generator) -> nn
         nn.ReLU(),
         nn.Linear(24, _CLASSES, bias=False),
     )
+
+
+def _show_pipeline(plan: Schedules, console: PlainConsole) -> None:
+    """What a microbatch takes, and who does what when: a line a rank."""
+    console.say(f"\nA pipeline of {plan.ranks} ranks, {plan.microbatches} microbatches a batch:")
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    table.add_column("rule")
+    for heading in ("units", "idle", "held"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, t in plan.by_rule.items():
+        table.add_row(name, f"{t.period:.2f}", f"{t.idle:.0%}", str(t.held))
+    console.table(table)
+    console.say(
+        "Units: time a microbatch, once the pipeline is full; a forward pass through one rank "
+        "takes one. Held: microbatches whose activities a rank keeps."
+    )
+    for name, t in plan.by_rule.items():
+        key = ", ".join(f"{letter} {what}" for what, letter in letters(t).items())
+        console.say(f"\n{name}: {key}; small: every second batch")
+        for line in text(t, console.width):
+            console.say(line)
+    if plan.others:
+        console.say(
+            f"\nNothing says how a step of these is cut between stages: {', '.join(plan.others)}."
+        )
 
 
 def _show(reports: dict[str, AuditReport], console: PlainConsole) -> None:

@@ -23,13 +23,14 @@ from torch import Tensor
 from torch.func import vjp
 
 from forwardly.checks import check_not_exported
-from forwardly.network import Step
+from forwardly.network import Stage, Step
 from forwardly.rule import Credit, Rule
+from forwardly.rules.by_stage import ByStage, Microbatch, Pass
 from forwardly.rules.papers import paper
 
 
 @final
-class Backprop(Rule):
+class Backprop(Rule, ByStage):
     """The gradient, by torch autograd (Rumelhart, Hinton & Williams 1986).
 
     Takes and raises what ``Rule`` does. Trains every parameter of the model, normalisation layers'
@@ -44,6 +45,7 @@ class Backprop(Rule):
     trains = "all"
     needs_chain = ""
     output_update = "gradient"
+    passes = (Pass("forward"), Pass("backward", after="forward", backward=True))
 
     def assign(self, x: Tensor, target: Tensor, step: Step) -> Credit:
         """One forward pass, and the vector–Jacobian product of the parameters with e / n."""
@@ -62,3 +64,25 @@ class Backprop(Rule):
         e = self.error(output, target)
         (updates,) = pull_back((e / x.shape[0]).reshape(output.shape))
         return Credit(updates, output, self.loss_value(output, target), e)
+
+    def begin(self, passing: Pass, batch: Microbatch) -> Tensor:
+        """See ``ByStage``."""
+        if not passing.backward:
+            return batch.step.prepare(batch.x)
+        return self.error(batch.output, batch.target).reshape(batch.output.shape)
+
+    def carry(self, passing: Pass, stage: Stage, value: Tensor, batch: Microbatch) -> Tensor:
+        """See ``ByStage``; on the way back the vector–Jacobian product of a stage."""
+        if not passing.backward:
+            return super().carry(passing, stage, value, batch)
+        layer = batch.left(stage, "forward")
+        delta = batch.step.through_activation(stage, layer.z, value)
+        batch.leave(stage, passing.name, delta)
+        if stage.l == 1:
+            return delta  # nothing lies before it
+        return stage.send_back(delta, layer.pre, stage.synapse.weight)
+
+    def learn(self, stage: Stage, batch: Microbatch) -> dict[str, Tensor]:
+        """See ``ByStage``."""
+        pre = batch.left(stage, "forward").pre
+        return batch.step.update(stage, batch.left(stage, "backward"), pre)

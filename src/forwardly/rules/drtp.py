@@ -28,12 +28,13 @@ from forwardly import feedback, losses
 from forwardly.checks import shape_of
 from forwardly.network import Activity, Stage, Step
 from forwardly.rule import Credit, Rule
+from forwardly.rules.by_stage import ByStage, Microbatch, Pass
 from forwardly.rules.direct_feedback_alignment import matrices
 from forwardly.rules.papers import paper
 
 
 @final
-class DRTP(Rule):
+class DRTP(Rule, ByStage):
     """Fixed random projections of the target teach each hidden layer (Frenkel et al. 2021).
 
     Args:
@@ -51,6 +52,7 @@ class DRTP(Rule):
     trains = "synapses"
     needs_chain = ""
     updates_at_once = True
+    passes = (Pass("forward"),)
 
     def __init__(
         self,
@@ -73,20 +75,33 @@ class DRTP(Rule):
         readouts: list[tuple[Stage, Activity]] = []
         activities = step.activities(step.prepare(x))
         for stage in self.network.stages:
-            layer, l = next(activities), stage.same_units
+            layer = next(activities)
             output = layer.a
             if stage.is_readout:
                 readouts.append((stage, layer))
-                continue
-            feedback.check_sizes(f"B_{l}", self.get_buffer(f"B_{l}"), layer.z, t.shape[1])
-            signal = -(t @ self.get_buffer(f"B_{l}").T).reshape(layer.z.shape)
-            delta = step.through_elementwise(stage, layer.z, signal)
-            updates |= step.update(stage, delta, layer.pre)
-            del layer, signal, delta
+            else:
+                updates |= self._hidden(stage, layer, t, step)
+            del layer
         e = self.error(output, target)
         for stage, layer in readouts:
             updates |= step.update(stage, e.reshape(layer.z.shape), layer.pre)
         return Credit(updates, output, self.loss_value(output, target), e)
+
+    def learn(self, stage: Stage, batch: Microbatch) -> dict[str, Tensor]:
+        """See ``ByStage``."""
+        layer, step = batch.left(stage, "forward"), batch.step
+        if not stage.is_readout:
+            return self._hidden(stage, layer, self._target(batch.target), step)
+        e = self.error(layer.a, batch.target)
+        return step.update(stage, e.reshape(layer.z.shape), layer.pre)
+
+    def _hidden(self, stage: Stage, layer: Activity, t: Tensor, step: Step) -> dict[str, Tensor]:
+        l = stage.same_units
+        B = self.get_buffer(f"B_{l}")
+        feedback.check_sizes(f"B_{l}", B, layer.z, t.shape[1])
+        signal = -(t @ B.T).reshape(layer.z.shape)
+        delta = step.through_elementwise(stage, layer.z, signal)
+        return step.update(stage, delta, layer.pre)
 
     def _target(self, target: Tensor) -> Tensor:
         """t in numbers, (n, k), without asking the output."""

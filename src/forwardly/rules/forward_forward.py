@@ -45,6 +45,7 @@ from forwardly._typing import Float, Shaped
 from forwardly.checks import one_of, shape_of
 from forwardly.network import Activity, Stage, Step
 from forwardly.rule import Credit, Rule
+from forwardly.rules.by_stage import ByStage, Microbatch, Pass
 from forwardly.rules.papers import paper
 
 
@@ -58,7 +59,7 @@ def _of_length_one(a: Tensor) -> Tensor:
 
 
 @final
-class ForwardForward(Rule):
+class ForwardForward(Rule, ByStage):
     """Forward passes with true, wrong and neutral labels (Hinton 2022).
 
     Args:
@@ -89,6 +90,7 @@ class ForwardForward(Rule):
     needs_chain = "it hands on the direction of each layer's activity alone"
     draws = True
     output_predicts = False
+    products = 2
 
     def __init__(
         self,
@@ -115,6 +117,11 @@ class ForwardForward(Rule):
         self.threshold = threshold
         self.label_scale = label_scale
         self.negatives = one_of("negatives", negatives, ("uniform", "likely"))
+        self.passes = (
+            Pass("neutral"),
+            Pass("true", to_readout=False),
+            Pass("wrong", after="neutral" if negatives == "likely" else "", to_readout=False),
+        )
         self.classes = self.network.sizes(input_shape)[-1]
         if self.classes < 2:
             raise ValueError(
@@ -124,10 +131,7 @@ class ForwardForward(Rule):
 
     def assign(self, x: Tensor, target: Tensor, step: Step) -> Credit:
         """The three passes and the updates of the module docstring."""
-        if target.dim() != 1:
-            raise ValueError(
-                f"ForwardForward needs class indices, (n,); given is {shape_of(target)}"
-            )
+        _check_target(target)
         last = self._read_out(x, step)
         e = self.error(last.a, target)
         loss = self.loss_value(last.a, target)
@@ -136,17 +140,51 @@ class ForwardForward(Rule):
         positive = self._hidden(x, target, step)
         negative = self._hidden(x, self._wrong(last.a, target, step), step)
         for stage, good, bad in zip(hidden, positive, negative, strict=True):
-            units = good.h[0].numel()
-            g_good, g_bad = (_square(layer) - self.threshold * units for layer in (good, bad))
-            own = functional.softplus(-g_good) + functional.softplus(g_bad)
-            loss = loss + own.mean() / units
-            towards = _post(step, stage, good, -torch.sigmoid(-g_good))
-            against = _post(step, stage, bad, torch.sigmoid(g_bad))
-            away_from = stage.synapse_update(against, bad.pre)
-            for name, update in stage.synapse_update(towards, good.pre).items():
-                updates[name] = update + away_from[name]
+            own_updates, own_loss = self._contrast(stage, good, bad, step)
+            updates |= own_updates
+            loss = loss + own_loss
         updates |= readout.synapse_update(e.reshape(last.z.shape), last.pre)
         return Credit(updates, last.a, loss, e)
+
+    def begin(self, passing: Pass, batch: Microbatch) -> Tensor:
+        """See ``ByStage``."""
+        _check_target(batch.target)
+        labels = None
+        if passing.name == "true":
+            labels = batch.target
+        elif passing.name == "wrong":
+            output = batch.output if passing.after else None
+            labels = self._wrong(output, batch.target, batch.step)
+        return self._input(batch.x, labels, batch.step)
+
+    def carry(self, passing: Pass, stage: Stage, value: Tensor, batch: Microbatch) -> Tensor:
+        """See ``ByStage``."""
+        pre = _of_length_one(value) if stage.is_readout else _normalised(value)
+        return super().carry(passing, stage, pre, batch)
+
+    def learn(self, stage: Stage, batch: Microbatch) -> dict[str, Tensor]:
+        """See ``ByStage``."""
+        if not stage.is_readout:
+            good, bad = batch.left(stage, "true"), batch.left(stage, "wrong")
+            return self._contrast(stage, good, bad, batch.step)[0]
+        last = batch.left(stage, "neutral")
+        e = self.error(last.a, batch.target)
+        return stage.synapse_update(e.reshape(last.z.shape), last.pre)
+
+    def _contrast(
+        self, stage: Stage, good: Activity, bad: Activity, step: Step
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """A hidden layer's updates and loss, from its passes with a true and a wrong label."""
+        units = good.h[0].numel()
+        g_good, g_bad = (_square(layer) - self.threshold * units for layer in (good, bad))
+        own = functional.softplus(-g_good) + functional.softplus(g_bad)
+        towards = _post(step, stage, good, -torch.sigmoid(-g_good))
+        against = _post(step, stage, bad, torch.sigmoid(g_bad))
+        updates = stage.synapse_update(towards, good.pre)
+        away_from = stage.synapse_update(against, bad.pre)
+        for name, update in updates.items():
+            updates[name] = update + away_from[name]
+        return updates, own.mean() / units
 
     @torch.no_grad()
     def predict(self, x: Shaped[Tensor, "n ..."]) -> Float[Tensor, "n k"]:
@@ -164,10 +202,10 @@ class ForwardForward(Rule):
             scores.append(sum(others, first))
         return torch.stack(scores, dim=1)
 
-    def _wrong(self, y: Tensor, target: Tensor, step: Step) -> Tensor:
-        """Labels other than the true ones, (n,)."""
-        n, k = y.shape
-        if self.negatives == "uniform":
+    def _wrong(self, y: Tensor | None, target: Tensor, step: Step) -> Tensor:
+        """Labels other than the true ones, (n,); y is not looked at if all are as likely."""
+        n, k = target.shape[0], self.classes
+        if self.negatives == "uniform" or y is None:
             return (target + 1 + step.below(0, (n,), k - 1)) % k
         # The largest of logits + Gumbel noise is label j with the probability softmax(y)_j.
         noisy = y - (-torch.log1p(-step.uniform(0, (n, k), y.dtype))).log()
@@ -204,6 +242,11 @@ class ForwardForward(Rule):
     def _shows(self, labels: Tensor) -> Tensor:
         """Which number of a label is that of the class, (n, k)."""
         return labels.unsqueeze(1) == torch.arange(self.classes, device=labels.device)
+
+
+def _check_target(target: Tensor) -> None:
+    if target.dim() != 1:
+        raise ValueError(f"ForwardForward needs class indices, (n,); given is {shape_of(target)}")
 
 
 def _square(layer: Activity) -> Float[Tensor, "n"]:

@@ -33,8 +33,9 @@ from torch import Tensor, nn
 
 from forwardly import feedback
 from forwardly.checks import one_of
-from forwardly.network import Step
+from forwardly.network import Activity, Stage, Step
 from forwardly.rule import Credit, Rule
+from forwardly.rules.by_stage import ByStage, Microbatch, Pass
 from forwardly.rules.papers import paper
 
 
@@ -69,7 +70,7 @@ def perturbed(a_0: Tensor, e: Tensor, F: Tensor, sign: int) -> Tensor:
 
 
 @final
-class PEPITA(Rule):
+class PEPITA(Rule, ByStage):
     """Two forward passes, the second on input plus error (Dellaferrera & Kreiman 2022).
 
     Args:
@@ -100,6 +101,7 @@ class PEPITA(Rule):
     projection_scale = 0.05
     compares_passes = True
     updates_at_once = True
+    passes = (Pass("clean"), Pass("modulated", after="clean"))
     F: Tensor
 
     def __init__(
@@ -140,13 +142,38 @@ class PEPITA(Rule):
         updates: dict[str, Tensor] = {}
         for stage in self.network.stages:
             first, second = next(clean), next(modulated)
-            if not stage.is_readout:
-                post = first.h - second.h
-            elif self.output_error == "first":
-                post = e.reshape(first.z.shape)
-            else:
-                post = self.error(second.a, target).reshape(first.z.shape)
-            pre = second.pre if self.presynaptic == "modulated" else first.pre
-            updates |= step.update(stage, post, pre)
-            del first, second, post, pre
+            told = e if stage.is_readout else None
+            updates |= self._update(stage, first, second, told, target, step)
+            del first, second
         return Credit(updates, output, self.loss_value(output, target), e)
+
+    def begin(self, passing: Pass, batch: Microbatch) -> Tensor:
+        """See ``ByStage``."""
+        a_0 = batch.step.prepare(batch.x)
+        if not passing.after:
+            return a_0
+        return perturbed(a_0, self.error(batch.output, batch.target), self.F, self.sign)
+
+    def learn(self, stage: Stage, batch: Microbatch) -> dict[str, Tensor]:
+        """See ``ByStage``."""
+        first, second = batch.left(stage, "clean"), batch.left(stage, "modulated")
+        e = self.error(first.a, batch.target) if stage.is_readout else None
+        return self._update(stage, first, second, e, batch.target, batch.step)
+
+    def _update(
+        self,
+        stage: Stage,
+        first: Activity,
+        second: Activity,
+        e: Tensor | None,  # of the clean pass, for a readout
+        target: Tensor,
+        step: Step,
+    ) -> dict[str, Tensor]:
+        if e is None:
+            post = first.h - second.h
+        elif self.output_error == "first":
+            post = e.reshape(first.z.shape)
+        else:
+            post = self.error(second.a, target).reshape(first.z.shape)
+        pre = second.pre if self.presynaptic == "modulated" else first.pre
+        return step.update(stage, post, pre)
