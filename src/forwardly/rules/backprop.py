@@ -43,11 +43,13 @@ class Backprop(Rule):
     teacher = "error"
     trains = "all"
     needs_chain = ""
+    needs_whole_batch = ""
     output_update = "gradient"
 
     def assign(self, x: Tensor, target: Tensor, step: Step) -> Credit:
         """One forward pass, and the vector–Jacobian product of the parameters with e / n."""
         check_not_exported()
+        step.differentiates_mean()
 
         def forward(parameters: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
             *_, last = step.activities(step.prepare(x, parameters), parameters)

@@ -50,6 +50,7 @@ class DRTP(Rule):
     teacher = "target"
     trains = "synapses"
     needs_chain = ""
+    needs_whole_batch = ""
     updates_at_once = True
 
     def __init__(

@@ -87,6 +87,7 @@ class ForwardForward(Rule):
     teacher = "label"
     trains = "synapses"
     needs_chain = "it hands on the direction of each layer's activity alone"
+    needs_whole_batch = ""
     draws = True
     output_predicts = False
 
@@ -168,9 +169,10 @@ class ForwardForward(Rule):
         """Labels other than the true ones, (n,)."""
         n, k = y.shape
         if self.negatives == "uniform":
-            return (target + 1 + step.below(0, (n,), k - 1)) % k
+            return (target + 1 + step.of_these(step.below(0, step.of_all((n,)), k - 1))) % k
         # The largest of logits + Gumbel noise is label j with the probability softmax(y)_j.
-        noisy = y - (-torch.log1p(-step.uniform(0, (n, k), y.dtype))).log()
+        drawn = step.of_these(step.uniform(0, step.of_all((n, k)), y.dtype))
+        noisy = y - (-torch.log1p(-drawn)).log()
         return noisy.masked_fill(self._shows(target), -torch.inf).argmax(1)
 
     def _read_out(self, x: Tensor, step: Step) -> Activity:
