@@ -175,7 +175,7 @@ class _Processes:
         own = counts[self._rank]
         rows[:own] = mine[:own]
         whole = rows.new_empty((len(counts) * counts[0], *mine.shape[1:]))
-        distributed.all_gather_into_tensor(whole, rows, group=self._group)
+        distributed.all_gather([*whole.split(counts[0])], rows, group=self._group)
         return whole[: share.total]
 
     def _summed(self, values: dict[str, Tensor], weight: float) -> dict[str, Tensor]:
@@ -300,9 +300,9 @@ def _fingerprint(values: Tensor) -> float:
 def _stacked(group: Group, mine: Tensor) -> Tensor:
     """The tensors of all processes, (processes, *shape)."""
     processes = distributed.get_world_size(group)
-    found = mine.new_empty((processes, mine.numel()))
-    distributed.all_gather_into_tensor(found, mine.reshape(1, -1).contiguous(), group=group)
-    return found.reshape(processes, *mine.shape)
+    found = mine.new_empty((processes, *mine.shape))
+    distributed.all_gather([*found], mine.contiguous(), group=group)
+    return found
 
 
 class _Stacked(torch.autograd.Function):
