@@ -16,7 +16,7 @@ DOCS = SOURCE.parent.parent / "docs"
 
 ROOMS = (
     *("cli", "commands", "benchmarks", "experiments", "export", "audit", "sklearn"),
-    *("training", "fast"),
+    *("distributed", "training", "fast"),
     *(
         "saving",
         "metrics",

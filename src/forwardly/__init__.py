@@ -41,7 +41,7 @@ from forwardly.training import Fit, evaluate, fit, fit_seeds, loggers
 from forwardly.training.local_sgd import LocalSGD
 
 if TYPE_CHECKING:
-    from forwardly import sklearn
+    from forwardly import distributed, sklearn
     from forwardly.fast.cpu_epochs.compiled import CompiledTraining
 
 __version__ = "0.1.0"
@@ -85,6 +85,7 @@ __all__ = [
     "WeightPerturbation",
     "audit",
     "data",
+    "distributed",
     "evaluate",
     "export",
     "feedback",
@@ -100,11 +101,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """What is slow to import, when it is first asked for: numba, scikit-learn."""
+    """What is slow to import, when it is first asked for: numba, scikit-learn,
+    torch's collectives."""
     if name == "CompiledTraining":
         from forwardly.fast.cpu_epochs.compiled import CompiledTraining
 
         return CompiledTraining
-    if name == "sklearn":
-        return import_module("forwardly.sklearn")
+    if name in ("distributed", "sklearn"):
+        return import_module(f"forwardly.{name}")
     raise AttributeError(f"module 'forwardly' has no attribute {name!r}")

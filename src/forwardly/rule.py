@@ -129,9 +129,7 @@ class Parallel(Protocol):
     leads: bool
     """Whether this process is the one that writes files."""
 
-    def run(
-        self, rule: Rule, x: Tensor, target: Tensor
-    ) -> tuple[Credit, dict[str, Tensor]]:
+    def run(self, rule: Rule, x: Tensor, target: Tensor) -> tuple[Credit, dict[str, Tensor]]:
         """``rule.run`` for a batch that was checked, the same in every process."""
         ...
 
@@ -565,6 +563,7 @@ class Rule(nn.Module, ABC):
 
     def _read(self) -> None:
         """Read the model, for the first time or anew; nothing is changed if it is refused."""
+        _check_local(self.model)
         network = Network(self.model, self.input_shape)
         if network.graph is not None and self.needs_chain:
             raise TypeError(
@@ -587,7 +586,6 @@ class Rule(nn.Module, ABC):
                     f"the bias of {stage.name!r} is {shape_of(bias)}, its weight {tuple(size)}"
                 )
         trained = self._trained_parameters(network)
-        _check_local(self.model)
         _check_place(self.model)
         _check_alone(self.model)
         self.network = network

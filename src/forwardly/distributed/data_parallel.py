@@ -10,22 +10,22 @@ sample's place in the whole batch, and batch normalisation takes its statistics 
 (see ``network.share``).
 
 Gathering the factors is less to send than summing products where a batch has fewer samples than
-layers have units: n (n_in + n_out) numbers a layer, once, for n_in · n_out, twice. Every process then
-computes the same update from the same numbers.
+layers have units: n (n_in + n_out) numbers a layer, once, for n_in · n_out, twice. Every process
+then computes the same update from the same numbers.
 """
 
 from __future__ import annotations
 
 import warnings
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import accumulate
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.autograd.function import FunctionCtx
 
 from forwardly.checks import check_kind, shape_of, values_readable
 from forwardly.network import Network
@@ -39,9 +39,7 @@ Group = distributed.ProcessGroup | None
 """Processes of torch's; all of them if None."""
 
 
-def DataParallel(  # noqa: N802, called as torch's class is
-    rule: AnyRule, *, exact: bool = False, group: Group = None
-) -> AnyRule:
+def DataParallel(rule: AnyRule, *, exact: bool = False, group: Group = None) -> AnyRule:
     """Have a rule share out its batches over processes, from now on; the rule itself is returned.
 
     Its contract stays: every process gives the same whole batch, and gets the whole batch's credit,
@@ -167,7 +165,7 @@ class _Processes:
         )
         if not self.exact:
             return share
-        return Share(*vars(share).values()[:-1], gathered=partial(self._rows, share))
+        return replace(share, gathered=partial(self._rows, share))
 
     def _rows(self, share: Share, mine: Tensor) -> Tensor:
         """The rows of all processes, as the whole batch has them."""
@@ -314,9 +312,9 @@ class _Stacked(torch.autograd.Function):
 
     @staticmethod
     def setup_context(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, inputs: tuple[Group, Tensor, float], output: Tensor
+        ctx: Any, inputs: tuple[Group, Tensor, float], _: Tensor
     ) -> None:
-        ctx.group, _, ctx.weight = inputs
+        ctx.group, ctx.weight = inputs[0], inputs[2]
 
     @staticmethod
     def backward(ctx: Any, back: Tensor) -> tuple[None, Tensor, None]:  # pyright: ignore

@@ -66,9 +66,7 @@ class Joined:
 
 
 @contextmanager
-def joined(
-    device: str = "cpu", *, timeout: timedelta = timedelta(minutes=30)
-) -> Generator[Joined]:
+def joined(device: str = "cpu", *, timeout: timedelta = timedelta(minutes=30)) -> Generator[Joined]:
     """Be one of the processes of ``torchrun``, as its environment says, within a block.
 
     Processors talk by gloo, CUDA GPUs by NCCL. Where all processes are on this machine, nothing
