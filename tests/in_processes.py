@@ -265,6 +265,9 @@ def what_cannot_be_right_is_refused() -> None:
         DataParallel(fw.PEPITA(mixing, loss, input_shape=(7,)))(x, target)
     with raises(TypeError, "where samples are not the first dimension"):
         DataParallel(fw.PEPITA(Scrambled(), loss, input_shape=(6,)))
+    with raises(ValueError, "takes none: leave it out"):
+        bf16 = DataParallel(fw.PEPITA(digits(), loss))
+        fw.LocalSGD(bf16, 0.1, precision="bf16").step(*next(batches(1, 4, torch.float32)))
     with raises(TypeError, "exact=True is for chains of layers and rules"):
         DataParallel(build(fw.Backprop, case), exact=True)
     with raises(TypeError, "cannot be traced, compiled, exported or batched"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -68,7 +69,7 @@ def output(process: subprocess.Popen[str]) -> str:
     return out
 
 
-ON_FOUR = {"credit_is_the_whole_batchs", "graphs_are_shared_out_too", "mutants_are_rejected"}
+ON_FOUR = {"credit_is_the_whole_batchs", "graphs_are_shared_out_too"}
 
 
 @pytest.mark.long
@@ -133,6 +134,27 @@ def test_the_command_on_two_processes(begin: Begin, tmp_path: Path) -> None:
     # One process can go on where several have been.
     more = [sys.executable, *TRAIN, "--epochs", "3", "--out", "many", "--resume"]
     assert subprocess.run(more, check=False, cwd=tmp_path, capture_output=True).returncode == 0
+
+
+@pytest.mark.long
+@pytest.mark.unchecked
+def test_what_the_page_says_runs(begin: Begin, tmp_path: Path) -> None:
+    page = (HERE.parent / "docs" / "scaling.md").read_text("utf-8")
+    _, section = page.split("## One run over several processes")
+    (command,) = re.findall("^    torchrun (.+)$", section, re.MULTILINE)
+    done = begin(*command.split())
+    (program,) = re.findall("```python\n(.*?)```", section, re.DOTALL)
+    imports, rest = program.split("\n\n", 1)
+    made = """
+model = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+x = torch.randn(100, 6, generator=torch.Generator().manual_seed(1))
+dataset = x, x[:, :3].argmax(1)
+"""
+    (tmp_path / "program.py").write_text(imports + made + rest, "utf-8")
+    output(done)
+    assert (tmp_path / "runs" / "digits" / "result.json").exists()
+    output(begin("--nproc-per-node", "2", "program.py"))
+    assert (tmp_path / "run.pt").exists()
 
 
 @pytest.mark.unchecked

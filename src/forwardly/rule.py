@@ -498,6 +498,7 @@ class Rule(nn.Module, ABC):
             check_loss(self.loss)
         reading = reading_of(self.model, modes=self.network.traced)
         if not self.network.reading.agrees(reading):
+            _check_local(self.model)
             if None in reading.parameters:
                 raise ValueError(
                     "the model has changed, and whether its parameters are frozen cannot be seen "

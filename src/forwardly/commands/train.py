@@ -89,8 +89,8 @@ def train(
         Where: cpu, or a GPU: cuda, cuda:1 (the second), xpu or mps; or auto, which takes a GPU if
         there is one and a batch's work is large, and a run that is resumed back to where it was.
     data_parallel
-        Share out each batch over the processes that torchrun began; with exact, so that steps are
-        bit for bit those of one process. See the page on scaling.
+        Share out each batch over the processes that torchrun began, on their processors or with
+        --device cuda a GPU each; with exact, so that steps are bit for bit those of one process.
     data_root
         The folder that holds, or is to hold, the data sets (default: the variable FORWARDLY_DATA,
         else the user's cache).
