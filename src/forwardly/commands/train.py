@@ -153,7 +153,7 @@ def train(
         with folder.alone():
             prepared, where = _moved(prepared, str(joined.device), folder, console)
             DataParallel(prepared.rule, exact="exact" in data_parallel)
-            where = {**where, "processes": joined.count}
+            where = {**where, "processes": str(joined.count)}
             return _train(prepared, seed, measure, log, folder, where, console)
 
 

@@ -161,7 +161,7 @@ class _Processes:
             n,
             counts,
             self._rank,
-            partial(_Stacked.apply, self._group),
+            partial(cast(Any, _Stacked).apply, self._group),
         )
         if not self.exact:
             return share
@@ -173,15 +173,15 @@ class _Processes:
         own = counts[self._rank]
         rows[:own] = mine[:own]
         whole = rows.new_empty((len(counts) * counts[0], *mine.shape[1:]))
-        distributed.all_gather([*whole.split(counts[0])], rows, group=self._group)
+        _gather(self._group, rows, [*torch.split(whole, counts[0])])
         return whole[: share.total]
 
     def _summed(self, values: dict[str, Tensor], weight: float) -> dict[str, Tensor]:
         """Σ over processes of weight · value; nothing comes of a value whose weight is 0."""
         flat = torch.cat([value.reshape(-1) for value in values.values()])
         flat = flat * weight if weight else torch.zeros_like(flat)
-        distributed.all_reduce(flat, group=self._group)
-        parts = flat.split([value.numel() for value in values.values()])
+        _reduce(self._group, flat)
+        parts = torch.split(flat, [value.numel() for value in values.values()])
         return {
             name: part.reshape(value.shape)
             for (name, value), part in zip(values.items(), parts, strict=True)
@@ -238,8 +238,8 @@ class _Processes:
     def _agree(self, numbers: Sequence[float], like: Tensor, otherwise: str) -> None:
         """Raise ValueError in all processes if one has other numbers."""
         mine = torch.tensor(numbers, dtype=torch.float64, device=like.device)
-        # As integers, so that NaN is equal to itself.
-        all_of_them = _stacked(self._group, mine).view(torch.int64).tolist()
+        # As bytes, so that NaN is equal to itself.
+        all_of_them = [one.numpy(force=True).tobytes() for one in _stacked(self._group, mine)]
         for process, theirs in enumerate(all_of_them):
             if theirs != all_of_them[0]:
                 raise ValueError(f"{otherwise} (process {process} has not what process 0 has)")
@@ -299,8 +299,16 @@ def _stacked(group: Group, mine: Tensor) -> Tensor:
     """The tensors of all processes, (processes, *shape)."""
     processes = distributed.get_world_size(group)
     found = mine.new_empty((processes, *mine.shape))
-    distributed.all_gather([*found], mine.contiguous(), group=group)
+    _gather(group, mine.contiguous(), [*found])
     return found
+
+
+def _gather(group: Group, mine: Tensor, found: list[Tensor]) -> None:
+    distributed.all_gather(found, mine, group=group)  # pyright: ignore[reportUnknownMemberType]
+
+
+def _reduce(group: Group, values: Tensor) -> None:
+    distributed.all_reduce(values, group=group)  # pyright: ignore[reportUnknownMemberType]
 
 
 class _Stacked(torch.autograd.Function):
@@ -319,7 +327,7 @@ class _Stacked(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, back: Tensor) -> tuple[None, Tensor, None]:  # pyright: ignore
         total = back.contiguous() * ctx.weight
-        distributed.all_reduce(total, group=ctx.group)
+        _reduce(ctx.group, total)
         mine = total[distributed.get_rank(ctx.group)]
         return None, mine / ctx.weight if ctx.weight else torch.zeros_like(mine), None
 

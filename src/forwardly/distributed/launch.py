@@ -12,6 +12,10 @@ from typing import TypeVar
 
 import torch
 from torch import distributed
+from torch._C._distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import (
+    rendezvous,  # pyright: ignore[reportUnknownVariableType]
+)
 
 from forwardly.errors import UsageError
 from forwardly.fast import processors
@@ -101,16 +105,16 @@ def joined(device: str = "cpu", *, timeout: timedelta = timedelta(minutes=30)) -
     if here == int(given["WORLD_SIZE"]) and sys.platform in _LOOPBACK:
         given.setdefault("GLOO_SOCKET_IFNAME", _LOOPBACK[sys.platform])
     torch.set_num_threads(max(1, processors.count() // here))
-    store, rank, count = next(distributed.rendezvous("env://", timeout=timeout))
+    store, rank, count = next(rendezvous("env://", timeout=timeout))
     distributed.init_process_group(
         "nccl" if device == "cuda" else "gloo",
-        store=distributed.PrefixStore(f"attempt {attempt()}", store),
+        store=PrefixStore(f"attempt {attempt()}", store),
         rank=rank,
         world_size=count,
         timeout=timeout,
     )
     try:
-        yield Joined(rank, count, torch.device(device, local if device == "cuda" else None))
+        yield Joined(rank, count, torch.device(f"cuda:{local}" if device == "cuda" else "cpu"))
     finally:
         distributed.destroy_process_group()
 

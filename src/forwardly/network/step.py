@@ -606,7 +606,7 @@ class Step:
     ) -> None:
         # A module that is called several times has moved them before.
         count, mean, variance = (
-            self.statistics.get(f"{name}.{own}", getattr(module, own))
+            cast(Tensor, self.statistics.get(f"{name}.{own}", getattr(module, own)))
             for own in ("num_batches_tracked", "running_mean", "running_var")
         )
         count = count + 1
