@@ -1,7 +1,6 @@
 """What sharing out batches costs and gains on this machine: python docs/data_parallel.py.
 
-Writes records/data-parallel/steps.json, which docs/scaling.md shows: milliseconds a step, the
-median of many, by one process and by two, on the same processors.
+Prints milliseconds a step, the median of many, by one process and by two on the same processors.
 """
 
 from __future__ import annotations
@@ -12,16 +11,12 @@ import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import distributed, nn
 
 import forwardly as fw
-from forwardly.experiments.provenance import provenance
 
-RECORD = Path(__file__).parent.parent / "records" / "data-parallel" / "steps.json"
 STEPS = 60
 CASES = {
     "784-1024-10, batch 64": (64, 784, 1024),
@@ -68,12 +63,9 @@ def main() -> None:
     said = subprocess.run(begun, check=True, capture_output=True, text=True).stdout  # noqa: S603
     for case, times in json.loads(said.splitlines()[-1]).items():
         found[case] |= times
-    record: dict[str, Any] = {
-        **provenance(),
-        "milliseconds": {c: {w: round(t, 2) for w, t in ts.items()} for c, ts in found.items()},
-    }
-    RECORD.parent.mkdir(exist_ok=True)
-    RECORD.write_text(json.dumps(record, indent=2) + "\n", "utf-8")
+    for case, times in found.items():
+        for way, time_ in times.items():
+            sys.stdout.write(f"{case:24} {way:24} {time_:8.2f} ms\n")
 
 
 if __name__ == "__main__":

@@ -34,7 +34,6 @@ README = ROOT / "README.md"
 COMPARISON = ROOT / "docs" / "comparison.md"
 RESULTS = ROOT / "docs" / "results.md"
 BENCHMARK = ROOT / "docs" / "benchmark.md"
-SCALING = ROOT / "docs" / "scaling.md"
 API = ROOT / "docs" / "api.md"
 AMPLIFICATION = ROOT / "docs" / "self-amplification.md"
 DEPTH = ROOT / "docs" / "depth.md"
@@ -52,7 +51,6 @@ DOCUMENTS = (
     COMPARISON,
     RESULTS,
     BENCHMARK,
-    SCALING,
     API,
     AMPLIFICATION,
     DEPTH,
@@ -116,8 +114,6 @@ def parts(document: Path) -> dict[str, str]:
         return {"gpu": gpu()}
     if document == ON_DEVICE:
         return {name: "\n".join(table(*of())) + "\n" for name, of in runtimes.TABLES.items()}
-    if document == SCALING:
-        return {"data-parallel": data_parallel()}
     if document == BENCHMARK:
         return {
             "costs": costs(),
@@ -308,16 +304,6 @@ def _positive(times: Fields) -> dict[str, float]:
 
 def _bench(name: str = "bench") -> Fields:
     return Fields.read(ALL_RECORDS / "bench" / f"{name}.json")
-
-
-def data_parallel() -> str:
-    """What a step takes by one process and by two; ``data_parallel.py`` makes the record."""
-    record = Fields.read(ALL_RECORDS / "data-parallel" / "steps.json")
-    found = record.fields("milliseconds")
-    times = {case: found.fields(case) for case in found}
-    ways = [*next(iter(times.values()))]
-    rows = [(case, *(f"{of.number(way):.3g}" for way in ways)) for case, of in times.items()]
-    return "\n".join(table(("", *ways), rows)) + "\n"
 
 
 def start_up() -> str:
