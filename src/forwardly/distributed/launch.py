@@ -73,8 +73,9 @@ class Joined:
 def joined(device: str = "cpu", *, timeout: timedelta = timedelta(minutes=30)) -> Generator[Joined]:
     """Be one of the processes of ``torchrun``, as its environment says, within a block.
 
-    Processors talk by gloo, CUDA GPUs by NCCL. Where all processes are on this machine, nothing
-    listens beyond it. Torch gets this process's share of the machine's processors as threads.
+    Processors talk by gloo, CUDA GPUs by NCCL. Where all processes are on this machine, gloo
+    listens on its loopback device alone; ``torchrun`` itself listens on all addresses. Torch gets
+    this process's share of the machine's processors as threads.
     Attempts of ``torchrun --max-restarts`` do not see each other's addresses, by which a new one
     would wait for processes that are dead.
 
