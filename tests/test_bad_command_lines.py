@@ -48,6 +48,8 @@ train stray                                      | "stray" belongs to no option;
 train ''                                         | "" belongs to no option
 train -- stray                                   | "stray" belongs to no option
 train --resume true                              | "true" belongs to no option
+train --data-parallel some                       | Invalid value "some" for --data-parallel. Choose from: "exact"
+train --data-parallel                            | (RANK is not set): begin them by torchrun
 compare stray                                    | "stray" belongs to no option
 tune stray                                       | "stray" belongs to no option
 audit pepita                                     | "pepita" belongs to no option
@@ -431,6 +433,8 @@ def found() -> Iterator[Wrong]:
         for argument in app[name].assemble_argument_collection():
             option, types = argument.name, set(kinds(argument.hint))
             if not (argument.show and option.startswith("--")) or bool in types:
+                continue
+            if option == "--data-parallel":  # which may stand alone
                 continue
             says = f"{option} needs a value"
             yield Wrong([name, option], says)

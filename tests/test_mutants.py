@@ -124,6 +124,18 @@ PEPITA: list[Mutant] = [
         "parameter.grad += update",
         "parameter.grad -= update",
     ),
+    (
+        "masks by the place in a share",
+        "network/step.py",
+        "self._share.first * math.prod(shape[1:])",
+        "0",
+    ),
+    (
+        "a share's masks from the next sample on",
+        "network/step.py",
+        "self._share.first * math.prod(shape[1:])",
+        "(self._share.first + 1) * math.prod(shape[1:])",
+    ),
     ("updates overwrite .grad", "rule.py", "parameter.grad += update", "parameter.grad = update"),
 ]
 
@@ -541,7 +553,7 @@ MUTANTS: dict[str, list[Mutant]] = {
         (
             "right labels as wrong ones",
             "rules/forward_forward.py",
-            "(target + 1 + step.below(0, (n,), k - 1)) % k",
+            "(target + 1 + step.of_these(step.below(0, step.of_all((n,)), k - 1))) % k",
             "target",
         ),
         (
@@ -553,8 +565,14 @@ MUTANTS: dict[str, list[Mutant]] = {
         (
             "the likeliest label always",
             "rules/forward_forward.py",
-            "y - (-torch.log1p(-step.uniform(0, (n, k), y.dtype))).log()",
+            "y - (-torch.log1p(-drawn)).log()",
             "y",
+        ),
+        (
+            "labels by the place in a share",
+            "rules/forward_forward.py",
+            "step.of_these(step.uniform(0, step.of_all((n, k)), y.dtype))",
+            "step.uniform(0, (n, k), y.dtype)",
         ),
         (
             "the unlikely labels",
@@ -754,6 +772,12 @@ MUTANTS: dict[str, list[Mutant]] = {
         ),
     ],
     "node-perturbation": [
+        (
+            "noise by the place in a share",
+            "rules/node_perturbation.py",
+            "step.of_these(xi_l) for",
+            "xi_l[: len(y)] for",
+        ),
         ("sign flipped", "rules/node_perturbation.py", "(noisy - y)", "(y - noisy)"),
         (
             "sum over draws",

@@ -459,7 +459,7 @@ def test_arguments_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     for layers in ([3], [5], [2, 2], []):
         refuses(rule, "layers must be 1 numbers of at least 1", layers=layers)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    refuses(rule, "but no process group: call torch.distributed.init_process_group")
+    refuses(rule, "but no process group: build the pipeline within")
     monkeypatch.delenv("WORLD_SIZE")
     threads = Ranks(5)
     threads.own.rank = 0
@@ -630,12 +630,14 @@ def pipeline_is_right(make: Callable[[Any, int], Pipeline]) -> None:
         ),
         pytest.param("len(samples.x) / len(x)", "1.0", id="sum for mean"),
         pytest.param(
-            "begin_step(_rows(first, len(x)))",
-            "begin_step(_rows(0, len(x)))",
+            "begin_step(share=Share(first, len(samples), len(x)))",
+            "begin_step(share=Share(0, len(samples), len(x)))",
             id="masks by the place in the microbatch",
         ),
         pytest.param(
-            "begin_step(_rows(first, len(x)))", "begin_step()", id="masks of the microbatch"
+            "begin_step(share=Share(first, len(samples), len(x)))",
+            "begin_step()",
+            id="masks of the microbatch",
         ),
         pytest.param(
             "totals[name] + part if name in totals else part",

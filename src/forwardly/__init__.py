@@ -101,11 +101,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """What is slow to import, when it is first asked for: numba, scikit-learn."""
+    """What is slow to import, when it is first asked for: numba, scikit-learn,
+    torch's collectives."""
     if name == "CompiledTraining":
         from forwardly.fast.cpu_epochs.compiled import CompiledTraining
 
         return CompiledTraining
-    if name == "sklearn":
-        return import_module("forwardly.sklearn")
+    if name in ("distributed", "sklearn"):
+        return import_module(f"forwardly.{name}")
     raise AttributeError(f"module 'forwardly' has no attribute {name!r}")

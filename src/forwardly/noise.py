@@ -40,9 +40,18 @@ Integers = TypeVar("Integers", int, Tensor)
 """Tensors wrap around at 64 bits; Python's own integers do not, and mean the same modulo 2⁶⁴."""
 
 
+# By torch's functions, not >> and <<, which on a DTensor of torch 2.13 give back their operand.
+def _right(z: Integers, by: int) -> Integers:
+    return torch.bitwise_right_shift(z, by) if isinstance(z, Tensor) else z >> by
+
+
+def _left(z: Integers, by: int) -> Integers:
+    return torch.bitwise_left_shift(z, by) if isinstance(z, Tensor) else z << by
+
+
 def _shift_right(z: Integers, by: int) -> Integers:
     """Logical right shift of 64 bits; torch's own keeps the sign bit."""
-    return (z >> by) & ((1 << (64 - by)) - 1)
+    return _right(z, by) & ((1 << (64 - by)) - 1)
 
 
 def _mix(z: Integers) -> Integers:
@@ -61,7 +70,7 @@ def splitmix64(seed: Int[Tensor, ""], position: Int[Tensor, "*i"]) -> Int[Tensor
 
 def start(seed: Integers, step: Integers, which: int) -> tuple[Integers, Integers]:
     """Where a stream's numbers in a step begin: the sequence's seed, and the first position."""
-    return seed + _mix(step >> 24), (step << 40) + (which << 32)
+    return seed + _mix(_right(step, 24)), _left(step, 40) + (which << 32)
 
 
 def mask(
@@ -70,6 +79,7 @@ def mask(
     shape: tuple[int, ...],
     p: float,
     like: Float[Tensor, "..."],
+    first: int = 0,
 ) -> Float[Tensor, "..."]:
     """Inverted-dropout mask: 0 with probability ``p``, else 1/(1 − p).
 
@@ -79,10 +89,11 @@ def mask(
         shape: the mask's shape.
         p: the probability of a zero, in [0, 1].
         like: a tensor whose dtype and device the mask takes.
+        first: the element of the stream that the mask begins with.
     """
     if p >= 1:
         return torch.zeros(shape, dtype=like.dtype, device=like.device)
-    survives = _integers(noise, which, shape) >= threshold(p)
+    survives = _integers(noise, which, shape, first) >= threshold(p)
     return survives.to(like.dtype) / (1 - p)
 
 
@@ -122,11 +133,11 @@ def below(
     return _shift_right(_integers(noise, which, shape), 1) % end
 
 
-def _integers(noise: Tensor, which: int, shape: tuple[int, ...]) -> Tensor:
+def _integers(noise: Tensor, which: int, shape: tuple[int, ...], begin: int = 0) -> Tensor:
     count = 1
     for size in shape:
         count = count * size
     seed, step = noise.unbind()
     seed, first = start(seed, step, which)
-    position = torch.arange(count, device=noise.device) + first
+    position = torch.arange(begin, begin + count, device=noise.device) + first
     return splitmix64(seed, position).reshape(shape)

@@ -9,12 +9,13 @@ from __future__ import annotations
 import functools
 import gc
 import operator
+import sys
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,7 @@ from forwardly.network.alterations import has_backward_hook, is_hooked
 from forwardly.network.diagonal import Diagonal
 from forwardly.network.kinds import TRANSPOSED
 from forwardly.network.reader import reading_of
+from forwardly.network.share import Share
 from forwardly.network.stage import Apply
 from forwardly.network.step import NO_KERNELS, Kernels
 
@@ -121,6 +123,17 @@ def undisturbed(
     return call
 
 
+class Parallel(Protocol):
+    """How several processes train on one batch; see ``forwardly.distributed``."""
+
+    leads: bool
+    """Whether this process is the one that writes files."""
+
+    def run(self, rule: Rule, x: Tensor, target: Tensor) -> tuple[Credit, dict[str, Tensor]]:
+        """``rule.run`` for a batch that was checked, the same in every process."""
+        ...
+
+
 class Rule(nn.Module, ABC):
     """Assigns credit for a model's error to the model's weights.
 
@@ -197,8 +210,17 @@ class Rule(nn.Module, ABC):
     """Why it takes chains of layers alone; empty if it takes any model: it asks a stage whether
     ``is_readout``, and sends nothing from stage to stage but through ``Step``'s own passes."""
 
+    needs_whole_batch: ClassVar[str] = (
+        "its author has not said that the update for a batch is the mean of those for its samples"
+    )
+    """Why processes cannot each take a share of a batch; empty if the updates of shares, weighted
+    by their samples, add up to the batch's, and so do the rule's buffers."""
+
     output_predicts: bool = True
     """Whether ``Credit.output`` and ``loss`` are of what ``predict`` gives; options may say so."""
+
+    parallel: Parallel | None = None
+    """How processes share out batches, where they do; see ``forwardly.distributed``."""
 
     noise: Tensor | None
     """(seed, step) of the random numbers, int64; a buffer, where there are any to draw."""
@@ -299,13 +321,39 @@ class Rule(nn.Module, ABC):
         ``assign`` puts new values into ``step.moved``.
         """
         self.check_batch(x, target)
+        return self.run_checked(x, target, kernels)
+
+    def run_checked(
+        self, x: Tensor, target: Tensor, kernels: Kernels = NO_KERNELS
+    ) -> tuple[Credit, dict[str, Tensor]]:
+        """``run`` for a batch that was checked."""
+        if self.parallel is not None:
+            return self.parallel.run(self, x, target)
         step = self.begin_step(kernels)
         return self.assign(x, target, step), self.moved_buffers(step)
 
-    def begin_step(self, kernels: Kernels = NO_KERNELS, apply: Apply | None = None) -> Step:
+    @torch.no_grad()
+    def run_share(
+        self, x: Tensor, target: Tensor, share: Share
+    ) -> tuple[Credit, dict[str, Tensor]]:
+        """As ``run``, for a share of the samples of a batch that was checked."""
+        step = self.begin_step(share=share)
+        return self.assign(share.rows(x), share.rows(target), step), self.moved_buffers(step)
+
+    def begin_step(
+        self,
+        kernels: Kernels = NO_KERNELS,
+        apply: Apply | None = None,
+        share: Share | None = None,
+    ) -> Step:
         """A step through the network with this rule's random numbers; see ``Network.step``."""
-        keep = not self.redraws_masks
-        return self.network.step(self.noise, kernels=kernels, apply=apply, keep_masks=keep)
+        return self.network.step(
+            self.noise,
+            kernels=kernels,
+            apply=apply,
+            keep_masks=not self.redraws_masks,
+            share=share,
+        )
 
     def moved_buffers(self, step: Step) -> dict[str, Tensor]:
         """See ``run``."""
@@ -450,6 +498,7 @@ class Rule(nn.Module, ABC):
             check_loss(self.loss)
         reading = reading_of(self.model, modes=self.network.traced)
         if not self.network.reading.agrees(reading):
+            _check_local(self.model)
             if None in reading.parameters:
                 raise ValueError(
                     "the model has changed, and whether its parameters are frozen cannot be seen "
@@ -469,6 +518,7 @@ class Rule(nn.Module, ABC):
             )
         weight = self._weight
         if type(weight) is not nn.Parameter:
+            _check_local(self.model)
             return  # of a functional call
         if not self._seen_alone:
             _check_alone(self.model)
@@ -514,6 +564,7 @@ class Rule(nn.Module, ABC):
 
     def _read(self) -> None:
         """Read the model, for the first time or anew; nothing is changed if it is refused."""
+        _check_local(self.model)
         network = Network(self.model, self.input_shape)
         if network.graph is not None and self.needs_chain:
             raise TypeError(
@@ -655,12 +706,32 @@ def _check_alone(model: nn.Module) -> None:
         return
     if distributed.get_world_size() == 1:
         return
-    wrapper = torch.nn.parallel.DistributedDataParallel
-    wrapped = (found.module for found in gc.get_objects() if issubclass(type(found), wrapper))
-    if any(part is model for module in wrapped for part in module.modules()):
-        raise TypeError(
-            "the model is wrapped in DistributedDataParallel, which averages gradients in a "
-            "backward pass, and there is none: replicas would drift apart. Build the rule on the "
-            "model without it, and average .grad over the processes after accumulate, by "
-            "torch.distributed.all_reduce"
-        )
+    wrappers = [torch.nn.parallel.DistributedDataParallel]
+    if "torch.distributed.fsdp" in sys.modules:  # else there is no such model
+        wrappers.append(sys.modules["torch.distributed.fsdp"].FullyShardedDataParallel)
+    everything = gc.get_objects()
+    # Few are of few kinds: a set of them takes a tenth of the time of a look at each.
+    kinds = {kind for kind in set(map(type, everything)) if issubclass(kind, tuple(wrappers))}
+    for found in everything if kinds else ():
+        if type(found) in kinds and any(part is model for part in found.module.modules()):
+            raise TypeError(
+                f"the model is wrapped in {type(found).__name__}, which averages gradients in a "
+                "backward pass, and there is none: replicas would drift apart. Build the rule on "
+                "the model without it, and share out its batches by "
+                "forwardly.distributed.DataParallel(rule)"
+            )
+
+
+def _check_local(model: nn.Module) -> None:
+    """Refuse parameters of which this process has a part only, as of torch's ``fully_shard``."""
+    if "torch.distributed.tensor" not in sys.modules:
+        return  # then there are none
+    kind = sys.modules["torch.distributed.tensor"].DTensor
+    for name, parameter in model.named_parameters():
+        if isinstance(parameter, kind):
+            raise TypeError(
+                f"the parameter {name!r} is a DTensor, as torch's fully_shard (FSDP2) and "
+                "parallelize_module make them: a rule would train copies of it, and not it. Build "
+                "the rule on the model as it was before, and share out its batches by "
+                "forwardly.distributed.DataParallel(rule)"
+            )

@@ -23,6 +23,7 @@ from torch.func import functional_call, stack_module_state, vmap
 from torch.testing import assert_close
 
 from forwardly.network.normalisation import Normalise
+from forwardly.network.share import Share
 from forwardly.rule import Credit, Rule
 from forwardly.rules.readout_only import ReadoutOnly
 
@@ -340,6 +341,34 @@ def batch_is_the_mean_of_its_samples(make: Factory, case: Case) -> None:
         assert_close(update, torch.stack([single[name] for single in singles]).mean(0))
 
 
+def shares_add_up_to_the_batch(make: Factory, case: Case) -> None:
+    """What shares of a batch say, weighted by their samples, is what the batch says.
+
+    With dropout and the rule's own random numbers, which belong to a sample's place in the batch.
+    """
+    rule, (x, target) = build(make, case), case.batch()
+    if rule.needs_whole_batch or not case.per_sample:
+        return
+    rule.check_batch(x, target)
+    n = len(x)
+    shares = [Share(0, n - 2, n), Share(n - 2, 2, n)]
+    (whole, moved), parts = rule.run(x, target), [rule.run_share(x, target, s) for s in shares]
+
+    def together(values: list[Tensor]) -> Tensor:
+        return sum(
+            (value * (share.count / n) for value, share in zip(values, shares, strict=True)),
+            torch.zeros_like(values[0]),
+        )
+
+    for name, update in whole.updates.items():
+        assert_close(together([part.updates[name] for part, _ in parts]), update)
+    for name, value in moved.items():
+        if value.is_floating_point():
+            assert_close(together([buffers[name] for _, buffers in parts]), value)
+    assert_close(torch.cat([part.output for part, _ in parts]), whole.output)
+    assert_close(torch.cat([part.error for part, _ in parts]), whole.error)
+
+
 def hidden_units_have_no_order(make: Factory, case: Case) -> None:
     """Permuting a dense net's hidden units permutes the updates with them."""
     rule, (x, target) = without_dropout(build(make, case)), case.batch()
@@ -446,6 +475,7 @@ LAWS: list[Law] = [
     accumulate_adds_to_grad,
     no_error_no_update,
     batch_is_the_mean_of_its_samples,
+    shares_add_up_to_the_batch,
     hidden_units_have_no_order,
     no_feedback_no_hidden_update,
     seeds_can_be_batched,

@@ -6,15 +6,18 @@ import math
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from cyclopts import Parameter
 from rich.progress import TaskID
 from rich.table import Table
 
 from forwardly import saving
 from forwardly.commands.console import INTERRUPTED, PlainConsole, bars
+from forwardly.commands.ending import FAILED, MISTAKE
 from forwardly.commands.options import set_threads
 from forwardly.commands.recipes import RecipeOptions, completed
+from forwardly.distributed import DataParallel, launch
 from forwardly.errors import UsageError
 from forwardly.experiments import records
 from forwardly.experiments.provenance import provenance
@@ -44,6 +47,9 @@ def train(
     log: tuple[Literal["csv", "tensorboard", "wandb", "mlflow"], ...] = ("csv",),
     seed: int = 0,
     device: str = AUTO,
+    data_parallel: Annotated[
+        tuple[Literal["exact"], ...] | None, Parameter(consume_multiple=(0, 1))
+    ] = None,
     data_root: Path | None = None,
     out: Path | None = None,
     resume: bool = False,
@@ -82,6 +88,9 @@ def train(
     device
         Where: cpu, or a GPU: cuda, cuda:1 (the second), xpu or mps; or auto, which takes a GPU if
         there is one and a batch's work is large, and a run that is resumed back to where it was.
+    data_parallel
+        Share out each batch over the processes that torchrun began, on their processors or with
+        --device cuda a GPU each; with exact, so that steps are bit for bit those of one process.
     data_root
         The folder that holds, or is to hold, the data sets (default: the variable FORWARDLY_DATA,
         else the user's cache).
@@ -110,19 +119,55 @@ def train(
             f"cannot measure {unknown[0]!r}; what can be measured is {', '.join(MEASURES)}"
         )
     require(at_least(0), seed=seed)
-    set_threads(threads)
     if resume and out is None:
         raise UsageError("--resume needs --out, the folder of the run to continue")
     console = PlainConsole()
     if device != AUTO:
         devices.choose(device, dtype=recipe.torch_dtype)  # refused before data is waited for
-    with console.status("reading samples") if recipe.of_own_data else nullcontext():
-        prepared = prepare(recipe, seed, data_root, progress=True)
-    make = RunFolder.to_resume if resume else RunFolder.new
-    folder = make(out, "train")
-    with folder.alone():
-        prepared, where = _moved(prepared, device, folder, console)
-        return _train(prepared, seed, measure, log, folder, where, console)
+
+    def begin() -> tuple[Prepared, RunFolder]:
+        set_threads(threads)
+        with console.status("reading samples") if recipe.of_own_data else nullcontext():
+            prepared = prepare(recipe, seed, data_root, progress=True)
+        make = RunFolder.to_resume if resume else RunFolder.new
+        return prepared, make(out, "train")
+
+    if data_parallel is None:
+        prepared, folder = begin()
+        with folder.alone():
+            prepared, where = _moved(prepared, device, folder, console)
+            return _train(prepared, seed, measure, log, folder, where, console)
+
+    resume = resume or launch.attempt() > 0  # what torchrun begins again goes on
+    with _others_may_end(), launch.joined("cpu" if device == AUTO else device) as joined:
+        begun = joined.first_alone(begin)
+        if begun is None:
+            set_threads(threads)
+            prepared = prepare(recipe, seed, data_root).to(joined.device)
+            path = Path(joined.from_first(""))
+            DataParallel(prepared.rule, exact="exact" in data_parallel)
+            _fit(prepared, seed, measure, path / CHECKPOINT)
+            return 0
+        prepared, folder = begun
+        joined.from_first(str(folder.path.absolute()))
+        with folder.alone():
+            prepared, where = _moved(prepared, str(joined.device), folder, console)
+            DataParallel(prepared.rule, exact="exact" in data_parallel)
+            where = {**where, "processes": str(joined.count)}
+            return _train(prepared, seed, measure, log, folder, where, console)
+
+
+@contextmanager
+def _others_may_end() -> Generator[None]:
+    """End without a word where another process has ended, which has said why."""
+    try:
+        yield
+    except launch.FirstFailedError:
+        raise SystemExit(MISTAKE) from None
+    except RuntimeError as problem:
+        if not launch.is_of_others(problem):
+            raise
+        raise SystemExit(FAILED) from None
 
 
 def _moved(
@@ -154,14 +199,7 @@ def _train(
     where: dict[str, str],
     console: PlainConsole,
 ) -> int:
-    recipe = prepared.recipe
-    # How long a run goes on may change when it is resumed; what it does may not.
-    # Own data is known by its checksum, wherever the file lies.
-    free = ("epochs", "patience", *(["data"] if recipe.of_own_data else []))
-    fixed = {n: v for n, v in recipe.as_data().items() if n not in free}
-    settings: dict[str, Any] = {"recipe": fixed, "run_seed": seed, "measure": list(measure)}
-    if recipe.of_own_data:
-        settings["data_sha256"] = prepared.dataset.sha256()
+    recipe, settings = prepared.recipe, _settings(prepared, seed, measure)
     checkpoint = folder.path / CHECKPOINT
     rows = Fit.saved(checkpoint).rows if checkpoint.exists() else []
     epochs = max(recipe.epochs, len(rows))
@@ -201,13 +239,8 @@ def _train(
                 progress.update(whole, state="compiling, once on this machine")
                 prepared.optimizer.prepare()
                 progress.update(whole, state="")
-            trained = prepared.fit(
-                measures=[MEASURES[name] for name in measure],
-                checkpoint=checkpoint,
-                resume=True,
-                settings=settings,
-                on_batch=on_batch,
-                on_epoch=on_epoch,
+            trained = _fit(
+                prepared, seed, measure, checkpoint, on_batch=on_batch, on_epoch=on_epoch
             )
         except KeyboardInterrupt:
             console.say(
@@ -217,6 +250,31 @@ def _train(
             )
             return INTERRUPTED
     return _finish(prepared, trained, folder, console)
+
+
+def _settings(prepared: Prepared, seed: int, measure: tuple[str, ...]) -> dict[str, Any]:
+    """What a run that is resumed must have in common with what it was."""
+    recipe = prepared.recipe
+    # How long a run goes on may change when it is resumed; what it does may not.
+    # Own data is known by its checksum, wherever the file lies.
+    free = ("epochs", "patience", *(["data"] if recipe.of_own_data else []))
+    fixed = {n: v for n, v in recipe.as_data().items() if n not in free}
+    settings: dict[str, Any] = {"recipe": fixed, "run_seed": seed, "measure": list(measure)}
+    if recipe.of_own_data:
+        settings["data_sha256"] = prepared.dataset.sha256()
+    return settings
+
+
+def _fit(
+    prepared: Prepared, seed: int, measure: tuple[str, ...], checkpoint: Path, **options: Any
+) -> Fit:
+    return prepared.fit(
+        measures=[MEASURES[name] for name in measure],
+        checkpoint=checkpoint,
+        resume=True,
+        settings=_settings(prepared, seed, measure),
+        **options,
+    )
 
 
 def _finish(prepared: Prepared, trained: Fit, folder: RunFolder, console: PlainConsole) -> int:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import os
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from typing import Any, cast
 
@@ -26,7 +26,7 @@ from forwardly.network import Stage
 from forwardly.network.kinds import ALL_BATCH_NORMS
 from forwardly.network.normalisation import Normalise
 from forwardly.network.reader import reading_of
-from forwardly.network.step import Kernels
+from forwardly.network.share import Share
 from forwardly.rule import Rule, undisturbed
 from forwardly.rules import RULES
 from forwardly.rules.by_stage import ByStage, Microbatch, Pass
@@ -230,7 +230,7 @@ class Pipeline:
         batch: list[Microbatch] = []
         first = 0
         for samples, their_target in parts:
-            step = self.rule.begin_step(_rows(first, len(x)))
+            step = self.rule.begin_step(share=Share(first, len(samples), len(x)))
             batch.append(Microbatch(samples, their_target, step))
             first += len(samples)
         return batch
@@ -293,7 +293,7 @@ class Pipeline:
             if given.device.type != "cpu":
                 raise ValueError(f"{name} is on {given.device}; a pipeline needs it on the cpu")
         self.rule.check_values(x, target)
-        one = Microbatch(x[:1], target[:1], self.rule.begin_step(_rows(0, n)))
+        one = Microbatch(x[:1], target[:1], self.rule.begin_step(share=Share(0, 1, n)))
         for p in self._by_stage.passes:
             if not p.after:
                 self._by_stage.begin(p, one)
@@ -348,15 +348,15 @@ def _place() -> tuple[int, int]:
     if not (distributed.is_available() and distributed.is_initialized()):
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise ValueError(
-                "there are several processes, but no process group: call "
-                'torch.distributed.init_process_group("gloo") before'
+                "there are several processes, but no process group: build the pipeline within "
+                "forwardly.distributed.joined()"
             )
         return 0, 1
     backend = distributed.get_backend()
     if backend != "gloo":
         raise ValueError(
             "a pipeline sends by gloo, from the processor's memory; the process group is "
-            f'"{backend}": call torch.distributed.init_process_group("gloo")'
+            f'"{backend}": build it within forwardly.distributed.joined()'
         )
     return distributed.get_rank(), distributed.get_world_size()
 
@@ -455,22 +455,3 @@ def _trained(stage: Stage) -> list[tuple[nn.Module, str, nn.Parameter]]:
 
 def _bytes(values: Tensor) -> bytes:
     return values.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-
-
-def _rows(first: int, whole: int) -> Kernels:
-    """Random numbers of some samples, by their places in the whole batch."""
-
-    def rows(draw: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def drawn(noise: Tensor, which: int, shape: tuple[int, ...], *others: Any) -> Tensor:
-            of_all = draw(noise, which, (whole, *shape[1:]), *others)
-            return of_all[first : first + shape[0]]
-
-        return drawn
-
-    own = Kernels()
-    return own._replace(
-        mask=rows(own.mask),
-        uniform=rows(own.uniform),
-        normal=rows(own.normal),
-        below=rows(own.below),
-    )

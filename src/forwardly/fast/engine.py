@@ -53,9 +53,8 @@ class Readable(Engine):
 
     def step(self, x: Tensor, target: Tensor, trained: Trained) -> Credit:
         """The pure step, and then its results put in place."""
-        step = self.rule.begin_step()
-        credit = self.rule.assign(x, target, step)
-        self.rule.move_buffers(self.rule.moved_buffers(step))
+        credit, buffers = self.rule.run_checked(x, target)
+        self.rule.move_buffers(buffers)
         for name, update in credit.updates.items():
             trained.replace(self.rule.parameter(name), update)
         return credit._replace(updates={})

@@ -60,6 +60,7 @@ class Engines:
     def __init__(self, rule: Rule, *, fast: bool, precision: Precision) -> None:
         if precision == "bf16":
             _check_bfloat16(rule, fast)
+        self._precision = precision
         self._readable = Readable(rule)
         self.graphs: Graphs | None = None
         self._quicker: list[Engine] = []
@@ -71,6 +72,14 @@ class Engines:
 
     def find(self, x: Tensor, target: Tensor, trained: Trained) -> tuple[Engine, Path]:
         """The quickest engine that can take this step."""
+        if self._readable.rule.parallel is not None:
+            if self._precision == "bf16":
+                raise ValueError(
+                    'precision="bf16" is a fast path, and a rule whose batches are shared out over '
+                    "processes takes none: leave it out"
+                )
+            why = "batches are shared out over processes"
+            return self._readable, Path(self._readable.name, dict.fromkeys(self._names(), why))
         why_not: dict[str, str] = {}
         for engine in self._quicker:
             why = engine.why_not(x, target, trained)
@@ -79,8 +88,13 @@ class Engines:
             why_not[engine.name] = why
         return self._readable, Path(self._readable.name, why_not)
 
+    def _names(self) -> list[str]:
+        return [engine.name for engine in self._quicker]
+
     def prepare(self, trained: Trained) -> None:
         """Have compiled what steps need: some seconds, once a machine, as it is cached."""
+        if self._readable.rule.parallel is not None:
+            return
         for engine in self._quicker:
             engine.prepare(trained)
 

@@ -145,6 +145,7 @@ class Graph(NamedTuple):
         shown: numbers of the stages (from 0) whose units are known after an operation, by its
             number; none before that of an earlier stage is.
         shape: of x without the batch, where the operations are for this one alone.
+        not_by_sample: keys of the dropouts before which samples are not the first dimension.
     """
 
     preparation: tuple[Operation, ...]
@@ -157,6 +158,7 @@ class Graph(NamedTuple):
     moved: frozenset[int]
     shown: dict[int, tuple[int, ...]]
     shape: tuple[int, ...] | None
+    not_by_sample: tuple[str, ...]
 
 
 def ends_of(given: Any) -> tuple[Any, Any, Any]:
@@ -298,7 +300,7 @@ class Analysis:
                     "so no rule can teach it: make it a buffer that is computed once"
                 )
         entered = [dominators[op.inputs[0]] for op in self.synapses]
-        common = [number for number in set[int].intersection(*entered) if self._by_sample(number)]
+        common = [number for number in set[int].intersection(*entered) if self.by_sample(number)]
         if not common:
             raise UntraceableError(
                 "there is no value of floating-point numbers, one row a sample, that every path "
@@ -397,7 +399,7 @@ class Analysis:
         inside = {op.number for op in path}
         constants = needed - inside - {z}
         path = [op for op in self.operations if op.number in inside | self._all_of(constants)]
-        return Site(pre, op.number, z, h, tuple(path), self._by_sample(op.number))
+        return Site(pre, op.number, z, h, tuple(path), self.by_sample(op.number))
 
     def _all_of(self, numbers: set[int]) -> set[int]:
         """Those, and all that they are made of, none of which depends on x."""
@@ -485,7 +487,8 @@ class Analysis:
         example = self._examples[number][1]
         return example.shape if isinstance(example, Tensor) else torch.Size()
 
-    def _by_sample(self, number: int) -> bool:
+    def by_sample(self, number: int) -> bool:
+        """Whether a value has a row for each sample."""
         pair = self._examples[number]
         return all(
             isinstance(value, Tensor) and value.dim() > 1 and value.shape[0] == n

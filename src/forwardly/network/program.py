@@ -16,7 +16,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from forwardly.checks import check_not_exported, shape_of
-from forwardly.network import local
 from forwardly.network.diagonal import Diagonal
 from forwardly.network.graph import (
     Attribute,
@@ -206,8 +205,7 @@ def through_region(step: Step, graph: Graph, stage: Stage, z: Tensor, signal: Te
             (a,) = inputs
             values[number] = _run(step, operation, values, None)
             part = operation.call
-            scale = local.scale_of_norm(part.module, values[a], plain=part.plain)
-            changes[number] = changes[a] * scale
+            changes[number] = changes[a] * step.scale_of_norm(part, values[a])
         elif operation.elementwise:
             values[number], changes[number] = _tangent(step, operation, inputs, values, changes)
         else:

@@ -41,6 +41,7 @@ from forwardly.network.kinds import (
     SUPPORTED,
     SYNAPSES,
 )
+from forwardly.network.share import Share
 from forwardly.network.stage import Activity, Apply, Part, Stage, Synapse, key_of
 from forwardly.network.step import NO_KERNELS, Kernels, Step
 
@@ -149,9 +150,10 @@ class Network:
         kernels: Kernels = NO_KERNELS,
         apply: Apply | None = None,
         keep_masks: bool = True,
+        share: Share | None = None,
     ) -> Step:
         """Begin a training step; see ``Step``."""
-        return Step(self, seed_and_step, kernels, apply, keep_masks)
+        return Step(self, seed_and_step, kernels, apply, keep_masks, share)
 
     def probe(self, input_shape: tuple[int, ...] | None = None) -> list[Activity]:
         """The activities of two samples of zeros, for their shapes.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,7 @@ from forwardly.network.kinds import (
     MAX_POOLS,
     NORMS,
 )
+from forwardly.network.share import Share
 from forwardly.network.stage import Activity, Apply, Part, Stage, key_of
 
 if TYPE_CHECKING:
@@ -80,6 +82,7 @@ class Step:
         kernels: what replaces modules; those that are altered are called all the same.
         apply: called with each update as it becomes known, instead of returning it.
         keep_masks: whether dropout masks are kept for later passes, or drawn again from the seed.
+        share: the samples that these passes have of a larger batch; None if they have all.
     """
 
     def __init__(
@@ -89,12 +92,15 @@ class Step:
         kernels: Kernels,
         apply: Apply | None,
         keep_masks: bool,
+        share: Share | None = None,
     ) -> None:
         self._network = network
         self._noise = seed_and_step
         self._kernels = kernels
         self._apply = apply
         self._keep_masks = keep_masks
+        self._share = share
+        self._of_mean = False
         self._masks: dict[str, Tensor] = {}
         self._recorded: set[str] = set()
         self._sums: dict[str, Tensor] = {}
@@ -117,6 +123,10 @@ class Step:
         if self._apply is not None:
             self._apply(stage, post, pre, less)
             return {}
+        if self._share is not None and self._share.gathered is not None:
+            gathered = self._share.gathered
+            post, pre = gathered(post), gathered(pre)
+            less = None if less is None else (gathered(less[0]), gathered(less[1]))
         if not self._network.shared:
             return stage.synapse_update(post, pre, less, self._samples)
         self.add(self._sums, stage, post, pre, less)
@@ -247,6 +257,9 @@ class Step:
     def uniform(self, which: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """Random numbers on [0, 1) of this step, for rules that need some of their own.
 
+        They are those of the whole batch: a rule that needs some for each sample draws them in the
+        shape that ``of_all`` says, and takes those of its samples by ``of_these``.
+
         Args:
             which: a number that tells several streams of one rule apart, from 0.
             shape: of the result.
@@ -264,6 +277,21 @@ class Step:
         """Random integers from 0 to ``end`` − 1, otherwise as ``uniform``."""
         which += _STREAMS_OF_DROPOUTS
         return self._kernels.below(self._drawing(), which, shape, end)
+
+    def of_all(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape for the whole batch of what has ``shape`` for the samples of this step."""
+        return shape if self._share is None else self._share.whole(shape)
+
+    def of_these(self, values: Tensor) -> Tensor:
+        """Of values for the whole batch, a row a sample, those of the samples of this step."""
+        return values if self._share is None else self._share.rows(values)
+
+    def differentiates_mean(self) -> None:
+        """Say that a rule will pull back the derivative of a mean over the samples, not of each.
+
+        Batch normalisation must know if the samples of several processes are not as many.
+        """
+        self._of_mean = True
 
     def after_synapse(self, stage: Stage, z: Tensor) -> Tensor:
         """a_l from z_l: all modules that follow the synapse."""
@@ -413,7 +441,11 @@ class Step:
         whole = isinstance(module, nn.Dropout)
         shape = shape if whole else (*shape[:2], *(1 for _ in shape[2:]))
         which = self._network.dropouts.index(key_of(part))
-        mask = self._kernels.mask(self._noise, which, shape, module.p, like)
+        if self._share is None:
+            mask = self._kernels.mask(self._noise, which, shape, module.p, like)
+        else:
+            first = self._share.first * math.prod(shape[1:])
+            mask = noise.mask(self._noise, which, shape, module.p, like, first)
         if self._keep_masks:
             self._masks[key_of(part)] = mask
         return mask
@@ -421,6 +453,17 @@ class Step:
     def tangent_of_part(self, part: Part, a: Tensor, change: Tensor) -> Tensor:
         """The tangent of what a module makes of ``a``, in closed form; of one that chains have."""
         return self._tangent_of(part, a, change)
+
+    def scale_of_norm(self, part: Part, a: Tensor) -> Tensor:
+        """The factor of each unit in a normalisation of ``a``; see ``local.scale_of_norm``."""
+        module = part.module
+        if self._share is None or not _takes_statistics(module):
+            return local.scale_of_norm(module, a, plain=part.plain)
+        _, variance, _ = self._share.moments(a, of_mean=False)
+        scale = (variance + module.eps).rsqrt()
+        if module.affine and not part.plain:
+            scale = scale * module.weight
+        return scale.reshape(1, -1, *(1 for _ in a.shape[2:]))
 
     def run_part(
         self,
@@ -462,7 +505,7 @@ class Step:
         if isinstance(part.module, DROPOUTS):
             return self._drop(part, signal)
         if isinstance(part.module, NORMS):
-            return signal * local.scale_of_norm(part.module, a)
+            return signal * self.scale_of_norm(part, a)
         if isinstance(part.module, MAX_POOLS):
             return local.back_through_max_pool(part.module, a, signal)
         if isinstance(part.module, AVERAGE_POOLS):
@@ -477,7 +520,7 @@ class Step:
         return change
 
     def _tangent_of(self, part: Part, a: Tensor, change: Tensor) -> Tensor:
-        if part.altered:
+        if part.altered or (self._share is not None and _takes_statistics(part.module)):
             return local.jacobian_vector(lambda a: self._run(part, a), a, change)
         if isinstance(part.module, ACTIVATIONS):
             return derivative(part.module, a) * change
@@ -527,37 +570,50 @@ class Step:
         if part.plain:
             weight = bias = None
         mean, variance = module.running_mean, module.running_var
-        by_running = not module.training and mean is not None and variance is not None
-        if by_running:
+        if not _takes_statistics(module):
             return functional.batch_norm(a, mean, variance, weight, bias, eps=module.eps)
-        if a.shape[0] == 1 and a.numel() == a.shape[1]:
+        share = self._share
+        samples = a.shape[0] if share is None else share.total
+        if samples == 1 and a.numel() == a.shape[1]:
             raise ValueError(
                 f"batch normalisation {part.name!r} needs more than one sample in training: take "
                 "another batch size, or leave out a last batch of one sample (drop_last=True)"
             )
-        if key_of(part) not in self._recorded and mean is not None and variance is not None:
-            self._recorded.add(key_of(part))
-            self._record_statistics(part.name, module, a, mean, variance)
-        return functional.batch_norm(a, None, None, weight, bias, training=True, eps=module.eps)
+        is_first = key_of(part) not in self._recorded and mean is not None and variance is not None
+        self._recorded.add(key_of(part))
+        if share is None:
+            if is_first:
+                dims = [i for i in range(a.dim()) if i != 1]
+                self._record_statistics(part.name, module, a.mean(dims), a.var(dims))
+            return functional.batch_norm(a, None, None, weight, bias, training=True, eps=module.eps)
+        mean, variance, number = share.moments(a, of_mean=self._of_mean)
+        if is_first:
+            unbiased = variance * (number / (number - 1))
+            self._record_statistics(part.name, module, mean, unbiased)
+        of_channels = (1, -1, *(1 for _ in a.shape[2:]))
+        scale = (variance + module.eps).rsqrt()
+        normal = (a - mean.reshape(of_channels)) * scale.reshape(of_channels)
+        if weight is not None:
+            normal = normal * weight.reshape(of_channels)
+        return normal if bias is None else normal + bias.reshape(of_channels)
 
     def _record_statistics(
         self,
         name: str,
         module: nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d,
-        a: Tensor,
-        mean: Tensor,
-        variance: Tensor,
+        of_mean: Tensor,
+        of_variance: Tensor,
     ) -> None:
         # A module that is called several times has moved them before.
-        count = self.statistics.get(f"{name}.num_batches_tracked", module.num_batches_tracked)
-        mean = self.statistics.get(f"{name}.running_mean", mean)
-        variance = self.statistics.get(f"{name}.running_var", variance)
-        count = cast(Tensor, count) + 1
-        weight = 1 / count.to(a.dtype) if module.momentum is None else module.momentum
-        dims = [i for i in range(a.dim()) if i != 1]
+        count, mean, variance = (
+            cast(Tensor, self.statistics.get(f"{name}.{own}", getattr(module, own)))
+            for own in ("num_batches_tracked", "running_mean", "running_var")
+        )
+        count = count + 1
+        weight = 1 / count.to(of_mean.dtype) if module.momentum is None else module.momentum
         self.statistics[f"{name}.num_batches_tracked"] = count
-        self.statistics[f"{name}.running_mean"] = mean + weight * (a.mean(dims) - mean)
-        self.statistics[f"{name}.running_var"] = variance + weight * (a.var(dims) - variance)
+        self.statistics[f"{name}.running_mean"] = mean + weight * (of_mean - mean)
+        self.statistics[f"{name}.running_var"] = variance + weight * (of_variance - variance)
 
 
 class Recorded(NamedTuple):
@@ -616,6 +672,15 @@ def _weighed(stage: Stage, pre: Tensor, parameters: Mapping[str, Tensor] | None)
     own = _replaced(stage.part, parameters)
     weight, bias = (own.get(name, getattr(stage.synapse, name)) for name in ("weight", "bias"))
     return stage.weigh(pre, weight, bias)
+
+
+def _takes_statistics(
+    module: nn.Module,
+) -> TypeGuard[nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d]:
+    """Whether it is a batch normalisation by the batch at hand, not by running statistics."""
+    if not isinstance(module, ALL_BATCH_NORMS):
+        return False
+    return module.training or module.running_mean is None or module.running_var is None
 
 
 def _is_rectifier(part: Part) -> bool:

@@ -97,6 +97,11 @@ def read(model: nn.Module, input_shape: tuple[int, ...] | None) -> Read:
 
     preparation, body, around = analysis.split(a_0)
     shown, held = _shown(sites, end)
+    drops = [
+        (key_of(op.call), analysis.by_sample(op.number))
+        for op in analysis.operations
+        if isinstance(op.call, Part) and isinstance(op.call.module, ALL_DROPOUTS)
+    ]
     graph = Graph(
         with_liveness(preparation, {a_0, *around}, {}),
         with_liveness(with_places(body), {end}, held),
@@ -108,9 +113,9 @@ def read(model: nn.Module, input_shape: tuple[int, ...] | None) -> Read:
         analysis.behind({a_0}),
         shown,
         tuple(x.shape[1:]) if traced.by_shape else None,
+        tuple(key for key, by_sample in drops if not by_sample),
     )
-    parts = [op.call for op in analysis.operations if isinstance(op.call, Part)]
-    dropouts = tuple(key_of(part) for part in parts if isinstance(part.module, ALL_DROPOUTS))
+    dropouts = tuple(key for key, _ in drops)
     chain = chain_of(analysis.operations, end, examples)
     return Read(stages, graph, dropouts, chain, x, output)
 

@@ -59,6 +59,7 @@ class AdaptiveFeedbackAlignment(Rule):
     teacher = "error"
     trains = "synapses"
     needs_chain = ""
+    needs_whole_batch = ""
     updates_at_once = True
     projection_scale = 0.05
     F: Tensor

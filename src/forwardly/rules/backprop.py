@@ -44,12 +44,14 @@ class Backprop(Rule, ByStage):
     teacher = "error"
     trains = "all"
     needs_chain = ""
+    needs_whole_batch = ""
     output_update = "gradient"
     passes = (Pass("forward"), Pass("backward", after="forward", backward=True))
 
     def assign(self, x: Tensor, target: Tensor, step: Step) -> Credit:
         """One forward pass, and the vector–Jacobian product of the parameters with e / n."""
         check_not_exported()
+        step.differentiates_mean()
 
         def forward(parameters: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
             *_, last = step.activities(step.prepare(x, parameters), parameters)

@@ -108,6 +108,7 @@ class DirectFeedbackAlignment(Rule):
     teacher = "error"
     trains = "synapses"
     needs_chain = ""
+    needs_whole_batch = ""
     updates_at_once = True
 
     def __init__(

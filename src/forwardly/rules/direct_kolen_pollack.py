@@ -68,6 +68,7 @@ class DirectKolenPollack(Rule):
     teacher = "error"
     trains = "synapses"
     needs_chain = ""
+    needs_whole_batch = ""
 
     def __init__(
         self,

@@ -51,6 +51,7 @@ class DRTP(Rule, ByStage):
     teacher = "target"
     trains = "synapses"
     needs_chain = ""
+    needs_whole_batch = ""
     updates_at_once = True
     passes = (Pass("forward"),)
 

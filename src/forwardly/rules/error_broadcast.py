@@ -76,6 +76,7 @@ class ErrorBroadcast(Rule):
     teacher = "error"
     trains = "synapses"
     needs_chain = "it has only been tried there"
+    needs_whole_batch = "its correlations move by the whole batch before they carry the error"
     output_update = "gradient"
 
     def __init__(

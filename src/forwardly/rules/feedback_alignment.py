@@ -79,6 +79,7 @@ class FeedbackAlignment(Rule):
     teacher = "error"
     trains = "synapses"
     needs_chain = ""
+    needs_whole_batch = ""
     output_update = "gradient"
 
     def __init__(

@@ -88,6 +88,7 @@ class ForwardForward(Rule, ByStage):
     teacher = "label"
     trains = "synapses"
     needs_chain = "it hands on the direction of each layer's activity alone"
+    needs_whole_batch = ""
     draws = True
     output_predicts = False
     products = 2
@@ -206,9 +207,10 @@ class ForwardForward(Rule, ByStage):
         """Labels other than the true ones, (n,); y is not looked at if all are as likely."""
         n, k = target.shape[0], self.classes
         if self.negatives == "uniform" or y is None:
-            return (target + 1 + step.below(0, (n,), k - 1)) % k
+            return (target + 1 + step.of_these(step.below(0, step.of_all((n,)), k - 1))) % k
         # The largest of logits + Gumbel noise is label j with the probability softmax(y)_j.
-        noisy = y - (-torch.log1p(-step.uniform(0, (n, k), y.dtype))).log()
+        drawn = step.of_these(step.uniform(0, step.of_all((n, k)), y.dtype))
+        noisy = y - (-torch.log1p(-drawn)).log()
         return noisy.masked_fill(self._shows(target), -torch.inf).argmax(1)
 
     def _read_out(self, x: Tensor, step: Step) -> Activity:

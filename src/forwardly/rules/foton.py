@@ -73,6 +73,7 @@ class FOTON(Rule):
     teacher = "error"
     trains = "synapses"
     needs_chain = "its feedback is the product of the transposed layers"
+    needs_whole_batch = ""
     compares_passes = True
     needs_learning_rate = True
 

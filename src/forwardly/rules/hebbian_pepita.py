@@ -55,6 +55,7 @@ class HebbianPEPITA(Rule):
     teacher = "error"
     trains = "synapses"
     needs_chain = ""
+    needs_whole_batch = ""
     projection_scale = 0.05
     compares_passes = True
     updates_at_once = True

@@ -70,6 +70,7 @@ class KolenPollack(Rule):
     teacher = "error"
     trains = "synapses"
     needs_chain = ""
+    needs_whole_batch = ""
     output_update = "gradient"
 
     def __init__(

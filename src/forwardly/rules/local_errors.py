@@ -103,6 +103,7 @@ class LocalErrors(Rule):
     teacher = "target"
     trains = "synapses"
     needs_chain = "it teaches each layer by a classifier of what it hands on"
+    needs_whole_batch = ""
     updates_at_once = True
 
     def __init__(

@@ -52,6 +52,7 @@ class MemPEPITA(Rule):
     teacher = "error"
     trains = "synapses"
     needs_chain = ""
+    needs_whole_batch = ""
     projection_scale = 0.05
     compares_passes = True
     updates_at_once = True

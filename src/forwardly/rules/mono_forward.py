@@ -70,6 +70,7 @@ class MonoForward(Rule):
     teacher = "target"
     trains = "synapses"
     needs_chain = "it teaches each layer by a classifier of what it hands on"
+    needs_whole_batch = ""
 
     def __init__(
         self,

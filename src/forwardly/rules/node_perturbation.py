@@ -25,6 +25,7 @@ Deviations
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import final
 
@@ -52,15 +53,16 @@ def check_noise(sigma: float, samples: int) -> None:
         raise ValueError(f"samples must be 1 to 128; given {samples}")
 
 
-def noise_like(shaped: Sequence[Tensor], step: Step, draw: int) -> list[Tensor]:
-    """Normal numbers of the shapes of several tensors of one dtype; others for each draw of a step.
+def normal_of(
+    shapes: Sequence[tuple[int, ...]], step: Step, draw: int, dtype: torch.dtype
+) -> list[Tensor]:
+    """Normal numbers of several shapes; others for each draw of a step.
 
     All are of one stream of the step's numbers, of which there are not many.
     """
-    sizes = [one.numel() for one in shaped]
-    xi = step.normal(draw, (sum(sizes),), shaped[0].dtype)
-    parts = torch.split(xi, sizes)
-    return [part.reshape(one.shape) for part, one in zip(parts, shaped, strict=True)]
+    sizes = [math.prod(shape) for shape in shapes]
+    parts = torch.split(step.normal(draw, (sum(sizes),), dtype), sizes)
+    return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
 @final
@@ -86,6 +88,7 @@ class NodePerturbation(Rule):
     teacher = "error"
     trains = "synapses"
     needs_chain = ""
+    needs_whole_batch = ""
     draws = True
     compares_passes = True
     output_update = "gradient"
@@ -117,7 +120,8 @@ class NodePerturbation(Rule):
 
         deltas = [torch.zeros_like(layer.z) for layer in clean]
         for draw in range(self.samples):
-            xi = noise_like(deltas, step, draw)
+            shapes = [step.of_all(tuple(delta.shape)) for delta in deltas]
+            xi = [step.of_these(xi_l) for xi_l in normal_of(shapes, step, draw, y.dtype)]
             *_, last = step.activities(a_0, added=[self.sigma * xi_l for xi_l in xi])
             a = last.a
             slope = rise(y, e, a, self.error(a, target)) / (self.sigma * self.samples)

@@ -98,6 +98,7 @@ class PEPITA(Rule, ByStage):
     teacher = "error"
     trains = "synapses"
     needs_chain = ""
+    needs_whole_batch = ""
     projection_scale = 0.05
     compares_passes = True
     updates_at_once = True

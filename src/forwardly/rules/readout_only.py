@@ -39,6 +39,7 @@ class ReadoutOnly(Rule):
     teacher = "error"
     trains = "readout"
     needs_chain = ""
+    needs_whole_batch = ""
 
     def assign(self, x: Tensor, target: Tensor, step: Step) -> Credit:
         """One forward pass and the delta rule on what enters the last synapse."""

@@ -54,6 +54,7 @@ class SignPEPITA(Rule):
     teacher = "error"
     trains = "synapses"
     needs_chain = ""
+    needs_whole_batch = ""
     projection_scale = 0.005
     compares_passes = True
     updates_at_once = True

@@ -59,6 +59,7 @@ class UniformSignSymmetry(Rule):
     teacher = "error"
     trains = "synapses"
     needs_chain = ""
+    needs_whole_batch = ""
     output_update = "gradient"
 
     def __init__(
@@ -98,6 +99,7 @@ class BatchSignSymmetry(Rule):
     teacher = "error"
     trains = "synapses"
     needs_chain = ""
+    needs_whole_batch = ""
     output_update = "gradient"
     draws = True
 
@@ -144,6 +146,7 @@ class FixedSignSymmetry(Rule):
     teacher = "error"
     trains = "synapses"
     needs_chain = ""
+    needs_whole_batch = ""
     output_update = "gradient"
 
     def __init__(

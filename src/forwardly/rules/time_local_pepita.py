@@ -59,6 +59,7 @@ class TimeLocalPEPITA(Rule):
     teacher = "error"
     trains = "synapses"
     needs_chain = ""
+    needs_whole_batch = "its second pass has weights that the first has changed, by the batch"
     projection_scale = 0.05
     compares_passes = True
     needs_learning_rate = True

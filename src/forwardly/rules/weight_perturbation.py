@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from forwardly.network import Step
 from forwardly.rule import Credit, Rule
-from forwardly.rules.node_perturbation import check_noise, noise_like, rise
+from forwardly.rules.node_perturbation import check_noise, normal_of, rise
 from forwardly.rules.papers import paper
 
 
@@ -57,6 +57,7 @@ class WeightPerturbation(Rule):
     teacher = "error"
     trains = "all"
     needs_chain = ""
+    needs_whole_batch = ""
     draws = True
     compares_passes = True
     output_update = "gradient"
@@ -93,7 +94,8 @@ class WeightPerturbation(Rule):
 
         updates = {name: torch.zeros_like(p) for name, p in theta.items()}
         for draw in range(self.samples if theta else 0):
-            psi = dict(zip(theta, noise_like([*theta.values()], step, draw), strict=True))
+            drawn = normal_of([tuple(p.shape) for p in theta.values()], step, draw, y.dtype)
+            psi = dict(zip(theta, drawn, strict=True))
             up = noisy(self.sigma, psi)
             if self.two_sided:
                 difference = rise(*noisy(-self.sigma, psi), *up).mean() / 2

@@ -30,6 +30,8 @@ def why_not_launched(run: Run) -> str:
         return "the optimizer is not LocalSGD"
     if not isinstance(run.batches, InMemory) or run.batches.split.x.device != place.device:
         return f"samples do not lie on {place.device}"
+    if run.rule.parallel is not None:
+        return "batches are shared out over processes"
     if run.mirror is not None:
         return "a mirror sees every batch"
     return "" if captured.can_capture(place.device) else f"the model is on {place.device}"

@@ -209,6 +209,7 @@ class LocalSGD(Optimizer):
                 graphs is None
                 or launch is None
                 or self._is_hooked()
+                or self.rule.parallel is not None
                 or graphs.why_not(one, one, trained)
             ):
                 after(self.step(*batch()))

@@ -89,7 +89,8 @@ def fit(
             row. They are called once before the first, too, to see whether they can be.
         mirror: stepped every ``mirror_every`` batches, with the batch.
         mirror_every: see ``mirror``.
-        checkpoint: the file to write after every epoch.
+        checkpoint: the file to write after every epoch; of several processes that share out
+            batches, the first writes it, and all must see it to continue.
         resume: continue from that file, if it is there.
         drop_last: whether to leave out samples that do not fill the last batch of an epoch.
         augment: how images to train on are changed at random, by ``seed``; validation sees them as
@@ -145,7 +146,7 @@ def fit(
             else:
                 seen = launched.epoch(on_batch)
             row = run.end_epoch(seen, measures, keep=keep == "best")
-            if path is not None:
+            if path is not None and (rule.parallel is None or rule.parallel.leads):
                 run.save(path)
             if on_epoch is not None:
                 on_epoch(row)
