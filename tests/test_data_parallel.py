@@ -140,7 +140,7 @@ def test_the_command_on_two_processes(begin: Begin, tmp_path: Path) -> None:
 @pytest.mark.unchecked
 def test_what_the_page_says_runs(begin: Begin, tmp_path: Path) -> None:
     page = (HERE.parent / "docs" / "scaling.md").read_text("utf-8")
-    _, section = page.split("## One run over several processes")
+    section = page.split("## One run over several processes")[1].split("\n## ")[0]
     (command,) = re.findall("^    torchrun (.+)$", section, re.MULTILINE)
     done = begin(*command.split())
     (program,) = re.findall("```python\n(.*?)```", section, re.DOTALL)
