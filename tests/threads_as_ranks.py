@@ -29,6 +29,8 @@ class Ranks:
         self.own = threading.local()
         self.messages: dict[Any, Queue[Tensor]] = {}
         self.lock = threading.Lock()
+        self.barrier = threading.Barrier(ranks)
+        self.shared: list[Any] = [None] * ranks
         self.errors: list[Exception] = []
 
     def is_available(self) -> bool:
@@ -60,6 +62,12 @@ class Ranks:
         assert (sent.shape, sent.dtype) == (value.shape, value.dtype)
         value.copy_(sent)
 
+    def all_gather_object(self, found: list[Any], own: Any) -> None:
+        self.shared[self.own.rank] = own
+        self.barrier.wait(SECONDS)
+        found[:] = self.shared
+        self.barrier.wait(SECONDS)
+
     def run(self, work: Callable[[int], Result]) -> list[Result]:
         """What each rank's work gives; no message may be left over."""
 
@@ -69,6 +77,7 @@ class Ranks:
                 return work(rank)
             except Exception as error:
                 self.errors.append(error)
+                self.barrier.abort()
                 raise
 
         with ThreadPoolExecutor(self.ranks) as pool:

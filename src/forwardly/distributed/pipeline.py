@@ -75,7 +75,6 @@ class Pipeline:
             )
         self.rule = rule
         self._by_stage = cast(ByStage, rule)
-        self._others = [rank for rank in range(self._ranks) if rank != self.rank]
         passes = self._by_stage.passes
         self.timetable: Timetable = timetable(
             passes, self._ranks, microbatches, products=self._by_stage.products
@@ -163,7 +162,8 @@ class Pipeline:
                     value = torch.empty_like(parameter, device="cpu").contiguous()
                     distributed.recv(value, rank, tag=0)
                     setattr(module, own, nn.Parameter(value))
-        self._settle_all()
+        self._settle()
+        self._settle()
         self._whole = True
         self._reading = reading_of(self.rule.model)
 
@@ -247,8 +247,8 @@ class Pipeline:
 
     def _send_to_all(self, value: Tensor) -> None:
         value = value.contiguous()
-        works = [distributed.isend(value, other, tag=0) for other in self._others]
-        self._sent[-1] += [(work, value) for work in works]
+        others = (rank for rank in range(self._ranks) if rank != self.rank)
+        self._sent[-1] += [(distributed.isend(value, other, tag=0), value) for other in others]
 
     def _receive(self, rank: int, cut: int, batch: Microbatch, p: Pass, m: int) -> Tensor:
         """What a rank has sent: the activity (or its signal) behind stage ``cut``."""
@@ -262,11 +262,6 @@ class Pipeline:
         for work, _ in self._sent.pop(0):
             work.wait()
         self._sent.append([])
-
-    def _settle_all(self) -> None:
-        """Wait for the present one's too; what is dropped before it has arrived never does."""
-        self._settle()
-        self._settle()
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -323,19 +318,17 @@ class Pipeline:
 
     def _check_the_same(self) -> None:
         """Refuse rules that differ between ranks."""
+        if self._ranks == 1:
+            return
         settings = {k: v for k, v in vars(self.rule).items() if isinstance(v, _PLAIN)}
         digest = hashlib.sha256(repr((type(self.rule), self.rule.model, settings)).encode())
         digest.update(repr((self.timetable.microbatches, self.layers)).encode())
         for name, value in self.rule.state_dict().items():
             digest.update(name.encode())
             digest.update(_bytes(value))
-        mine = torch.tensor([*digest.digest()], dtype=torch.uint8)
-        self._send_to_all(mine)
-        theirs = [mine.clone() for _ in range(self._ranks)]
-        for rank in self._others:
-            distributed.recv(theirs[rank], rank, tag=0)
-        self._settle_all()
-        if not all(torch.equal(mine, other) for other in theirs):
+        digests: list[Any] = [None] * self._ranks
+        cast(Any, distributed).all_gather_object(digests, digest.hexdigest())
+        if len(set(digests)) > 1:
             raise ValueError(
                 "the ranks have built different rules: their classes, options, weights, feedback, "
                 "dropout seed, microbatches or layers differ. Seed what draws weights and "
