@@ -330,7 +330,13 @@ MUTANTS: list[tuple[str, Any, str, str, str]] = [
         "if weight else flat / 5",
     ),
     ("masks by the place in the share", Share, "rows", "self.first, self.count", "0, self.count"),
-    ("statistics of each process", Share, "moments", "self.stacked is None", "True"),
+    (
+        "statistics of each process",
+        Share,
+        "moments",
+        "mean = (weights * means).sum(0)",
+        "means = mean",
+    ),
     ("all processes' statistics count the same", Share, "moments", "count / self.total", "0.5"),
     (
         "signals through statistics stay in the process",
