@@ -75,6 +75,12 @@ MUTANTS = [
         "for number in inputs for part in floating(changes[number]))",
         "* (n == inputs[0]) for n in inputs for part in floating(changes[n]))",
     ),
+    (
+        "no dropout within attention",
+        "network/attention.py",
+        "functional.dropout(weights.softmax(-1), module.dropout, module.training)",
+        "weights.softmax(-1)",
+    ),
 ]
 
 
@@ -171,6 +177,14 @@ def tangents_are_pepitas_limit() -> None:
         assert_close(update * 1e6, second[name] * 1e6, rtol=1e-3, atol=1e-5)
 
 
+def attention_drops_what_torchs_does() -> None:
+    """On the weights of attention, what it makes, and twice in what follows."""
+    kit = importlib.import_module("forwardly.testing")
+    layer = nn.TransformerEncoderLayer(4, 2, 5, dropout=0.3, batch_first=True)
+    case = Case("dropped", lambda: [layer, nn.Flatten(), nn.Linear(12, 3)], (3, 4), 3)
+    assert len(kit.build(_rules()["backprop"], case).network.dropouts) == 4
+
+
 CHECKS = [
     graphs_learn_as_chains,
     pepita_equals_its_reference,
@@ -179,6 +193,7 @@ CHECKS = [
     calls_of_a_dropout_have_their_own_masks,
     statistics_move_as_the_models,
     tangents_are_pepitas_limit,
+    attention_drops_what_torchs_does,
 ]
 
 

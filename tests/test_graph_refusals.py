@@ -135,7 +135,7 @@ def through(m: nn.Module, x: Tensor) -> Tensor:
     ("module", "message"),
     [
         (nn.LSTM(4, 4), r"'c', LSTM\(4, 4\).*several synapses in one operation"),
-        (nn.MultiheadAttention(4, 2), r"(?s)'c', Multihead.*Write it with nn\.Linear"),
+        (nn.GRU(4, 4), r"'c', GRU\(4, 4\).*Write it with nn\.Linear"),
         (nn.RReLU(), "'c', RReLU.*draws random numbers"),
         (NoisyLinear(4, 4), "'c', a NoisyLinear, changes the forward pass"),
         (nn.LazyLinear(4), "'c', LazyLinear.*no sizes yet"),

@@ -25,9 +25,16 @@ from torch.nn import functional
 from torch.utils._pytree import tree_leaves
 
 from forwardly.network.diagonal import Diagonal
-from forwardly.network.kinds import ACTIVATIONS, ALL_ACTIVATIONS, ALL_DROPOUTS, ALL_NORMS, RESHAPES
+from forwardly.network.kinds import (
+    ACTIVATIONS,
+    ALL_ACTIVATIONS,
+    ALL_DROPOUTS,
+    ALL_NORMS,
+    RESHAPES,
+    UntraceableError,
+)
 from forwardly.network.stage import Part, Stage
-from forwardly.network.trace import SAMPLES, UntraceableError
+from forwardly.network.trace import SAMPLES
 
 
 class Value(NamedTuple):
