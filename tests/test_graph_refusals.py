@@ -278,13 +278,11 @@ def test_integers_and_what_comes_out_of_an_embedding() -> None:
 
 
 def test_what_is_of_chains_alone() -> None:
-    """Figures that go from layer to layer, and runs at once."""
+    """Figures that go from layer to layer."""
     x, target = torch.randn(6, 6), torch.randint(3, (6,))
     rule = fw.PEPITA(ResidualMLP(), nn.CrossEntropyLoss())
     with pytest.raises(TypeError, match="ResidualMLP is none"):
         fw.metrics.feedback_angle(rule)
-    with pytest.raises(TypeError, match="the audit tells layers by their order"):
-        fw.audit(rule, x, target)
     direct = fw.DirectFeedbackAlignment(ResidualMLP(), nn.CrossEntropyLoss())
     with pytest.raises(TypeError, match="ResidualMLP is none"):
         fw.metrics.layer_angles(direct)

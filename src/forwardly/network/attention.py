@@ -54,7 +54,7 @@ def _attention(
     x = query if module.batch_first else query.transpose(0, 1)  # samples, length, d
     packed = functional.linear(x, module.in_proj_weight, module.in_proj_bias)
     q, k, v = (_heads(module, part) for part in packed.chunk(3, dim=-1))
-    weights = (q * math.sqrt(module.num_heads / module.embed_dim)) @ k.transpose(-2, -1)
+    weights = (q * float(module.num_heads / module.embed_dim) ** 0.5) @ k.transpose(-2, -1)
     if attn_mask is not None:
         if attn_mask.dim() == 3:  # one for each sample and head
             attn_mask = attn_mask.unflatten(0, (-1, module.num_heads))

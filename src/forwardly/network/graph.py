@@ -500,6 +500,15 @@ class Analysis:
         )
 
 
+def depths(graph: Graph) -> dict[int, int]:
+    """The most synapses that a way from a₀ to each value passes."""
+    found = {graph.a_0: 0}
+    for op in graph.body:
+        before = max((found.get(number, 0) for number in op.inputs), default=0)
+        found[op.number] = before + _is_synapse(op)
+    return found
+
+
 def with_liveness(
     operations: Iterable[Operation], kept: Iterable[int], shown: dict[int, set[int]]
 ) -> tuple[Operation, ...]:

@@ -7,7 +7,6 @@ own, and what writes over a value becomes what makes a new one.
 from __future__ import annotations
 
 import inspect
-import operator
 from typing import Any, cast
 
 import torch
@@ -59,7 +58,7 @@ _MODULES: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
     "tanh": (nn.Tanh, ()),
 }
 """For functions and methods the module that does the same, and the names of its arguments."""
-_LOGIC: tuple[Any, ...] = (operator.and_, operator.or_, operator.not_)
+_LOGIC = {"and_", "or_", "not_"}
 """Operators that are named as if they wrote over something."""
 _CONVOLUTION = ("stride", "padding", "dilation", "groups")
 _TRANSPOSED = ("stride", "padding", "output_padding", "groups", "dilation")
@@ -261,7 +260,7 @@ class _Reader:
                 f"{name_of(Function(target))}(out=…) writes over a tensor: leave it"
             )
         name = getattr(target, "__name__", "")
-        if name.endswith("_") and not name.endswith("__") and target not in _LOGIC:
+        if name.endswith("_") and not name.endswith("__") and name not in _LOGIC:
             home = functional if hasattr(functional, name[:-1]) else torch
             if not hasattr(home, name[:-1]):
                 raise UntraceableError(f"{name} writes over a tensor: write the model without it")
