@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from torch import nn
 from torch.nn import functional
@@ -54,7 +54,8 @@ def _attention(
     x = query if module.batch_first else query.transpose(0, 1)  # samples, length, d
     packed = functional.linear(x, module.in_proj_weight, module.in_proj_bias)
     q, k, v = (_heads(module, part) for part in packed.chunk(3, dim=-1))
-    weights = (q * float(module.num_heads / module.embed_dim) ** 0.5) @ k.transpose(-2, -1)
+    dimensions = cast(int, module.embed_dim) // module.num_heads
+    weights = q / math.sqrt(dimensions) @ k.transpose(-2, -1)
     if attn_mask is not None:
         if attn_mask.dim() == 3:  # one for each sample and head
             attn_mask = attn_mask.unflatten(0, (-1, module.num_heads))
