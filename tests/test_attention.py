@@ -183,7 +183,7 @@ def names_of(credit: fw.Credit) -> set[str]:
     return {name for name in credit.updates if not name.startswith("rule.")}
 
 
-@pytest.mark.parametrize("form", FORMS.keys() - {"mask of numbers"})
+@pytest.mark.parametrize("form", [form for form in FORMS if form != "mask of numbers"])
 def test_predictions_are_the_models(form: str) -> None:
     """In evaluation torch has a kernel of its own; a mask of numbers makes it return NaN."""
     rule, _ = _pair("pepita", form)

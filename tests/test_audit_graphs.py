@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import forwardly as fw
@@ -112,12 +112,22 @@ def test_a_resnet_with_norms_that_learn() -> None:
     assert report.costs.forward_macs == counter.get_total_flops() // 2
 
 
+class Bent(TwoReadouts):
+    """One of whose readouts has an activation of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.a(x))
+        return torch.tanh(self.wide(x)) + self.deep(h + torch.tanh(self.b(h)))
+
+
+@pytest.mark.filterwarnings("ignore:the model ends in")
 def test_branches_are_one_layer_and_readouts_the_last() -> None:
     gated = audited("backprop", Gated, (6,))
     assert gated.layers == {1: "gate, value", 2: "down", 3: "head"}
     assert gated.answers.locking.passes == 1
     assert audited("pepita", Gated, (6,)).answers.locking.passes == 2
-    assert audited("backprop", TwoReadouts, (5,)).layers == {1: "a", 2: "b", 3: "wide, deep"}
+    for make in (TwoReadouts, Bent):
+        assert audited("backprop", make, (5,)).layers == {1: "a", 2: "b", 3: "wide, deep"}
 
 
 @pytest.mark.parametrize(
