@@ -225,6 +225,20 @@ class Scaled(nn.Module):
         return self.head(self.root(x.mean(1)))
 
 
+class Encoder(nn.Module):
+    """Torch's own encoder of a transformer, whose attention has its parameters packed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(4, 2, 5, dropout=0.0, batch_first=True, norm_first=True)
+        self.embed = nn.Linear(3, 4)
+        self.encoder = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.encoder(self.embed(x)).mean(1))
+
+
 def _norm(channels: int) -> nn.Module:
     return nn.BatchNorm2d(channels, affine=False)
 
@@ -249,6 +263,7 @@ GRAPHS: list[Case] = [
     Case("two-readouts", lambda: [TwoReadouts()], (5,), 3, nn.BCEWithLogitsLoss),
     Case("tied", lambda: [Tied()], (5,), 3),
     Case("several", lambda: [Several()], (5,), 3),
+    Case("encoder", lambda: [Encoder()], (4, 3), 3),
     Case("windows", lambda: [Windows()], (2, 4), 3),
 ]
 """Models of the kit, in float64, each within an ``nn.Sequential``."""

@@ -11,7 +11,7 @@ from test_laws import EXEMPT, FACTORIES
 
 
 def test_what_takes_any_model() -> None:
-    assert len(GRAPHS) == 14
+    assert len(GRAPHS) == 15
     assert fw.RULES.keys() - ANY_MODEL == {
         *("error-broadcast", "forward-forward", "foton", "local-errors", "mono-forward"),
     }

@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 import importlib
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.testing import assert_close
 
 import test_graph_references as references
@@ -74,6 +75,48 @@ MUTANTS = [
         "network/program.py",
         "for number in inputs for part in floating(changes[number]))",
         "* (n == inputs[0]) for n in inputs for part in floating(changes[n]))",
+    ),
+    (
+        "a row for each place of a token",
+        "network/stage.py",
+        "return z.dim() - 1 if is_last else 1",
+        "return 1",
+    ),
+    (
+        "rows turned",
+        "feedback.py",
+        "(signal @ B.flatten(0, -2).T)",
+        "(signal @ B.flatten(0, -2).T).flip(1)",
+    ),
+    (
+        "the shortest way",
+        "network/graph.py",
+        "before = max((found.get(number, 0) for number in op.inputs), default=0)",
+        "before = min((found[n] for n in op.inputs if n in found), default=0)",
+    ),
+    (
+        "a transposed convolution taken for one that is not",
+        "audit/trace.py",
+        "found[name] = l, isinstance(stage.part.module, TRANSPOSED)",
+        "found[name] = l, False",
+    ),
+    (
+        "its derivative, too",
+        "audit/ops.py",
+        "summed = 1 if call.args[7] else 0",
+        "summed = 0",
+    ),
+    (
+        "constants of one run for all",
+        "training/seeds.py",
+        'return f"a constant of {call.tensor.tolist()}"',
+        'return "a constant"',
+    ),
+    (
+        "no dropout within attention",
+        "network/attention.py",
+        "functional.dropout(weights.softmax(-1), module.dropout, module.training)",
+        "weights.softmax(-1)",
     ),
 ]
 
@@ -171,6 +214,65 @@ def tangents_are_pepitas_limit() -> None:
         assert_close(update * 1e6, second[name] * 1e6, rtol=1e-3, atol=1e-5)
 
 
+def attention_drops_what_torchs_does() -> None:
+    """On the weights of attention, what it makes, and twice in what follows."""
+    kit = importlib.import_module("forwardly.testing")
+    layer = nn.TransformerEncoderLayer(4, 2, 5, dropout=0.3, batch_first=True)
+    case = Case("dropped", lambda: [layer, nn.Flatten(), nn.Linear(12, 3)], (3, 4), 3)
+    assert len(kit.build(_rules()["backprop"], case).network.dropouts) == 4
+
+
+def rows_of_channels_are_rows_of_units() -> None:
+    """A row is for a token's feature, or a channel, and what it sends is the same at all places."""
+    kit, per_channel = (importlib.import_module(f"forwardly.{n}") for n in ("testing", "feedback"))
+    direct = _rules()["direct-feedback-alignment"]
+    for name, last in (("attention", True), ("conv-block", False)):
+        case = case_of(name)
+        make = partial(direct, backward=per_channel.per_channel())
+        rule, full = kit.build(make, case), kit.build(direct, case)
+        for l, layer in enumerate(rule.network.probe(case.input_shape)[:-1], start=1):
+            B, channels = rule.get_buffer(f"B_{l}"), layer.z.shape[-1 if last else 1]
+            assert B.numel() == channels * B.shape[-1]
+            each = B.expand(*layer.z.shape[1:], B.shape[-1])
+            full.get_buffer(f"B_{l}").copy_(each.reshape(-1, B.shape[-1]))
+        assert_close(rule(*case.batch()).updates, full(*case.batch()).updates)
+
+
+def layers_are_counted_by_the_longest_way() -> None:
+    kit, audit = (importlib.import_module(f"forwardly.{name}") for name in ("testing", "audit"))
+    for name, layers in (
+        ("u-net", {1: "enter", 2: "inner", 3: "up", 4: "leave", 5: "head"}),
+        ("two-readouts", {1: "a", 2: "b", 3: "wide, deep"}),
+    ):
+        case = case_of(name)
+        report = audit.audit(kit.build(_rules()["backprop"], case), *case.batch())
+        assert {l: n.replace("0.", "") for l, n in report.layers.items()} == layers
+        assert report.answers.transport.layers == tuple(layers)[1:]
+        assert report.answers.frozen.answer == "frozen"
+
+
+def runs_at_once_share_their_constants() -> None:
+    training, data = (importlib.import_module(f"forwardly.{n}") for n in ("training", "data"))
+
+    class Scaled(nn.Module):
+        def __init__(self, factor: float) -> None:
+            super().__init__()
+            self.a, self.b, self.factor = nn.Linear(4, 3), nn.Linear(3, 2), torch.tensor(factor)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(torch.relu(self.a(x)) * self.factor)
+
+    rules = [_rules()["pepita"](Scaled(f), nn.CrossEntropyLoss()) for f in (1.0, 2.0)]
+    optimizers = [training.LocalSGD(rule, 0.1) for rule in rules]
+    samples = data.Dataset.from_arrays(torch.rand(9, 4), torch.arange(9) % 2)
+    refused = False
+    try:
+        training.fit_seeds(rules, samples, optimizers, epochs=1, seeds=(0, 1))
+    except ValueError:
+        refused = True
+    assert refused, "runs of two models were taken for one"
+
+
 CHECKS = [
     graphs_learn_as_chains,
     pepita_equals_its_reference,
@@ -179,6 +281,10 @@ CHECKS = [
     calls_of_a_dropout_have_their_own_masks,
     statistics_move_as_the_models,
     tangents_are_pepitas_limit,
+    attention_drops_what_torchs_does,
+    rows_of_channels_are_rows_of_units,
+    layers_are_counted_by_the_longest_way,
+    runs_at_once_share_their_constants,
 ]
 
 

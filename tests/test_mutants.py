@@ -935,6 +935,7 @@ def mutate(
         package.__path__ = [str(whole)]
         sys.modules["forwardly"] = package
         importlib.import_module("forwardly.testing")
+        importlib.import_module(name)
         assert sys.modules[name].__loader__ is finder.mutant
         assert Path(str(sys.modules["forwardly.rule"].__file__)) == whole / "rule.py"
 

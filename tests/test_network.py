@@ -140,7 +140,7 @@ SHARED = nn.Linear(3, 3)
     [
         (nn.Linear(3, 2), r"must be an nn\.Sequential; given Linear"),
         (nn.Sequential(nn.ReLU()), "no weights to learn"),
-        (nn.Sequential(nn.MultiheadAttention(4, 2), nn.Linear(4, 2)), r"(?s)'0', Multi.*not supp"),
+        (nn.Sequential(nn.LSTM(4, 2), nn.Linear(4, 2)), r"(?s)'0', LSTM.*not supp"),
         (nn.Sequential(nn.Sequential(nn.LSTM(3, 4)), nn.Linear(4, 2)), r"'0\.0', LSTM"),
         (nn.Sequential(nn.Linear(3, 4), nn.RReLU(), nn.Linear(4, 2)), r"'1', RReLU"),
         (nn.Sequential(Doubled(3, 4), nn.ReLU(), nn.Linear(4, 2)), "Doubled, changes the forward"),

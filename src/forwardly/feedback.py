@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import TypedDict
 
@@ -79,6 +80,110 @@ def uniform_within(bound: float) -> Initialiser:
     return _named(draw, "uniform_within", bound)
 
 
+@dataclass(frozen=True)
+class PerChannel:
+    """What ``per_channel`` makes.
+
+    Attributes:
+        scale: as for ``uniform``.
+    """
+
+    scale: float
+
+    def __repr__(self) -> str:
+        """As it is written."""
+        return f"feedback.per_channel({self.scale:g})"
+
+
+def per_channel(scale: float = 1.0) -> PerChannel:
+    """One row of B_l a channel, shared by all places: for direct feedback to large maps.
+
+        signal at channel c and place p of layer l:    Σ_j B_l[c, j] e_j,    j = 1 … k
+
+    That is what a full B_l sends whose rows are equal within a channel, of as many times fewer
+    numbers as the map has places. B_l ~ U(±scale·√(6/n_l)), n_l counting all units of the map, so
+    that a number has the variance that it has with ``uniform(scale)``. It is stored with a 1 in
+    place of each dimension that counts places: (c, 1, 1, k) for images, (1, c, k) for tokens, whose
+    features are channels. A layer without places has a row a unit, as always.
+
+    It is of our own making, as far as we know: papers on direct feedback give each unit of a map a
+    row of its own. For ``DirectFeedbackAlignment``, its Kolen–Pollack form and ``DRTP``. No F is
+    drawn so: what it adds to an image would be one colour.
+    """
+    _check_scale(scale)
+    return PerChannel(scale)
+
+
+def to_layer(
+    name: str,
+    given: Initialiser | PerChannel,
+    stage: Stage,
+    z: Tensor,
+    outputs: int,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """B_l, from the output to the units of a stage: (n_l, k), or as ``per_channel`` says.
+
+    Args:
+        name: of the matrix, for messages.
+        given: how it is drawn.
+        stage: whose units they are.
+        z: what a pass recorded of them.
+        outputs: k.
+        generator: see ``drawn``.
+
+    Raises:
+        ValueError: if it has more than ``MOST_NUMBERS``; what ``drawn`` raises.
+    """
+    units, unit = z[0].numel(), stage.unit_dimension(z)
+    channels = z.shape[unit]
+    if not isinstance(given, PerChannel):
+        if channels < units:
+            less = (
+                f"feedback.per_channel(), which has {channels:,} × {outputs:,}; or take smaller "
+                "samples"
+            )
+        else:
+            less = "smaller samples"
+        check_number(name, units, outputs, less)
+        return drawn(given, (units, outputs), generator, z)[0]
+    check_number(name, channels, outputs, "fewer channels")
+    B = _uniform((channels, outputs), given.scale * math.sqrt(6 / units), generator).to(z)
+    return B.reshape(*(n if i == unit else 1 for i, n in enumerate(z.shape) if i > 0), outputs)
+
+
+def sent(name: str, B: Tensor, signal: Tensor, layer: Tensor) -> Tensor:
+    """B_l e, or another signal in e's place, of the layer's shape.
+
+    Args:
+        name: of the matrix, for messages.
+        B: as ``to_layer`` draws it.
+        signal: (n, k).
+        layer: an activity of its units, for its shape.
+
+    Raises:
+        ValueError: if B was drawn for other sizes.
+    """
+    check_sizes(name, B, layer, signal.shape[1])
+    if B.dim() == 2:
+        return (signal @ B.T).reshape(layer.shape)
+    by_channel = (signal @ B.flatten(0, -2).T).reshape(-1, *B.shape[:-1])
+    return by_channel.expand(layer.shape)
+
+
+def correlation(B: Tensor, layer: Tensor, signal: Tensor) -> Tensor:
+    """The sum over samples of an activity ⊗ a signal, of B's shape, and over the places of a row.
+
+    Args:
+        B: as ``to_layer`` draws it.
+        layer: an activity of its units.
+        signal: (n, k).
+    """
+    if B.dim() > 2:
+        layer = layer.sum_to_size(layer.shape[0], *B.shape[:-1])
+    return (layer.flatten(1).T @ signal).reshape(B.shape)
+
+
 def drawn(
     given: Initialiser | Tensor,
     sizes: Sequence[int],
@@ -118,8 +223,14 @@ def like_weight(
     return F.T.reshape(weight.shape)
 
 
-def check_number(name: str, units: int, outputs: int) -> None:
+def check_number(name: str, units: int, outputs: int, instead: str = "smaller samples") -> None:
     """Refuse a feedback matrix that would not fit in memory, before it is drawn.
+
+    Args:
+        name: of the matrix.
+        units: how many rows it would have.
+        outputs: how many columns.
+        instead: what to take, for the message.
 
     Raises:
         ValueError: if it has more than ``MOST_NUMBERS``.
@@ -127,8 +238,8 @@ def check_number(name: str, units: int, outputs: int) -> None:
     if units * outputs > MOST_NUMBERS:
         raise ValueError(
             f"{name} would have {units:,} × {outputs:,} = {units * outputs:,} numbers, one for "
-            f"each unit and output, more than {MOST_NUMBERS:,}: take smaller samples, or a rule "
-            "whose feedback goes layer by layer, such as FeedbackAlignment"
+            f"each unit and output, more than {MOST_NUMBERS:,}: take {instead}, or a rule whose "
+            "feedback goes layer by layer, such as FeedbackAlignment"
         )
 
 
@@ -137,8 +248,14 @@ def check_sizes(name: str, matrix: Tensor, layer: Tensor, outputs: int) -> None:
 
     It was drawn for one size of the input, while convolutions take any.
     """
-    if matrix.shape != (layer.shape[1:].numel(), outputs):
-        d, k = matrix.shape
+    *places, k = matrix.shape
+    if matrix.dim() == 2:
+        fits = places == [layer.shape[1:].numel()]
+    else:  # per channel, of maps of any size
+        pairs = zip(places, layer.shape[1:], strict=False)
+        fits = len(places) == layer.dim() - 1 and all(one in (1, n) for one, n in pairs)
+    if not fits or k != outputs:
+        d = math.prod(places)
         there = "inputs" if name == "F" else "maps"
         raise ValueError(
             f"{name} is {shape_of(matrix)}, for {there} of {d} numbers a sample and {k} outputs; "

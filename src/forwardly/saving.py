@@ -35,6 +35,9 @@ from forwardly.files.fields import Fields
 from forwardly.network.alterations import alteration, has_own_forward, is_hooked
 from forwardly.network.kinds import LOSSES, SUPPORTED
 from forwardly.rule import Rule
+from forwardly.rules.direct_feedback_alignment import DirectFeedbackAlignment
+from forwardly.rules.direct_kolen_pollack import DirectKolenPollack
+from forwardly.rules.drtp import DRTP
 from forwardly.rules.plugins import all_rules
 
 FORMAT = 1
@@ -46,6 +49,9 @@ _KINDS: dict[str, type[nn.Module]] = {
 }
 _SAME = "same"
 """The kind of a place whose module is that of an earlier place."""
+
+_DIRECT = (DirectFeedbackAlignment, DirectKolenPollack, DRTP)
+"""Rules whose B_l may have one row a channel, and so another form than they are drawn with."""
 
 _NOT_OPTIONS = ("self", "model", "loss", "input_shape", "error", "generator")
 _NOT_ARGUMENTS = ("self", "device", "dtype", "size_average", "reduce", "args", "kwargs")
@@ -359,6 +365,10 @@ def _built_rule(
     if "F" in tensors:  # which are drawn nowhere, so that a file cannot ask for more than it has
         factors = [tensors[n] for n in sorted(tensors, key=_number_in) if _number_in(n)]
         options["projection"] = _given(*factors or [tensors["F"]])
+    if issubclass(kind, _DIRECT) and any(
+        n.startswith("B_") and B.dim() > 2 for n, B in tensors.items()
+    ):
+        options["backward"] = feedback.per_channel()
     shape = described.content["input_shape"]
     if shape is not None and math.prod(shape) > _MOST_NUMBERS:
         raise ValueError(f"input_shape {shape} is too large")

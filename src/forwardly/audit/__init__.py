@@ -9,6 +9,7 @@ May import ``training`` and what is below it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 from torch import Tensor
@@ -17,6 +18,7 @@ from forwardly.audit.costs import Costs, checkpointed_backprop, costs
 from forwardly.audit.flow import follow
 from forwardly.audit.questions import Answers, answer
 from forwardly.audit.trace import trace
+from forwardly.network.diagonal import Diagonal
 from forwardly.rule import Rule
 
 __all__ = ["Answers", "AuditReport", "Costs", "audit", "checkpointed_backprop"]
@@ -28,7 +30,8 @@ class AuditReport:
 
     Attributes:
         rule: the name of the rule's class.
-        layers: names of the synapses by layer, counted from 1.
+        layers: names of the synapses by layer, counted from 1; in a model that is no chain by the
+            longest way from the input, several a layer.
         samples: how many the batch has.
         answers: to the four questions, with evidence.
         costs: of one training step on that batch.
@@ -72,18 +75,23 @@ def audit(rule: Rule, x: Tensor, target: Tensor) -> AuditReport:
         target: its targets.
 
     Raises:
-        TypeError: if the model is no chain of layers.
+        TypeError: if a weight is used several times.
         TypeError, ValueError: what the rule raises for the batch.
     """
-    if rule.network.graph is not None:
+    network = rule.network
+    if network.graph is not None and network.shared:
         raise TypeError(
-            "the audit tells layers by their order in a chain, and "
-            f"{type(rule.model).__name__} is none: audit the rule on an nn.Sequential"
+            f"the audit tells layers by their weights, and {min(network.shared)} is used several "
+            "times, so it is of several layers: audit the rule on a model without shared weights"
         )
     traced = trace(rule, x, target)
+    layers: dict[int, str] = {}
+    for l, stage in sorted(zip(network.layers(), network.stages, strict=True), key=itemgetter(0)):
+        if not isinstance(stage.part.module, Diagonal):
+            layers[l] = f"{layers[l]}, {stage.name}" if l in layers else stage.name
     return AuditReport(
         type(rule).__name__,
-        {l: stage.name for l, stage in enumerate(rule.network.stages, start=1)},
+        layers,
         len(x),
         answer(follow(traced)),
         costs(rule, x, target, traced.macs),

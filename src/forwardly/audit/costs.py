@@ -69,7 +69,15 @@ def checkpointed_backprop(rule: Rule, x: Tensor, target: Tensor) -> tuple[int, i
 
     Returns:
         (peak bytes, MACs), as ``Costs`` counts them.
+
+    Raises:
+        TypeError: if the model is no chain of layers, which could be cut between any two.
     """
+    if rule.network.graph is not None:
+        raise TypeError(
+            f"{type(rule.model).__name__} is no chain of layers, and where to cut others is not "
+            "known here: take torch.utils.checkpoint on its blocks"
+        )
     parameters = [p for p in rule.model.parameters() if p.requires_grad]
     blocks = _blocks(rule)
 

@@ -176,17 +176,21 @@ def convolution(call: Call) -> Value:
 
 
 def convolution_backward(call: Call) -> Value:
-    """Gradients: of the image, a sum over the kernel's first dimension; of kernel and bias."""
+    """Gradients: of the image, a sum over the kernel's first dimension; of kernel and bias.
+
+    Of a transposed convolution over its second.
+    """
     gradient, image, kernel = call.args[:3]
+    summed = 1 if call.args[7] else 0
     if kernel.dims and not gradient.signal and not image.signal:
         # No signal but unit vectors, or weights that were multiplied before: a chain of weights.
-        indices = gradient.dims[0] if gradient.dims else kernel.dims[0]
-        dims = [indices, kernel.dims[1], *[_NONE] * (len(image.shape) - 2)]
+        indices = gradient.dims[0] if gradient.dims else kernel.dims[summed]
+        dims = [indices, kernel.dims[1 - summed], *[_NONE] * (len(image.shape) - 2)]
         chain = gradient.layers | kernel.layers if gradient.dims else _NO_LAYERS
         made = _result(call._replace(shape=image.shape), dims, [gradient, kernel])
         items = replace(made, chain=made.chain | chain), mixed(call), mixed(call)
         return replace(mixed(call), items=items)
-    crossings = _crossings(kernel, kernel.dims[0]) if kernel.dims else ()
+    crossings = _crossings(kernel, kernel.dims[summed]) if kernel.dims else ()
     of_image = mixed(call._replace(shape=image.shape), [gradient])
     of_kernel = mixed(call._replace(shape=kernel.shape), [gradient, image])
     of_bias = mixed(call._replace(shape=kernel.shape[:1]), [gradient, image])

@@ -240,7 +240,12 @@ def _needs(flow: Flow, l: int, updates: list[Node], arriving: Set[Node] = frozen
     traced = flow.traced
     owner = {node: m for node, (m, _) in traced.weights.items()}
     # Biases and the parameters of normalisations make a layer's activity, as does its input.
-    others = {traced.state[n]: m for m, names in traced.layers.items() for n in names[1:]}
+    others = {
+        traced.state[name]: m
+        for m, names in traced.layers.items()
+        for name in names
+        if traced.state[name] not in owner
+    }
     signals: set[str] = set()
     weights: set[int] = set()
     activities: set[int] = set()
@@ -346,7 +351,7 @@ def _locking(flow: Flow) -> Locking:
         tuple(locked),
         tuple(backward),
         max(1, *(wait - l + 1 for l, wait in waits.items())),
-        len(passes[min(passes)]),
+        len(passes[min(passes)]) // len(flow.traced.synapses(min(passes))),
     )
 
 

@@ -21,6 +21,10 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from forwardly.network.diagonal import Diagonal
+from forwardly.network.graph import depths
+from forwardly.network.kinds import TRANSPOSED
+from forwardly.network.stage import Part
 from forwardly.rule import Rule
 
 _TORCH = str(Path(torch.__file__).parent)
@@ -38,8 +42,8 @@ class Traced:
         target: the input of the targets.
         updates: the result for each parameter, by its name in the model.
         error: the result ``Credit.error``.
-        layers: parameters and buffers of each stage, by their names in the rule; the first is the
-            synapse's weight. Counted from 1.
+        layers: parameters and buffers of each layer, by their names in the rule. Counted from 1, in
+            a graph by the longest way from a₀; all readouts are in the last.
         macs: multiply–accumulate operations of one run.
         weights: inputs that are a layer's weight, or have the same values as it or its transpose:
             (layer, whether transposed) of each.
@@ -54,6 +58,12 @@ class Traced:
     layers: Mapping[int, tuple[str, ...]]
     macs: int
     weights: Mapping[Node, tuple[int, bool]]
+
+    def synapses(self, layer: int) -> list[Node]:
+        """The inputs that are a layer's weights."""
+        names = self.layers[layer]
+        found = [self.state[name] for name in names if self.state[name] in self.weights]
+        return [node for node in found if self.weights[node][0] == layer]
 
 
 def trace(rule: Rule, x: Tensor, target: Tensor) -> Traced:
@@ -85,13 +95,13 @@ def trace(rule: Rule, x: Tensor, target: Tensor) -> Traced:
     (output,) = (node for node in graph.nodes if node.op == "output")
     *updates, error = cast(list[Node], output.args[0])
     by_name = dict(zip(names, inputs[: len(names)], strict=True))
-    layers = _layers(rule)
+    layers, synapses = _layers(rule), _synapses(rule)
     values = {by_name[name]: value for name, value in state.items()} | {
         node: cast(Tensor, getattr(module, str(node.target)))
         for node in graph.nodes
         if node.op == "get_attr"
     }
-    own = {by_name[parts[0]]: (l, False) for l, parts in layers.items()}
+    own = {by_name[name]: place for name, place in synapses.items()}
     return Traced(
         graph,
         by_name,
@@ -101,7 +111,7 @@ def trace(rule: Rule, x: Tensor, target: Tensor) -> Traced:
         error,
         layers,
         counter.get_total_flops() // 2,
-        _copies({l: state[parts[0]] for l, parts in layers.items()}, values) | own,
+        _copies({name: state[name] for name in synapses}, synapses, values) | own,
     )
 
 
@@ -140,26 +150,50 @@ def _line(modules: set[str]) -> str:
 
 
 def _layers(rule: Rule) -> dict[int, tuple[str, ...]]:
-    """What belongs to each stage: the synapse's weight first, its bias, the modules behind it."""
-    layers: dict[int, tuple[str, ...]] = {}
+    """What belongs to each layer: weights, biases, the modules behind its synapses."""
+    network = rule.network
     known = dict(rule.named_parameters()) | dict(rule.named_buffers())
-    for l, stage in enumerate(rule.network.stages, start=1):
-        modules = [part.name for part in (*stage.elementwise, *stage.reshaping)]
-        prefixes = tuple(f"model.{name}." for name in (stage.name, *modules))
-        weight = f"model.{stage.name}.weight"
-        others = (name for name in known if name.startswith(prefixes) and name != weight)
-        layers[l] = (weight, *others)
-    return layers
+    layers: dict[int, list[str]] = {}
+    parts = [
+        (l, part)
+        for l, stage in zip(network.layers(), network.stages, strict=True)
+        for part in (stage.part, *stage.elementwise, *stage.reshaping)
+    ]
+    if network.graph is not None:
+        depth = depths(network.graph)
+        parts += [
+            (max(1, depth[operation.number]), operation.call)
+            for operation in network.graph.body
+            if isinstance(operation.call, Part)
+        ]
+    for l, part in parts:
+        mine = layers.setdefault(l, [])
+        mine += [f"model.{name}" for _, name in part.parameters]
+        mine += [name for name in known if name.startswith(f"model.{part.name}.")]
+    return {l: tuple(dict.fromkeys(names)) for l, names in sorted(layers.items())}
+
+
+def _synapses(rule: Rule) -> dict[str, tuple[int, bool]]:
+    """The layer of each weight, and whether its first index is that of its inputs."""
+    found: dict[str, tuple[int, bool]] = {}
+    for stage, l in zip(rule.network.stages, rule.network.layers(), strict=True):
+        if not isinstance(stage.part.module, Diagonal):
+            name = f"model.{stage.parameter('weight')}"
+            found[name] = l, isinstance(stage.part.module, TRANSPOSED)
+    return found
 
 
 def _copies(
-    weights: Mapping[int, Tensor], values: Mapping[Node, Tensor]
+    weights: Mapping[str, Tensor],
+    places: Mapping[str, tuple[int, bool]],
+    values: Mapping[Node, Tensor],
 ) -> dict[Node, tuple[int, bool]]:
     """Values that equal a layer's weight or its transpose: (layer, whether transposed)."""
     copies: dict[Node, tuple[int, bool]] = {}
-    for l, weight in weights.items():
-        for transposed, candidate in enumerate((weight, weight.transpose(0, 1))):
+    for name, weight in weights.items():
+        l, turned = places[name]
+        for transposed, candidate in ((turned, weight), (not turned, weight.transpose(0, 1))):
             for node, value in values.items():
                 if value.shape == candidate.shape and value.any() and value.equal(candidate):
-                    copies.setdefault(node, (l, bool(transposed)))
+                    copies.setdefault(node, (l, transposed))
     return copies

@@ -16,7 +16,7 @@ from forwardly.audit import audit as measure
 from forwardly.audit.page import render
 from forwardly.audit.pipeline import Schedules, letters, schedules, text
 from forwardly.commands.console import PlainConsole, bars
-from forwardly.errors import check_rules
+from forwardly.errors import UsageError, check_rules
 from forwardly.experiments.provenance import provenance
 from forwardly.experiments.run_folder import RunFolder
 from forwardly.experiments.settings import LAYERS, MOST_UNITS, Must, at_least, at_most, require
@@ -28,12 +28,13 @@ from forwardly.rules.plugins import all_rules
 _CLASSES = 10
 _IMAGE = (1, 12, 12)
 _MOST_RANKS, _MOST_PARTS = at_most(64), at_most(256)
+_CHAINS = "mlp", "conv"
 
 
 def audit(
     *,
     rules: tuple[str, ...] = (),
-    model: Literal["mlp", "conv"] = "mlp",
+    model: Literal["mlp", "conv", "resmlp", "resnet8", "vit"] = "mlp",
     hidden: tuple[int, ...] = (32, 32, 32),
     batch: int = 16,
     device: str = "cpu",
@@ -48,11 +49,14 @@ def audit(
     Parameters
     ----------
     rules
-        Rules to audit, those of other installed packages too (default: all).
+        Rules to audit, those of other installed packages too (default: all that take the model).
     model
-        mlp, of 64 inputs and the hidden layers given; or conv, two convolutions and a hidden layer.
+        mlp, of 64 inputs and the hidden layers given; conv, two convolutions and a hidden layer;
+        resmlp, whose hidden layers, all of one size, add to what they are given; resnet8; or vit,
+        a transformer of two blocks.
     hidden
-        Sizes of the mlp's hidden layers; two at least tell rules apart that are one with one.
+        Sizes of the hidden layers (mlp, resmlp); two at least tell rules apart that are one with
+        one.
     batch
         Samples in the batch.
     device
@@ -65,18 +69,31 @@ def audit(
         Folder to write to; it must not hold anything yet (default: runs/audit/TIME).
     """
     known, _ = all_rules()
-    chosen = rules or tuple(known)
+    taking = [name for name, kind in known.items() if model in _CHAINS or not kind.needs_chain]
+    chosen = rules or tuple(taking)
     check_rules(chosen, known)
+    if refused := [name for name in chosen if name not in taking]:
+        raise UsageError(
+            f"{refused[0]} takes chains of layers alone, the models mlp and conv; the rules that "
+            f"take {model} are {', '.join(taking)}"
+        )
     require(at_least(1), batch=batch)
     require(at_most(1_000_000), batch=batch)
     require(MOST_UNITS, hidden=hidden)
     require(Must("one or more sizes of at least 1", LAYERS.holds), hidden=hidden)
-    shape = (64,) if model == "mlp" else _IMAGE
+    if model == "resmlp":
+        same = Must("sizes that are all the same", lambda sizes: len({*sizes}) == 1)
+        require(same, hidden=hidden)
+    shape = (64,) if model in {"mlp", "resmlp"} else _IMAGE
+    if pipeline and model not in _CHAINS:
+        raise UsageError(
+            f"a pipeline is of chains of layers, the models mlp and conv; given {model}"
+        )
     for which, number in zip(("ranks", "microbatches"), pipeline or (), strict=False):
         require(at_least(1), **{f"pipeline's {which}": number})
         require(_MOST_RANKS if which == "ranks" else _MOST_PARTS, **{f"pipeline's {which}": number})
     generator, other = (torch.Generator().manual_seed(0) for _ in range(2))
-    reference = Backprop(_model(model, hidden, other), nn.CrossEntropyLoss())
+    reference = Backprop(_model(model, hidden, other), nn.CrossEntropyLoss(), input_shape=shape)
     taken = choose(device, multiply_adds(reference, shape, batch))
     where = taken.device
     folder = RunFolder.new(out, "audit")
@@ -96,22 +113,31 @@ def audit(
             reports[name] = measure(rule.to(where), x, target)
             built[name] = rule
             progress.advance(bar)
-    checkpointed = checkpointed_backprop(reference.to(where), x, target)
-    words = "two convolutions and a hidden layer"
-    if model == "mlp":
-        words = f"hidden layers of {', '.join(map(str, hidden))} units"
+    checkpointed = None
+    if model in _CHAINS:
+        peak, macs = checkpointed_backprop(reference.to(where), x, target)
+        checkpointed = {"peak_bytes": peak, "macs": macs}
+    units = f"hidden layers of {', '.join(map(str, hidden))} units"
+    words = {
+        "mlp": units,
+        "conv": "two convolutions and a hidden layer",
+        "resmlp": f"{units}, which add to what they are given",
+        "resnet8": "ResNet-8",
+        "vit": "a vision transformer of two blocks",
+    }[model]
     content = {
         "model": str(reference.model),
         "batch": batch,
         "rules": {name: report.as_data() for name, report in reports.items()},
-        "checkpointed_backprop": {"peak_bytes": checkpointed[0], "macs": checkpointed[1]},
+        "checkpointed_backprop": checkpointed,
         **taken.as_data(),
         **provenance(),
     }
     plan = None if pipeline is None else schedules(built, *pipeline)
     if plan is not None:
         content["pipeline"] = plan.as_data()
-    page = render(reports, f"{words}, a batch of {batch} samples", checkpointed, plan)
+    of_backprop = (checkpointed["peak_bytes"], checkpointed["macs"]) if checkpointed else None
+    page = render(reports, f"{words}, a batch of {batch} samples", of_backprop, plan)
     folder.write_json("audit.json", content)
     folder.write("audit.html", page)
     _show(reports, console)
@@ -122,9 +148,19 @@ def audit(
     return 0
 
 
-def _model(kind: str, hidden: tuple[int, ...], generator: torch.Generator) -> nn.Sequential:
+def _model(kind: str, hidden: tuple[int, ...], generator: torch.Generator) -> nn.Module:
     if kind == "mlp":
         return models.mlp(64, hidden, _CLASSES, generator=generator)
+    if kind not in _CHAINS:
+        with torch.random.fork_rng(devices=()):  # pyright: ignore[reportUnknownMemberType]
+            torch.default_generator.manual_seed(0)
+            if kind == "resmlp":
+                return models.ResidualMLP(64, hidden[0], len(hidden) - 1, outputs=_CLASSES)
+            if kind == "resnet8":
+                return models.ResNet(8, channels=1, outputs=_CLASSES)
+            return models.VisionTransformer(
+                _IMAGE[-1], width=16, depth=2, heads=2, channels=1, outputs=_CLASSES
+            )
     return nn.Sequential(
         nn.Conv2d(1, 4, 3, bias=False),
         nn.ReLU(),

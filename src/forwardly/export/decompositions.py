@@ -169,9 +169,17 @@ def _convolution_backward(
     wanted: Sequence[bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     del bias_sizes, output_padding
-    if transposed:
-        raise UsageError("the derivative of a transposed convolution cannot be exported")
     for_x = for_weight = for_bias = None
+    if wanted[2]:
+        for_bias = signal.sum([0, *range(2, signal.dim())])
+    if transposed:  # the adjoint of the convolution from the signal's places to those of x
+        like = (stride, padding, dilation)
+        if wanted[0]:
+            none = [0] * len(stride)
+            for_x = aten.convolution(signal, weight, None, *like, False, none, groups)
+        if wanted[1]:
+            for_weight = _correlation(signal, x, weight, *like, groups)
+        return for_x, for_weight, for_bias
     spread = [(size - 1) * d + 1 for size, d in zip(weight.shape[2:], dilation, strict=True)]
     if wanted[0]:
         left = [
@@ -188,8 +196,6 @@ def _convolution_backward(
         for_x = own[0] if groups == 1 else torch.cat(own, 1)
     if wanted[1]:
         for_weight = _correlation(x, signal, weight, stride, padding, dilation, groups)
-    if wanted[2]:
-        for_bias = signal.sum([0, *range(2, signal.dim())])
     return for_x, for_weight, for_bias
 
 

@@ -25,9 +25,16 @@ from torch.nn import functional
 from torch.utils._pytree import tree_leaves
 
 from forwardly.network.diagonal import Diagonal
-from forwardly.network.kinds import ACTIVATIONS, ALL_ACTIVATIONS, ALL_DROPOUTS, ALL_NORMS, RESHAPES
+from forwardly.network.kinds import (
+    ACTIVATIONS,
+    ALL_ACTIVATIONS,
+    ALL_DROPOUTS,
+    ALL_NORMS,
+    RESHAPES,
+    UntraceableError,
+)
 from forwardly.network.stage import Part, Stage
-from forwardly.network.trace import SAMPLES, UntraceableError
+from forwardly.network.trace import SAMPLES
 
 
 class Value(NamedTuple):
@@ -494,6 +501,15 @@ class Analysis:
             isinstance(value, Tensor) and value.dim() > 1 and value.shape[0] == n
             for value, n in zip(pair, SAMPLES, strict=True)
         )
+
+
+def depths(graph: Graph) -> dict[int, int]:
+    """The most synapses that a way from a₀ to each value passes."""
+    found = {graph.a_0: 0}
+    for op in graph.body:
+        before = max((found.get(number, 0) for number in op.inputs), default=0)
+        found[op.number] = before + _is_synapse(op)
+    return found
 
 
 def with_liveness(

@@ -1,4 +1,7 @@
-"""The modules of torch that a network may be made of, by what they do in a stage; and losses."""
+"""The modules of torch that a network may be made of, by what they do in a stage; and losses.
+
+And the error that says that a model is made of something else.
+"""
 
 from __future__ import annotations
 
@@ -35,6 +38,11 @@ SCALING_NORMS = (*NORMS, nn.BatchNorm3d, nn.GroupNorm, nn.RMSNorm, *INSTANCE_NOR
 ALL_NORMS = (*SCALING_NORMS, nn.LocalResponseNorm)
 ALL_ACTIVATIONS = (*ACTIVATIONS, nn.Softmax, nn.LogSoftmax, nn.Softmin, nn.Softmax2d)
 """These, with what they add to the above, have a meaning of their own in any model."""
+
+
+class UntraceableError(TypeError):
+    """Why a model cannot be read; as text, what to do."""
+
 
 DROPOUT_FUNCTIONS = {
     functional.dropout: nn.Dropout,

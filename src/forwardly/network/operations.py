@@ -27,9 +27,9 @@ from forwardly.network.graph import (
     is_elementwise,
     name_of,
 )
-from forwardly.network.kinds import ALL_SYNAPSES, DROPOUT_FUNCTIONS
+from forwardly.network.kinds import ALL_SYNAPSES, DROPOUT_FUNCTIONS, UntraceableError
 from forwardly.network.stage import Part, Stage
-from forwardly.network.trace import Trace, UntraceableError
+from forwardly.network.trace import Trace
 
 _FUNCTIONAL: dict[Any, type[nn.Module]] = {
     functional.linear: nn.Linear,
@@ -58,6 +58,8 @@ _MODULES: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
     "tanh": (nn.Tanh, ()),
 }
 """For functions and methods the module that does the same, and the names of its arguments."""
+_LOGIC = {"and_", "or_", "not_"}
+"""Operators that are named as if they wrote over something."""
 _CONVOLUTION = ("stride", "padding", "dilation", "groups")
 _TRANSPOSED = ("stride", "padding", "output_padding", "groups", "dilation")
 
@@ -248,12 +250,17 @@ class _Reader:
             if stage is not None:
                 entering = arguments[0] if arguments else options["input"]
                 return stage, (entering,), {}, None
+        if target is functional.multi_head_attention_forward:
+            raise UntraceableError(
+                "multi_head_attention_forward(…) has synapses inside, where no rule can teach "
+                "them: use nn.MultiheadAttention"
+            )
         if "out" in options:
             raise UntraceableError(
                 f"{name_of(Function(target))}(out=…) writes over a tensor: leave it"
             )
         name = getattr(target, "__name__", "")
-        if name.endswith("_") and not name.endswith("__"):
+        if name.endswith("_") and not name.endswith("__") and name not in _LOGIC:
             home = functional if hasattr(functional, name[:-1]) else torch
             if not hasattr(home, name[:-1]):
                 raise UntraceableError(f"{name} writes over a tensor: write the model without it")

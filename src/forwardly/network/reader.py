@@ -29,7 +29,7 @@ from forwardly.network.alterations import (
     overrides,
 )
 from forwardly.network.diagonal import Diagonal
-from forwardly.network.graph import Graph, changes_values, described
+from forwardly.network.graph import Graph, changes_values, depths, described
 from forwardly.network.kinds import (
     ALL_BATCH_NORMS,
     ALL_DROPOUTS,
@@ -187,6 +187,20 @@ class Network:
         layers = self.probe(input_shape)
         a_0 = layers[0].pre if self.graph is None else self.step().prepare(self._example)
         return (a_0[0].numel(), *(layer.a[0].numel() for layer in layers))
+
+    def layers(self) -> tuple[int, ...]:
+        """The layer of each stage, from 1: in a graph by the longest way from a₀ to its units.
+
+        All readouts are in the last. A scale or shift is in the layer whose units it is of.
+        """
+        if self.graph is None:
+            return tuple(stage.l for stage in self.stages)
+        depth = depths(self.graph)
+        found = [max(1, depth[site.z]) for site in self.graph.sites]
+        last = max(found)
+        return tuple(
+            last if site.is_readout else l for l, site in zip(found, self.graph.sites, strict=True)
+        )
 
     def check_prepared(self, a_0: Float[Tensor, "..."]) -> None:
         """Refuse an input of a shape or dtype that the first synapse does not take."""

@@ -200,7 +200,11 @@ class Stage:
 
     def unit_dimension(self, z: Tensor) -> int:
         """Which dimension of z counts the synapse's units (channels, for a convolution)."""
-        return z.dim() - 1 if isinstance(self.synapse, nn.Linear) else 1
+        module = self.part.module
+        is_last = (
+            not module.channels if isinstance(module, Diagonal) else isinstance(module, nn.Linear)
+        )
+        return z.dim() - 1 if is_last else 1
 
     def check_presynaptic(self, pre: Float[Tensor, "..."]) -> None:
         """Refuse an activity of a shape that the synapse does not take."""

@@ -12,20 +12,24 @@ value is; what depends on the numbers in a tensor, or on how many samples there 
 from __future__ import annotations
 
 import copy
+import inspect
 import operator
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 from torch.fx.proxy import Attribute
+from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from forwardly.errors import in_a_line
-from forwardly.network.kinds import DROPOUT_FUNCTIONS, SUPPORTED
+from forwardly.network.attention import written_out
+from forwardly.network.kinds import DROPOUT_FUNCTIONS, SUPPORTED, UntraceableError
 
 SAMPLES = 2, 3
 """How many each example has; they tell dimensions that count samples from others."""
@@ -51,10 +55,6 @@ class Trace(NamedTuple):
     values: dict[fx.Node, tuple[Any, Any]]
     by_shape: bool
     constants: dict[str, Tensor]
-
-
-class UntraceableError(TypeError):
-    """Why a model cannot be read; as text, what to do."""
 
 
 def trace(model: nn.Module, examples: tuple[Tensor, Tensor]) -> Trace:
@@ -101,12 +101,16 @@ def undisturbed_randomness(like: Tensor) -> Generator[None]:
 
 
 class WithoutDropout(TorchFunctionMode):
-    """Within it, dropout of any tensor is the tensor itself."""
+    """Within it, dropout of any tensor is the tensor itself, that of torch's attention too."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Torch's protocol."""
         if func in DROPOUT_FUNCTIONS:
             return args[0] if args else kwargs["input"]
+        if func is functional.multi_head_attention_forward:  # which has one inside
+            bound = inspect.signature(func).bind(*args, **(kwargs or {}))
+            bound.arguments["dropout_p"] = 0.0
+            return func(*bound.args, **bound.kwargs)
         return func(*args, **(kwargs or {}))
 
 
@@ -148,7 +152,9 @@ class _Tracer(fx.Tracer):
         self._running = False
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Those of torch but for containers, and what chains may have."""
+        """Those of torch but for containers and attention, and what chains may have."""
+        if written_out(m) is not None:
+            return False
         return isinstance(m, SUPPORTED) or super().is_leaf_module(m, module_qualified_name)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
@@ -162,6 +168,9 @@ class _Tracer(fx.Tracer):
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         if self._running:
             return forward(*args, **kwargs)
+        written = written_out(m)
+        if written is not None:
+            forward = partial(written, m)
         return super().call_module(m, forward, args, kwargs)
 
     def create_arg(self, a: Any) -> Any:

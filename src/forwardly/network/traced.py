@@ -18,21 +18,19 @@ from forwardly.errors import in_a_line
 from forwardly.network.chains import chain_of
 from forwardly.network.diagonal import Diagonal
 from forwardly.network.graph import Analysis, Graph, Operation, Site, with_liveness
-from forwardly.network.kinds import ALL_BATCH_NORMS, ALL_DROPOUTS, ALL_SYNAPSES
+from forwardly.network.kinds import ALL_BATCH_NORMS, ALL_DROPOUTS, ALL_SYNAPSES, UntraceableError
 from forwardly.network.operations import operations_of
 from forwardly.network.stage import Part, Stage, key_of
 from forwardly.network.trace import (
     SAMPLES,
-    UntraceableError,
     WithoutDropout,
     trace,
     undisturbed_randomness,
 )
 
 _FUSED = (
-    *(nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention, nn.Transformer, nn.Bilinear),
-    *(nn.TransformerEncoder, nn.TransformerDecoder),
-    *(nn.TransformerEncoderLayer, nn.TransformerDecoderLayer),
+    *(nn.RNNBase, nn.RNNCellBase, nn.Bilinear),
+    *(nn.Transformer, nn.TransformerDecoder, nn.TransformerDecoderLayer),
 )
 _RANDOM = (nn.RReLU, nn.AlphaDropout, nn.FeatureAlphaDropout, nn.FractionalMaxPool2d)
 

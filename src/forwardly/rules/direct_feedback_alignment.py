@@ -7,7 +7,8 @@ arXiv 1609.01596.
     output           ΔW_L = e a_{L−1}ᵀ
 
 Shapes
-    e (n, k); B_l (n_l, k), n_l the numbers of one sample's z_l: the whole map of a convolution.
+    e (n, k); B_l (n_l, k), n_l the numbers of one sample's z_l: the whole map of a convolution; or
+    one row a channel, see ``feedback.per_channel``.
 
 Deviations
     σ′ is the derivative of the elementwise modules after the synapse, the statistics of
@@ -30,9 +31,13 @@ from forwardly.rules.papers import paper
 
 
 def matrices(
-    rule: Rule, backward: feedback.Initialiser, generator: torch.Generator | None
+    rule: Rule,
+    backward: feedback.Initialiser | feedback.PerChannel,
+    generator: torch.Generator | None,
 ) -> dict[str, Tensor]:
-    """B_1 … B_{L−1} for a rule, (n_l, k) each, by these names; one where units are the same."""
+    """B_1 … B_{L−1} for a rule, by these names, as ``feedback.to_layer`` says; one where units are
+    the same.
+    """
     layers = rule.network.probe(rule.input_shape)
     k = layers[-1].a[0].numel()
     drawn: dict[str, Tensor] = {}
@@ -40,9 +45,8 @@ def matrices(
         rule.network.check_by_sample(stage, type(rule).__name__)
         if stage.is_readout or stage.same_units < stage.l:
             continue
-        name, units = f"B_{stage.l}", layer.z[0].numel()
-        feedback.check_number(name, units, k)
-        drawn[name], *_ = feedback.drawn(backward, (units, k), generator, layer.z)
+        name = f"B_{stage.l}"
+        drawn[name] = feedback.to_layer(name, backward, stage, layer.z, k, generator)
     return drawn
 
 
@@ -72,8 +76,7 @@ def send_error_to_all(
         post = e.reshape(layer.z.shape) if stage.is_readout else None
         if post is None:
             B = cast(Tensor, getattr(rule, f"B_{l}"))
-            feedback.check_sizes(f"B_{l}", B, layer.z, e.shape[1])
-            signal = (e @ B.T).reshape(layer.z.shape)
+            signal = feedback.sent(f"B_{l}", B, e, layer.z)
             post = step.through_elementwise(stage, layer.z, signal)
             if also is not None:
                 also(l, layer, e)
@@ -90,13 +93,14 @@ class DirectFeedbackAlignment(Rule):
     Args:
         model: see ``Rule``. Only synapses may have parameters that require a gradient.
         loss: see ``Rule``.
-        backward: how the feedback matrices are drawn, from (n_l, k) of each layer.
+        backward: how the feedback matrices are drawn, from (n_l, k) of each layer; for large maps
+            ``feedback.per_channel()``.
         input_shape: shape of x without the batch; needed only if the first synapse is a
             convolution.
         error: see ``Rule``.
         generator: where they are drawn from; torch's global generator if None.
 
-    The buffers ``B_1`` … ``B_{L−1}`` are (n_l, k).
+    The buffers ``B_1`` … ``B_{L−1}`` are (n_l, k), or as ``feedback.per_channel`` says.
 
     Raises what ``Rule`` does.
     """
@@ -116,7 +120,7 @@ class DirectFeedbackAlignment(Rule):
         model: nn.Module,
         loss: nn.Module,
         *,
-        backward: feedback.Initialiser = feedback.uniform(1.0),
+        backward: feedback.Initialiser | feedback.PerChannel = feedback.uniform(1.0),
         input_shape: tuple[int, ...] | None = None,
         error: Callable[[Tensor, Tensor], Tensor] | None = None,
         generator: torch.Generator | None = None,

@@ -16,7 +16,8 @@ B_{l+1}, as it does to W_Lᵀ in the end: B_l inverts the layers above rather th
 The two are one where W_{l+1} W_{l+1}ᵀ is the identity.
 
 Shapes
-    e (n, k); B_l (n_l, k), n_l the numbers of one sample's z_l: the whole map of a convolution.
+    e (n, k); B_l (n_l, k), n_l the numbers of one sample's z_l: the whole map of a convolution; or
+    one row a channel, which learns the sum over its places, see ``feedback.per_channel``.
 
 Deviations
     As in ``direct_feedback_alignment``, B_l reaches the layer before its pooling, and so learns
@@ -28,7 +29,7 @@ Deviations
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import final
+from typing import cast, final
 
 import torch
 from torch import Tensor, nn
@@ -50,13 +51,14 @@ class DirectKolenPollack(Rule):
     Args:
         model: see ``Rule``. Only synapses may have parameters that require a gradient.
         loss: see ``Rule``.
-        backward: how the feedback matrices are drawn, from (n_l, k) of each layer.
+        backward: how the feedback matrices are drawn, from (n_l, k) of each layer; for large maps
+            ``feedback.per_channel()``.
         input_shape: shape of x without the batch; needed only if the first synapse is a
             convolution.
         error: see ``Rule``.
         generator: where they are drawn from; torch's global generator if None.
 
-    The parameters ``B_1`` … ``B_{L−1}`` are (n_l, k).
+    The parameters ``B_1`` … ``B_{L−1}`` are (n_l, k), or as ``feedback.per_channel`` says.
 
     Raises what ``Rule`` does.
     """
@@ -75,7 +77,7 @@ class DirectKolenPollack(Rule):
         model: nn.Module,
         loss: nn.Module,
         *,
-        backward: feedback.Initialiser = feedback.uniform(1.0),
+        backward: feedback.Initialiser | feedback.PerChannel = feedback.uniform(1.0),
         input_shape: tuple[int, ...] | None = None,
         error: Callable[[Tensor, Tensor], Tensor] | None = None,
         generator: torch.Generator | None = None,
@@ -89,7 +91,8 @@ class DirectKolenPollack(Rule):
         learned: dict[str, Tensor] = {}
 
         def learn(l: int, layer: Activity, e: Tensor) -> None:
-            learned[f"rule.B_{l}"] = layer.h.flatten(1).T @ (e / e.shape[0])
+            B = cast(Tensor, getattr(self, f"B_{l}"))
+            learned[f"rule.B_{l}"] = feedback.correlation(B, layer.h, e / e.shape[0])
 
         credit = send_error_to_all(self, x, target, step, learn)
         credit.updates.update(learned)

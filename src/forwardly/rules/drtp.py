@@ -9,7 +9,8 @@ Feedforward Training of Deep Neural Networks", Frontiers in Neuroscience 15, 202
 t is the target as the loss compares it: one-hot for classes.
 
 Shapes
-    t, e (n, k); B_l (n_l, k), n_l the numbers of one sample's z_l: the whole map of a convolution.
+    t, e (n, k); B_l (n_l, k), n_l the numbers of one sample's z_l: the whole map of a convolution;
+    or one row a channel, see ``feedback.per_channel``.
 
 Deviations
     The sign: the error of the right class is negative, so −t stands for e. As B and −B have the
@@ -38,7 +39,8 @@ class DRTP(Rule, ByStage):
     """Fixed random projections of the target teach each hidden layer (Frenkel et al. 2021).
 
     Args:
-        backward: how the feedback matrices are drawn, from (n_l, k) of each layer.
+        backward: how the feedback matrices are drawn, from (n_l, k) of each layer; for large maps
+            ``feedback.per_channel()``.
 
     Otherwise takes what ``DirectFeedbackAlignment`` does, but for ``error``: the loss must be one
     of ``forwardly.losses``, which says what its target is in numbers. Raises what ``Rule`` does.
@@ -60,7 +62,7 @@ class DRTP(Rule, ByStage):
         model: nn.Module,
         loss: nn.Module,
         *,
-        backward: feedback.Initialiser = feedback.uniform(1.0),
+        backward: feedback.Initialiser | feedback.PerChannel = feedback.uniform(1.0),
         input_shape: tuple[int, ...] | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
@@ -97,10 +99,8 @@ class DRTP(Rule, ByStage):
         return step.update(stage, e.reshape(layer.z.shape), layer.pre)
 
     def _hidden(self, stage: Stage, layer: Activity, t: Tensor, step: Step) -> dict[str, Tensor]:
-        l = stage.same_units
-        B = self.get_buffer(f"B_{l}")
-        feedback.check_sizes(f"B_{l}", B, layer.z, t.shape[1])
-        signal = -(t @ B.T).reshape(layer.z.shape)
+        name = f"B_{stage.same_units}"
+        signal = -feedback.sent(name, self.get_buffer(name), t, layer.z)
         delta = step.through_elementwise(stage, layer.z, signal)
         return step.update(stage, delta, layer.pre)
 
@@ -109,7 +109,7 @@ class DRTP(Rule, ByStage):
         matrices = [name for name, _ in self.named_buffers(recurse=False) if name[:2] == "B_"]
         if not matrices:
             return target  # there is no hidden layer to teach
-        n, k = target.shape[0], self.get_buffer(matrices[0]).shape[1]
+        n, k = target.shape[0], self.get_buffer(matrices[0]).shape[-1]
         shape = (n, k) if isinstance(self.loss, nn.CrossEntropyLoss) else tuple(target.shape)
         dtype = self.network.stages[0].synapse.weight.dtype
         t = losses.encoded(self.loss, target, shape, dtype).reshape(n, -1)

@@ -239,6 +239,18 @@ def _initialiser(value: object) -> Any:
     return value if callable(value) or isinstance(value, Tensor) else _REFUSED
 
 
+def _by_channel(value: object) -> Any:
+    if isinstance(value, feedback.PerChannel):
+        return value
+    written = re.fullmatch(r"per_channel(?:\((.*)\))?", str(value))
+    if written is None:
+        return _REFUSED
+    try:
+        return feedback.per_channel(*[float(scale) for scale in written.groups() if scale])
+    except ValueError:
+        return _REFUSED
+
+
 _KINDS: dict[Any, _Kind] = {
     bool: _Kind("true or false", _truth),
     int: _Kind("a whole number", _whole),
@@ -246,6 +258,7 @@ _KINDS: dict[Any, _Kind] = {
     str: _Kind("text", str),
     NoneType: _Kind("none", _none),
     feedback.Initialiser: _Kind("the scale of feedback.uniform", _initialiser),
+    feedback.PerChannel: _Kind("per_channel or per_channel(SCALE)", _by_channel),
 }
 
 

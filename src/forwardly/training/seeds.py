@@ -27,6 +27,8 @@ from forwardly.data import Augmentation, Split
 from forwardly.errors import UsageError, whole_number
 from forwardly.fast.cuda.captured import Captured
 from forwardly.metrics import correct
+from forwardly.network.graph import Attribute, Constant, Operation, described
+from forwardly.network.stage import Part, Stage
 from forwardly.rule import Rule
 from forwardly.training.batches import InMemory
 from forwardly.training.functional import State, descents_of, load, run_of
@@ -342,12 +344,7 @@ def _check(runs: Sequence[Run]) -> None:
             )
         if getattr(run.optimizer, "precision", "full") != "full":
             raise UsageError('runs at once have the precision "full"; given "bf16"')
-        if run.rule.network.graph is not None:
-            raise UsageError(
-                f"the model of {name} is no chain of layers, which runs at once are for: train one "
-                "run after the other with fit"
-            )
-        if run.rule.network.altered:
+        if _is_altered(run.rule):
             raise UsageError(
                 f"the model of {name} has hooks, or methods of its own, which runs at once would "
                 "not call for each: train one run after the other with fit"
@@ -369,6 +366,25 @@ def _check(runs: Sequence[Run]) -> None:
         raise UsageError("each run has a model, a rule and an optimizer of its own")
 
 
+def _is_altered(rule: Rule) -> bool:
+    """Whether a module of the model has hooks, or does not what torch's class does."""
+    graph = rule.network.graph
+    if graph is None:
+        return bool(rule.network.altered)
+    calls = [operation.call for operation in (*graph.preparation, *graph.body)]
+    parts = [call.part if isinstance(call, Stage) else call for call in calls]
+    return any(isinstance(part, Part) and part.altered for part in parts)
+
+
+def _in_words(operation: Operation) -> str:
+    """What an operation of a graph does, whatever the values of parameters and buffers."""
+    call = operation.call
+    if isinstance(call, Constant):
+        return f"a constant of {call.tensor.tolist()}"  # pyright: ignore[reportUnknownMemberType]
+    what = call.parameter or call.name if isinstance(call, Attribute) else described(operation)
+    return f"{what} of {operation.arguments}, {operation.options}"
+
+
 def _form(run: Run) -> dict[str, Any]:
     """What runs at once share, in words."""
     rule = run.rule
@@ -381,4 +397,7 @@ def _form(run: Run) -> dict[str, Any]:
         form[name] = f"{shape_of(tensor)} {tensor.dtype} on {tensor.device}"
     for name, descent in descents_of(rule, run.optimizer).items():
         form[f"optimizer's settings of {name}"] = descent._replace(lr=0.0)
+    graph = rule.network.graph
+    for operation in () if graph is None else (*graph.preparation, *graph.body):
+        form[f"operation {operation.number}"] = _in_words(operation)
     return form | {"trained parameters": sorted(rule.trained)}
