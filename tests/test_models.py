@@ -133,7 +133,7 @@ def test_they_are_saved_and_loaded(network: str, tmp_path: Path) -> None:
     assert_close(other(x, target), rule(x, target), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("model", ["resmlp", "resnet8", "vit"])
+@pytest.mark.parametrize("model", ["resmlp", "resnet8", "vit", "vit8"])
 def test_train(model: str, command: Callable[..., CompletedProcess[str]], tmp_path: Path) -> None:
     numbers = np.random.default_rng(0)
     images = numbers.random((60, 1, 8, 8), dtype=np.float32)

@@ -54,7 +54,7 @@ DATA = Must(
     lambda data: data in DATA_SETS or read.is_file_name(data),
 )
 
-WHOLE = "resmlp", "resnet8", "resnet20", "vit"
+WHOLE = "resmlp", "resnet8", "resnet20", "vit", "vit8"
 """Models that are no chains."""
 
 _ADDED: Mapping[str, Any] = {
@@ -98,8 +98,8 @@ class Recipe:
         options: of the rule, see ``rules.options``; with weight mirroring "projection" is the scale
             of a factored F, ``feedback.product``.
         model: mlp; conv for one convolution of 5 × 5, pooling and a readout; resmlp, whose hidden
-            layers, all of one size, add to what they are given; for small images resnet8, resnet20
-            and vit, which are what their papers say.
+            layers, all of one size, add to what they are given; for small images resnet8, resnet20,
+            vit, and vit8, whose patches are of 8 pixels instead of 4: what their papers say.
         hidden: sizes of the hidden layers ("mlp", "resmlp"), or the channels of the convolution
             ("conv").
         initial: How weights are drawn: he, or torch as its layers are.
@@ -182,7 +182,7 @@ class Recipe:
             )
         if self.model in WHOLE:
             _check_whole(self)
-        if self.conv_rate != 1 and self.model not in {"conv", "resnet8", "resnet20", "vit"}:
+        if self.conv_rate != 1 and self.model not in {"conv", *WHOLE} - {"resmlp"}:
             raise UsageError(
                 f"conv_rate is of convolutions, and the model {self.model} has none; "
                 f"given {self.conv_rate}"
@@ -398,13 +398,14 @@ def _whole_model(recipe: Recipe, shape: tuple[int, ...], outputs: int) -> nn.Mod
     if recipe.model == "resmlp":
         width, depth = recipe.hidden[0], len(recipe.hidden) - 1
         return models.ResidualMLP(math.prod(shape), width, depth, outputs=outputs)
-    if len(shape) != 3 or (recipe.model == "vit" and (shape[1] != shape[2] or shape[1] % 4)):
+    patch = {"vit": 4, "vit8": 8}.get(recipe.model)
+    if len(shape) != 3 or (patch and (shape[1] != shape[2] or shape[1] % patch)):
+        square = f", square ones of {patch} × {patch} patches" if patch else ""
         raise ValueError(
-            f"the model {recipe.model} needs images, for vit square ones of 4 × 4 patches; samples "
-            f"of this data set are {shape}"
+            f"the model {recipe.model} needs images{square}; samples of this data set are {shape}"
         )
-    if recipe.model == "vit":
-        return models.VisionTransformer(shape[1], channels=shape[0], outputs=outputs)
+    if patch:
+        return models.VisionTransformer(shape[1], patch=patch, channels=shape[0], outputs=outputs)
     depth = int(recipe.model.removeprefix("resnet"))
     return models.ResNet(depth, channels=shape[0], outputs=outputs)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from forwardly.errors import UsageError
 from forwardly.experiments.experiment import Experiment
 from forwardly.experiments.published import (
+    any_module,
     bfloat16,
     dellaferrera2022_table1,
     dellaferrera2022_tutorial,
@@ -39,6 +40,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         unbound_depth,
         unbound_convolution,
         unbound_rules,
+        any_module,
     )
 }
 
