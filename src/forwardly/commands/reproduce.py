@@ -63,7 +63,7 @@ def reproduce(
         The experiment: dellaferrera2022_table1, dellaferrera2022_tutorial, srinivasan2023_table,
         srinivasan2023_depth, hinton2022, bfloat16, unbound_cifar10, unbound_cifar100,
         unbound_mnist, unbound_fashion_mnist, unbound_depth, unbound_convolution,
-        unbound_rules or teacher_student.
+        unbound_rules, any_module, sanfiz2021 or teacher_student.
     list_
         Run nothing; show the experiment's cells, which of them are recorded, and how long each
         takes here: as long as its records took, or as a few steps on this machine say.
@@ -75,8 +75,8 @@ def reproduce(
         The first of them.
     jobs
         Runs at a time: each in a process of its own (default: 2); on a GPU as one step of all that
-        differ in nothing but seeds and learning rates (default: 10); of Slurm, its jobs (default:
-        10).
+        differ in nothing but seeds and learning rates (default: 10), but for networks that are no
+        chain, which have processes there too; of Slurm, its jobs (default: 10).
     device
         Where: cpu, which most records are of; or a GPU: cuda, cuda:1 (the second), xpu or mps; or
         auto, which takes a GPU if there is one and the cells can be run there.
@@ -129,10 +129,13 @@ def reproduce(
     recorded_name = chosen.name
     if epochs:
         chosen = chosen.trial(wanted, epochs)
-    if device == AUTO and where.device.type != "cpu":
+    # Of networks that are no chain there is no step for several at once: a process has each.
+    graphs = any(chosen.cells[cell].recipe.may_be_a_graph for cell in wanted)
+    if device == AUTO and where.device.type != "cpu" and not graphs:
         where = _unless_refused(where, (chosen.cells[cell] for cell in wanted))
+    at_once = where.device.type != "cpu" and not graphs
     if jobs is None:
-        jobs = 10 if where.device.type != "cpu" or cluster == "slurm" else 2
+        jobs = 10 if at_once or cluster == "slurm" else 2
     make = partial(
         jobs_of,
         chosen,
@@ -142,6 +145,7 @@ def reproduce(
         work=work / "again" / "checkpoints" if again else work,
         data_root=data_root,
         threads=threads_of(jobs, cluster),
+        device="cpu" if at_once else str(where.device),
     )
     if list_:
         every = make(record_root=place, recorded=True)
@@ -157,7 +161,8 @@ def reproduce(
     if not todo:
         _say_that_all_is_there(chosen.name, recorded_name, place, records, console)
         return 0
-    with engine_of(cluster, where.device, jobs, console) as engine:
+    place_of_runs = where.device if at_once else torch.device("cpu")
+    with engine_of(cluster, place_of_runs, jobs, console) as engine:
         absent = _absent(todo, data_root, engine)
         here = [job for job in todo if job.recipe.data not in absent]
         if not here:

@@ -25,6 +25,7 @@ from forwardly.experiments.provenance import provenance
 from forwardly.experiments.recipe import Prepared, Recipe, prepare
 from forwardly.experiments.records import Record
 from forwardly.experiments.run_folder import RunFolder
+from forwardly.fast import devices
 from forwardly.training import Fit, Row, evaluate
 from forwardly.training.measures import MEASURES
 
@@ -36,7 +37,8 @@ class Job:
     """One run: a recipe with a seed, and where its record and its checkpoint belong.
 
     A trial is run to choose a setting by, so its accuracy on test images is not shown. A run that
-    is not ``tested`` does not look at them, and makes no whole record.
+    is not ``tested`` does not look at them, and makes no whole record. The device is one that
+    ``torch.device`` takes.
     """
 
     experiment: str
@@ -49,6 +51,7 @@ class Job:
     threads: int
     trial: bool = False
     tested: bool = True
+    device: str = "cpu"
 
     @property
     def name(self) -> str:
@@ -140,6 +143,7 @@ def jobs_of(
     data_root: Path | None,
     threads: int,
     recorded: bool = False,
+    device: str = "cpu",
 ) -> list[Job]:
     """The runs of these cells that have no record yet; all cells' first seed, then the second, ….
 
@@ -163,6 +167,7 @@ def jobs_of(
             data_root,
             threads,
             experiment.cells[cell].trial,
+            device=device,
         )
         for seed, cell in runs
     ]
@@ -250,6 +255,9 @@ def _train(
     torch.set_num_threads(job.threads)
     environment = environment_of(job)
     prepared = prepare(job.recipe, job.seed, job.data_root)
+    if job.device != "cpu":
+        prepared = prepared.to(torch.device(job.device))
+        environment["device"] = devices.model_of(torch.device(job.device))
     last: Row = {}
 
     def on_batch(done: int, batches: int) -> None:

@@ -193,7 +193,7 @@ class Recipe:
                 "hidden must be sizes of at least 1, and for the model conv one, its channels; "
                 f"given {list(self.hidden)}"
             )
-        if self.model in WHOLE or self.of_own_model:
+        if self.may_be_a_graph:
             _check_whole(self)
         if self.conv_rate != 1 and self.model in ("mlp", "resmlp"):
             raise UsageError(
@@ -220,6 +220,11 @@ class Recipe:
     def of_own_model(self) -> bool:
         """Whether ``model`` is a function of the user's, and no known kind."""
         return own_models.is_own(self.model)
+
+    @property
+    def may_be_a_graph(self) -> bool:
+        """Whether ``model`` is no chain of layers, or might be none; see ``forwardly.network``."""
+        return self.model in WHOLE or self.of_own_model
 
     def own_model(self) -> dict[str, str]:
         """By what a model of the user's own is known, wherever its file lies; nothing of others.

@@ -112,7 +112,7 @@ def build(
                     f"sample and how many outputs, raises {in_a_line(problem)}"
                 ) from None
         if not isinstance(result, nn.Module):
-            raise UsageError(f"{model} must return an nn.Module; it returned {result!r:.100}")
+            raise UsageError(f"{model} must return an nn.Module; it returned {_short(result)}")
         return result.to("cpu", dtype)
 
     x = torch.rand(2, *input_shape, dtype=dtype, generator=torch.Generator().manual_seed(0))
@@ -143,8 +143,12 @@ def _output(model: str, network: nn.Module, x: Tensor) -> Tensor:
             f"{in_a_line(problem)}"
         ) from None
     if not isinstance(output, Tensor):
-        raise UsageError(f"the model of {model} must make a tensor; it makes {output!r:.100}")
+        raise UsageError(f"the model of {model} must make a tensor; it makes {_short(output)}")
     return output
+
+
+def _short(value: object) -> str:
+    return f"{' '.join(repr(value).split()):.60}"
 
 
 def _equal(one: Any, other: Any) -> bool:

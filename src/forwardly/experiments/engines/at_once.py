@@ -110,6 +110,8 @@ def why_not(recipe: Recipe) -> str:
     """Why a recipe's runs are no batch; empty if they are one."""
     if recipe.mirroring is not None:
         return "its F learns between the steps"
+    if recipe.may_be_a_graph:
+        return "its model is no chain of layers"
     if recipe.patience is not None or recipe.keep != "last":
         return "runs that end by themselves are not trained at once"
     return "its precision is bfloat16" if recipe.dtype == "bf16" else ""

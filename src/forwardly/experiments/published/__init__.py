@@ -13,6 +13,7 @@ from forwardly.experiments.published import (
     dellaferrera2022_table1,
     dellaferrera2022_tutorial,
     hinton2022,
+    sanfiz2021,
     srinivasan2023_depth,
     srinivasan2023_table,
     unbound_cifar10,
@@ -41,6 +42,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         unbound_convolution,
         unbound_rules,
         any_module,
+        sanfiz2021,
     )
 }
 

@@ -84,11 +84,34 @@ RATES: Mapping[str, tuple[float, ...]] = {
 }
 TRIAL_EPOCHS: Mapping[str, int] = {"resmlp-mnist": 3, "resnet8-cifar10": 2, "vit8-cifar10": 2}
 CHOSEN: Mapping[str, Mapping[str, float]] = {
-    "resmlp-mnist": {},
+    "resmlp-mnist": {
+        "pepita": 0.025,
+        "pepita-longer-f": 0.0016,
+        "pepita-as-published": 0.025,
+        "sign-pepita": 0.0064,
+        "hebbian-pepita": 0.0064,
+        "time-local-pepita": 0.0004,
+        "adaptive-feedback-alignment": 0.1,
+        "drtp": 0.0001,
+        "direct-feedback-alignment": 0.0064,
+        "direct-kolen-pollack": 0.025,
+        "feedback-alignment": 0.0016,
+        "kolen-pollack": 0.025,
+        "sign-symmetry-fixed": 0.1,
+        "sign-symmetry-batch": 0.1,
+        "sign-symmetry-uniform": 0.025,
+        "node-perturbation": 0.0004,
+        "backprop": 0.025,
+        "readout-only": 0.4,
+        "readout-only-raw": 0.4,
+    },
     "resnet8-cifar10": {},
     "vit8-cifar10": {},
 }
-"""The learning rate of each row, as far as its trials are done."""
+"""The learning rate of each row, as far as its trials are done.
+
+Weight perturbation has none, as it diverges at all of them.
+"""
 
 
 def rows(column: str) -> list[str]:

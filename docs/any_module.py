@@ -1,0 +1,138 @@
+"""What of networks that are no chain learns: read from records, and measured layer by layer.
+
+    python docs/any_module.py
+
+writes records/any-module/first-layer.json, in some minutes: accuracies where all hidden layers but
+the first are frozen. The tables are made of that and of the records of ``forwardly reproduce
+any_module``, by ``python docs/generate.py``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+
+from forwardly import files
+from forwardly.experiments.provenance import provenance
+from forwardly.experiments.published import any_module
+from forwardly.experiments.recipe import prepare
+from forwardly.experiments.records import Record
+from forwardly.experiments.report import Line, columns
+from forwardly.experiments.statistics import Difference, difference
+from forwardly.training import evaluate
+
+ROOT = Path(__file__).parent.parent
+RECORD = ROOT / "records" / "any-module" / "first-layer.json"
+
+COLUMN, DEEP = "resmlp-mnist", "layers."
+RULES = ("pepita", "direct-feedback-alignment", "backprop")
+SEEDS = (0, 1, 2)
+_CONTROL = "readout-only"
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is recorded of a row.
+
+    Attributes:
+        line: its cell and runs.
+        rate: its learning rate.
+        over_control: paired by seed, what it has over frozen hidden layers that see the same
+            inputs, in points.
+        first: of the first layer's update, the cosine with backprop's on a batch of validation
+            images after the last epoch, a mean over seeds; None if it stays as it was drawn.
+        others: of the other hidden layers, a mean over these too.
+    """
+
+    line: Line
+    rate: float
+    over_control: Difference | None
+    first: float | None
+    others: float | None
+
+    @property
+    def learns(self) -> str:
+        """Whether hidden layers help, as far as these seeds can tell."""
+        if self.line.name.startswith(_CONTROL):
+            return "the control"
+        if not self.line.accuracies:
+            return "diverges"
+        if self.over_control is None:
+            return "–"
+        low, high = self.over_control.low, self.over_control.high
+        return "yes" if low > 0 else "worse than frozen" if high < 0 else "not separable"
+
+
+def rows(found: Sequence[Record]) -> dict[str, list[Row]]:
+    """Of each column that has results."""
+    made: dict[str, list[Row]] = {}
+    for column in columns(any_module.EXPERIMENT, found):
+        lines = {line.name: line for line in column.recorded}
+        for line in lines.values():
+            raw = line.cell.recipe.preprocessing is None
+            control = lines.get(f"{_CONTROL}-raw" if raw else _CONTROL)
+            rate = line.cell.recipe.learning_rate
+            over = None if control in (None, line) else _over(line, control)
+            made.setdefault(column.name, []).append(Row(line, rate, over, *_cosines(line)))
+    return made
+
+
+def _over(line: Line, control: Line) -> Difference | None:
+    both = sorted(line.accuracies.keys() & control.accuracies.keys())
+    return difference(
+        [line.accuracies[seed] for seed in both], [control.accuracies[seed] for seed in both]
+    )
+
+
+def _cosines(line: Line) -> tuple[float | None, float | None]:
+    """Of the first layer, and of the others between that and the output."""
+    of_runs = [
+        [value for name, value in run.rows[-1].items() if _is_of_weights(name)]
+        for run in line.runs.values()
+        if run.result["diverged"] is None
+    ]
+    cosines = [list(layer) for layer in zip(*of_runs, strict=True)]
+    if len(cosines) < 3:  # as frozen layers have none
+        return None, None
+    return mean(cosines[0]), mean(value for layer in cosines[1:-1] for value in layer)
+
+
+def _is_of_weights(name: str) -> bool:
+    """Whether it is the cosine of a layer's weights, and not of a norm's, or of a bias."""
+    return name.startswith("alignment/") and name.endswith(".weight") and "norm" not in name
+
+
+def first_layer(rule: str, seed: int) -> float:
+    """Test accuracy in percent, where only the first layer and the readout are trained."""
+    rate = any_module.CHOSEN[COLUMN][rule]
+    made = prepare(any_module.recipe(COLUMN, rule, rate), seed)
+    frozen = [
+        parameter.requires_grad_(False)
+        for name, parameter in made.rule.model.named_parameters()
+        if name.startswith(DEEP)
+    ]
+    before = [parameter.clone() for parameter in frozen]
+    trained = made.fit()
+    if not all(map(torch.equal, frozen, before)):
+        raise RuntimeError("what is frozen has moved")
+    if trained.diverged is not None:
+        return math.nan
+    return 100 * evaluate(made.rule, made.dataset.test)["accuracy"]
+
+
+def measure() -> dict[str, Any]:
+    """The record."""
+    accuracies = {rule: [round(first_layer(rule, seed), 4) for seed in SEEDS] for rule in RULES}
+    return {"column": COLUMN, "seeds": list(SEEDS), "accuracies": accuracies, **provenance()}
+
+
+if __name__ == "__main__":
+    RECORD.parent.mkdir(exist_ok=True)
+    files.write(RECORD, json.dumps(measure(), indent=2) + "\n")

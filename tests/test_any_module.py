@@ -1,0 +1,148 @@
+"""The experiments on networks that are no chain: what they are, and that all of their cells run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import any_module as document
+import pytest
+import torch
+
+import forwardly as fw
+from forwardly import models
+from forwardly.data.dataset import Dataset, Split
+from forwardly.experiments import published, records
+from forwardly.experiments.engines import at_once
+from forwardly.experiments.estimate import from_timing
+from forwardly.experiments.experiment import Cell, Experiment
+from forwardly.experiments.published import any_module, sanfiz2021
+from forwardly.experiments.recipe import Prepared, Recipe, prepare_on
+from test_cli import Command
+from test_device_option import gpu as gpu
+from test_reproduction import InTurn
+
+pytestmark = pytest.mark.unchecked  # checked forward methods cannot be traced
+
+CELLS = {
+    **{
+        f"{column}/{row}": any_module.recipe(column, row, 1e-4)
+        for column in any_module.COLUMNS
+        for row in any_module.rows(column)
+    },
+    **{name: cell.recipe for name, cell in sanfiz2021.EXPERIMENT.cells.items()},
+}
+
+
+def made(recipe: Recipe, batches: int = 2) -> tuple[Dataset, Recipe]:
+    """Images drawn at random, few enough for so many batches of four, and the recipe for them."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (1, 28, 28) if recipe.data == "mnist" else (3, 32, 32)
+
+    def part(n: int) -> Split:
+        x = torch.randint(256, (n, *shape), generator=generator, dtype=torch.uint8)
+        return Split(x, torch.randint(10, (n,), generator=generator))
+
+    dataset = Dataset(recipe.data, 10, part(4 * batches), part(4), part(4))
+    if recipe.preprocessing is not None:
+        dataset = dataset.prepared("centre")
+    short = replace(recipe, epochs=1, batch=4, milestones=(), stress=None, validation=None)
+    return dataset, short
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_every_cell_starts(name: str) -> None:
+    dataset, recipe = made(CELLS[name])
+    prepared = prepare_on(dataset, recipe, 0)
+    before = {n: p.clone() for n, p in prepared.rule.model.named_parameters()}
+    trained = prepared.fit()
+    assert trained.diverged is None
+    moved = {n for n, p in prepared.rule.model.named_parameters() if not p.equal(before[n])}
+    readout = {"head.weight", "head.bias", "fc.weight", "fc.bias"} & before.keys()
+    assert moved >= readout
+    if recipe.rule == "readout-only":
+        assert moved == readout
+    else:
+        assert "weight" in " ".join(moved - readout)
+
+
+def test_a_gpu_has_them_one_by_one(
+    gpu: torch.device, monkeypatch: pytest.MonkeyPatch, command: Command, tmp_path: Path
+) -> None:
+    """In processes, as there is no step for several at once; and the record says where."""
+    _, small = made(sanfiz2021.recipe("readout-only"))
+    small = replace(small, data="digits", model="resmlp", hidden=(8, 8), flip=False, shift=0)
+    toy = Experiment("toy2026", "A toy", "https://example.org", {"a/readout-only": Cell(small)})
+    monkeypatch.setitem(published.EXPERIMENTS, "toy2026", toy)
+    places: list[str] = []
+
+    def to(prepared: Prepared, device: torch.device) -> Prepared:
+        places.append(str(device))
+        return prepared
+
+    monkeypatch.setattr(Prepared, "to", to)
+    monkeypatch.setattr("forwardly.commands.engines.Processes", lambda _: InTurn())
+    done = command("reproduce", "toy2026", "--seeds", "1", "--device", "cuda:1")
+    assert done.returncode == 0, done.stderr
+    assert places == ["cuda:1"]
+    (record,) = records.read_all(tmp_path / "records")
+    assert record.environment["device"] == "Made-Up 1"
+    assert at_once.why_not(small) == "its model is no chain of layers"
+
+
+def test_how_long_it_takes_is_of_the_samples_that_are_left() -> None:
+    few, all_of_them = (
+        from_timing(Recipe(hidden=(8,), stress=stress, epochs=1), 1)
+        for stress in ("samples:580", None)
+    )
+    assert few is not None
+    assert all_of_them == pytest.approx(100 * few)
+
+
+def test_all_rules_that_run_are_there() -> None:
+    """But for MemPEPITA, whose updates are PEPITA's."""
+    run = {name for name, rule in fw.RULES.items() if not rule.needs_chain} - {"mem-pepita"}
+    for column, of_column in any_module.COLUMNS.items():
+        rules = {any_module.recipe(column, row, 0.1).rule for row in any_module.rows(column)}
+        left_out = {"node-perturbation", "weight-perturbation"}
+        assert rules == (run if of_column["data"] == "mnist" else run - left_out)
+        assert {*any_module.CHOSEN[column]} <= {*any_module.rows(column)}
+
+
+def test_all_rules_are_treated_alike() -> None:
+    """But for the rule, its options and rate; and the inputs of what is as published."""
+    own = {"rule", "options", "learning_rate"}
+    for column in any_module.COLUMNS:
+        alike = [
+            {n: v for n, v in any_module.recipe(column, row, 0.1).as_data().items() if n not in own}
+            for row in any_module.rows(column)
+        ]
+        differ = [recipe for recipe in alike if recipe != {**alike[0], "preprocessing": None}]
+        assert len(alike) - len(differ) == 2
+        assert differ == [alike[0]] * len(differ)
+
+
+def test_biotorchs_errors() -> None:
+    cells = sanfiz2021.EXPERIMENT.cells
+    published = {
+        name.partition("/")[2]: cell.published.mean
+        for name, cell in cells.items()
+        if cell.published is not None
+    }
+    errors = {name: round(100 - accuracy, 1) for name, accuracy in published.items()}
+    assert errors["backprop"] == 8.6
+    assert errors["feedback-alignment"] == 32.2
+    assert errors["direct-feedback-alignment"] == 45.9
+    assert published.keys() == {n.partition("/")[2] for n in cells} - {"readout-only"}
+    assert round(errors["sign-symmetry-uniform"]) == 10
+    assert sum(p.numel() for p in models.ResNet(20).parameters()) == pytest.approx(
+        270_000, rel=0.01
+    )
+
+
+def test_whose_cosines_the_table_has() -> None:
+    """Weights of layers; of no norm, bias or feedback."""
+    rows = ("alignment/conv.weight", "alignment/norm.weight", "alignment/blocks.0.norm1.weight")
+    rows += ("alignment/blocks.0.conv1.weight", "alignment/fc.bias", "norm/fc.weight", "epoch")
+    taken = [name for name in rows if document._is_of_weights(name)]  # pyright: ignore[reportPrivateUsage]
+    assert taken == ["alignment/conv.weight", "alignment/blocks.0.conv1.weight"]
