@@ -15,6 +15,7 @@ from torch.testing import assert_close
 
 import forwardly as fw
 from forwardly import models
+from forwardly.models.own import build
 from graphs import ANY_MODEL
 from test_laws import FACTORIES
 
@@ -98,12 +99,15 @@ def test_rules_take_them_as_they_are(name: str, network: str) -> None:
     assert_close(rule(x, target).output, model(x))
 
 
-def test_what_the_documents_say() -> None:
+def test_what_the_documents_say(tmp_path: Path) -> None:
     """docs/any-module.md runs."""
     page = Path(__file__).parent.parent / "docs" / "any-module.md"
-    (snippet,) = re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
+    snippet, own = re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
     namespace: dict[str, object] = {}
     exec(snippet, namespace)
+    (tmp_path / "my.py").write_text(own, "utf-8")
+    made = build(f"{tmp_path / 'my.py'}:build", (1, 28, 28), 10, seed=0)
+    assert made(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
     credit, resnet = namespace["credit"], namespace["resnet"]
     assert isinstance(credit, fw.Credit)
     assert isinstance(resnet, fw.PEPITA)

@@ -95,6 +95,13 @@ def by_python(shape, k):
     return made
 
 
+def zero_at_first(shape, k):
+    made = by_python(shape, k)
+    torch.nn.init.zeros_(made[3].weight)
+    torch.nn.init.zeros_(made[3].bias)
+    return made
+
+
 def hidden_numbers(shape, k):
     class Scaled(nn.Sequential):
         scale = random.random()
@@ -121,7 +128,10 @@ class Block(nn.Module):
         return x + torch.tanh(self.fc(x))
 """
 FILES = {"mine.py": MINE, "beside.py": BESIDE, "later.py": "", "broken.py": "def build(:\n"}
-FILES |= {"raises.py": "import nowhere_to_be_found\n", "ends.py": "import sys\nsys.exit(3)\n"}
+FILES |= {
+    "raises.py": "import nowhere_to_be_found\nfrom mine import chain\n",
+    "ends.py": "import sys\nsys.exit(3)\n",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -187,6 +197,7 @@ def test_it_is_made_as_asked_for() -> None:
         ("mine.py:other_shape", r"does not take two samples, \(2, 1, 2, 3\): RuntimeError"),
         ("mine.py:pair", r"must make a tensor; it makes \(tensor"),
         ("mine.py:by_python", r"mine\.py:by_python makes another model each time"),
+        ("mine.py:zero_at_first", r"mine\.py:zero_at_first makes another model each time"),
         ("mine.py:hidden_numbers", r"mine\.py:hidden_numbers makes another model each time"),
     ],
 )
@@ -206,7 +217,6 @@ def test_a_file_that_failed_is_run_again() -> None:
     with pytest.raises(UsageError, match="does not run"):
         made("raises.py:chain")
     Path("nowhere_to_be_found.py").write_text("", "utf-8")
-    Path("raises.py").write_text(f"{FILES['raises.py']}from mine import chain\n", "utf-8")
     made("raises.py:chain")
 
 
