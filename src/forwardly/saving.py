@@ -201,10 +201,10 @@ def _saved(tensors: dict[str, Tensor], content: Fields, function: str | None = N
     own = {name: value for name, value in tensors.items() if not name.startswith(_PREPARED)}
     of_model = {n.removeprefix("model."): v for n, v in own.items() if n.startswith("model.")}
     with torch.device("meta"):  # so that nothing is drawn
+        described = content.fields("model")
+        model = None if described.content["kind"] == _OWN else _built(described)
         loss = _built(content.fields("loss"))
-        if not (is_own := content.fields("model").content["kind"] == _OWN):
-            model = _built(content.fields("model"))
-    if is_own:
+    if model is None:
         model = _built_by(function, content)
     model.load_state_dict(of_model, assign=True)
     for name in content.content["frozen"]:

@@ -122,7 +122,7 @@ def rows(column: str) -> list[str]:
 
 def recipe(column: str, row: str, rate: float) -> Recipe:
     """How a row's network is trained."""
-    alike = {"rule": row, "learning_rate": rate, "preprocessing": "centre"}
+    alike: Mapping[str, Any] = {"rule": row, "learning_rate": rate, "preprocessing": "centre"}
     return Recipe(**{**alike, **COLUMNS[column], **ROWS[row]})
 
 
