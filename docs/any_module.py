@@ -35,6 +35,12 @@ COLUMN, DEEP = "resmlp-mnist", "layers."
 RULES = ("pepita", "direct-feedback-alignment", "backprop")
 SEEDS = (0, 1, 2)
 _CONTROL = "readout-only"
+_ENDS = {
+    "resmlp-mnist": ("stem", "head"),
+    "resnet8-cifar10": ("conv", "fc"),
+    "vit8-cifar10": ("embed", "head"),
+}
+"""By column: the first layer and the readout."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +68,8 @@ class Row:
         """Whether hidden layers help, as far as these seeds can tell."""
         if self.line.name.startswith(_CONTROL):
             return "the control"
-        if not self.line.accuracies:
-            return "diverges"
+        if self.line.diverged:
+            return f"{len(self.line.diverged)} of {len(self.line.runs)} seeds diverge"
         if self.over_control is None:
             return "–"
         low, high = self.over_control.low, self.over_control.high
@@ -80,7 +86,9 @@ def rows(found: Sequence[Record]) -> dict[str, list[Row]]:
             control = lines.get(f"{_CONTROL}-raw" if raw else _CONTROL)
             rate = line.cell.recipe.learning_rate
             over = None if control in (None, line) else _over(line, control)
-            made.setdefault(column.name, []).append(Row(line, rate, over, *_cosines(line)))
+            made.setdefault(column.name, []).append(
+                Row(line, rate, over, *cosines(line, column.name))
+            )
     return made
 
 
@@ -91,22 +99,22 @@ def _over(line: Line, control: Line) -> Difference | None:
     )
 
 
-def _cosines(line: Line) -> tuple[float | None, float | None]:
-    """Of the first layer, and of the others between that and the output."""
-    of_runs = [
-        [value for name, value in run.rows[-1].items() if _is_of_weights(name)]
-        for run in line.runs.values()
-        if run.result["diverged"] is None
+def cosines(line: Line, column: str) -> tuple[float | None, float | None]:
+    """Of a row in a column: the first layer's, and the others' between that and the readout.
+
+    Of weights, not of biases and norms; rules list them in orders of their own.
+    """
+    first, readout = (f"alignment/{end}.weight" for end in _ENDS[column])
+    ended = [run.rows[-1] for run in line.runs.values() if run.result["diverged"] is None]
+    others = [
+        value
+        for row in ended
+        for name, value in row.items()
+        if name.startswith("alignment/") and name.endswith(".weight")
+        if "norm" not in name and name not in (first, readout)
     ]
-    cosines = [list(layer) for layer in zip(*of_runs, strict=True)]
-    if len(cosines) < 3:  # as frozen layers have none
-        return None, None
-    return mean(cosines[0]), mean(value for layer in cosines[1:-1] for value in layer)
-
-
-def _is_of_weights(name: str) -> bool:
-    """Whether it is the cosine of a layer's weights, and not of a norm's, or of a bias."""
-    return name.startswith("alignment/") and name.endswith(".weight") and "norm" not in name
+    of_first = [row[first] for row in ended if first in row]
+    return mean(of_first) if of_first else None, mean(others) if others else None
 
 
 def first_layer(rule: str, seed: int) -> float:

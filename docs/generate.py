@@ -523,7 +523,9 @@ def learns() -> str:
         *("cosine with backprop: first layer", "other hidden layers"),
     )
     parts: list[str] = []
-    for column, of_column in any_module.rows(records.read_all(ALL_RECORDS)).items():
+    found = any_module.rows(records.read_all(ALL_RECORDS))
+    for column, text in texts.items():
+        of_column = found.get(column, [])
         made = [
             (
                 row.line.name,
@@ -536,7 +538,12 @@ def learns() -> str:
             )
             for row in of_column
         ]
-        parts += [f"**{texts[column]}**", "", *table(heads, made), ""]
+        parts += [
+            f"**{text}**",
+            "",
+            *(table(heads, made) if made else ["No runs are recorded yet."]),
+        ]
+        parts.append("")
     return "\n".join(parts[:-1]) + "\n"
 
 

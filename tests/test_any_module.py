@@ -18,6 +18,8 @@ from forwardly.experiments.estimate import from_timing
 from forwardly.experiments.experiment import Cell, Experiment
 from forwardly.experiments.published import any_module, sanfiz2021
 from forwardly.experiments.recipe import Prepared, Recipe, prepare_on
+from forwardly.experiments.records import Record
+from forwardly.experiments.report import Line
 from test_cli import Command
 from test_device_option import gpu as gpu
 from test_reproduction import InTurn
@@ -141,8 +143,18 @@ def test_biotorchs_errors() -> None:
 
 
 def test_whose_cosines_the_table_has() -> None:
-    """Weights of layers; of no norm, bias or feedback."""
-    rows = ("alignment/conv.weight", "alignment/norm.weight", "alignment/blocks.0.norm1.weight")
-    rows += ("alignment/blocks.0.conv1.weight", "alignment/fc.bias", "norm/fc.weight", "epoch")
-    taken = [name for name in rows if document._is_of_weights(name)]  # pyright: ignore[reportPrivateUsage]
-    assert taken == ["alignment/conv.weight", "alignment/blocks.0.conv1.weight"]
+    """Weights of layers, of no norm or bias; in whatever order a rule lists them."""
+    measured = {"fc": 1.0, "blocks.0.conv1": 0.2, "blocks.0.norm1": 9, "conv": 0.5, "norm": 9}
+    row = {f"alignment/{name}.weight": float(value) for name, value in measured.items()}
+    row |= {"alignment/fc.bias": 9.0, "norm/conv.weight": 9.0, "epoch": 9.0}
+    row["alignment/blocks.1.conv1.weight"] = 0.4
+    result = {"diverged": None, "test_accuracy": 0.5}
+    recipe = any_module.recipe("resnet8-cifar10", "pepita", 0.1)
+    run = Record("any_module", "c", 0, recipe.as_data(), result, {}, [row])
+    line = Line("pepita", Cell(recipe), {0: run}, {0: 50.0}, None, ())
+    assert document.cosines(line, "resnet8-cifar10") == pytest.approx((0.5, 0.3))
+    models_of = {"resmlp": models.ResidualMLP(4), "resnet8": models.ResNet(8)}
+    models_of["vit8"] = models.VisionTransformer(8)
+    for column, ends in document._ENDS.items():  # pyright: ignore[reportPrivateUsage]
+        names = dict(models_of[column.partition("-")[0]].named_modules())
+        assert {*ends} <= names.keys()
