@@ -1,39 +1,19 @@
-"""What of networks that are no chain learns: read from records, and measured layer by layer.
+"""What of networks that are no chain learns, read from records, for ``docs/generate.py``.
 
-    python docs/any_module.py
-
-writes records/any-module/first-layer.json, in some minutes: accuracies where all hidden layers but
-the first are frozen. The tables are made of that and of the records of ``forwardly reproduce
-any_module``, by ``python docs/generate.py``.
+``forwardly reproduce any_module`` makes the records.
 """
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import mean
-from typing import Any
 
-import torch
-
-from forwardly import files
-from forwardly.experiments.provenance import provenance
 from forwardly.experiments.published import any_module
-from forwardly.experiments.recipe import prepare
 from forwardly.experiments.records import Record
 from forwardly.experiments.report import Line, columns
 from forwardly.experiments.statistics import Difference, difference
-from forwardly.training import evaluate
 
-ROOT = Path(__file__).parent.parent
-RECORD = ROOT / "records" / "any-module" / "first-layer.json"
-
-COLUMN, DEEP = "resmlp-mnist", "layers."
-RULES = ("pepita", "direct-feedback-alignment", "backprop")
-SEEDS = (0, 1, 2)
 _CONTROL = "readout-only"
 _ENDS = {
     "resmlp-mnist": ("stem", "head"),
@@ -115,32 +95,3 @@ def cosines(line: Line, column: str) -> tuple[float | None, float | None]:
     ]
     of_first = [row[first] for row in ended if first in row]
     return mean(of_first) if of_first else None, mean(others) if others else None
-
-
-def first_layer(rule: str, seed: int) -> float:
-    """Test accuracy in percent, where only the first layer and the readout are trained."""
-    rate = any_module.CHOSEN[COLUMN][rule]
-    made = prepare(any_module.recipe(COLUMN, rule, rate), seed)
-    frozen = [
-        parameter.requires_grad_(False)
-        for name, parameter in made.rule.model.named_parameters()
-        if name.startswith(DEEP)
-    ]
-    before = [parameter.clone() for parameter in frozen]
-    trained = made.fit()
-    if not all(map(torch.equal, frozen, before)):
-        raise RuntimeError("what is frozen has moved")
-    if trained.diverged is not None:
-        return math.nan
-    return 100 * evaluate(made.rule, made.dataset.test)["accuracy"]
-
-
-def measure() -> dict[str, Any]:
-    """The record."""
-    accuracies = {rule: [round(first_layer(rule, seed), 4) for seed in SEEDS] for rule in RULES}
-    return {"column": COLUMN, "seeds": list(SEEDS), "accuracies": accuracies, **provenance()}
-
-
-if __name__ == "__main__":
-    RECORD.parent.mkdir(exist_ok=True)
-    files.write(RECORD, json.dumps(measure(), indent=2) + "\n")

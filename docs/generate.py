@@ -114,7 +114,7 @@ def parts(document: Path) -> dict[str, str]:
     if document == CONVOLUTION:
         return {"convolution": kernels()}
     if document == ANY_MODULE:
-        return {"learns": learns(), "first-layer": first_layer()}
+        return {"learns": learns()}
     if document == YOUR_OWN:
         return {"gpu": gpu()}
     if document == ON_DEVICE:
@@ -545,20 +545,6 @@ def learns() -> str:
         ]
         parts.append("")
     return "\n".join(parts[:-1]) + "\n"
-
-
-def first_layer() -> str:
-    """Accuracies with other hidden layers frozen; ``any_module.py`` makes the record."""
-    record = Fields.read(any_module.RECORD).fields("accuracies")
-    of_column = any_module.rows(records.read_all(ALL_RECORDS))[any_module.COLUMN]
-    whole = {row.line.name: row.line.ours for row in of_column}
-    made: list[tuple[str, ...]] = []
-    for rule in record:
-        alone = record.list(rule)
-        accuracies = [alone.number(seed) for seed in alone]
-        made.append((rule, whole["readout-only"], mean_text(accuracies), whole[rule]))
-    heads = "test accuracy (%)", "none (readout-only)", "the first alone", "all"
-    return "\n".join(table(heads, made)) + "\n"
 
 
 def alignments() -> str:
