@@ -11,7 +11,8 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-import accuracy  # beside this file, as are convolution, depth and runtimes
+import accuracy  # beside this file, as are any_module, convolution, depth and runtimes
+import any_module
 import convolution
 import depth
 import runtimes
@@ -38,6 +39,7 @@ API = ROOT / "docs" / "api.md"
 AMPLIFICATION = ROOT / "docs" / "self-amplification.md"
 DEPTH = ROOT / "docs" / "depth.md"
 CONVOLUTION = ROOT / "docs" / "convolution.md"
+ANY_MODULE = ROOT / "docs" / "any-module.md"
 ON_DEVICE = ROOT / "docs" / "on-device.md"
 YOUR_OWN = ROOT / "docs" / "your-own.md"
 _UNBOUND = (
@@ -55,6 +57,7 @@ DOCUMENTS = (
     AMPLIFICATION,
     DEPTH,
     CONVOLUTION,
+    ANY_MODULE,
     YOUR_OWN,
     ON_DEVICE,
 )
@@ -110,6 +113,8 @@ def parts(document: Path) -> dict[str, str]:
         return {"depth": depths(), "alignment": alignments(), "first-steps": first_steps()}
     if document == CONVOLUTION:
         return {"convolution": kernels()}
+    if document == ANY_MODULE:
+        return {"learns": learns()}
     if document == YOUR_OWN:
         return {"gpu": gpu()}
     if document == ON_DEVICE:
@@ -502,6 +507,44 @@ def kernels() -> str:
     ]
     heads = "rule", "test accuracy (%)", "seeds", "cosine of the kernels' update with backprop's"
     return "\n".join(table(heads, rows)) + "\n"
+
+
+def learns() -> str:
+    """Of networks that are no chain: of each rule whether its hidden layers learn."""
+    texts = {
+        "resmlp-mnist": "Residual MLP on MNIST, 10,000 images, 10 epochs",
+        "resnet8-cifar10": "ResNet-8 on CIFAR-10, 5,000 images, 5 epochs",
+        "vit8-cifar10": "Vision transformer (patches of 8 × 8) on CIFAR-10, 5,000 images, 8 epochs",
+    }
+    heads = (
+        *("rule", "learning rate", "test accuracy (%)", "seeds"),
+        "over frozen hidden layers, 95 % interval",
+        "hidden layers learn",
+        *("cosine with backprop: first layer", "other hidden layers"),
+    )
+    parts: list[str] = []
+    found = any_module.rows(records.read_all(ALL_RECORDS))
+    for column, text in texts.items():
+        of_column = found.get(column, [])
+        made = [
+            (
+                row.line.name,
+                f"{row.rate:g}",
+                row.line.ours,
+                str(len(row.line.runs)),
+                "–" if row.over_control is None else row.over_control.text(),
+                row.learns,
+                *("–" if c is None else f"{c:+.2f}" for c in (row.first, row.others)),
+            )
+            for row in of_column
+        ]
+        parts += [
+            f"**{text}**",
+            "",
+            *(table(heads, made) if made else ["No runs are recorded yet."]),
+        ]
+        parts.append("")
+    return "\n".join(parts[:-1]) + "\n"
 
 
 def alignments() -> str:

@@ -36,8 +36,12 @@ def assert_same(ours: Path, theirs: Path, rel: float) -> None:
             assert shown[0] == pytest.approx(shown[1], rel=rel)
 
 
-def test_records_are_those_of_single_runs(tmp_path: Path) -> None:
-    together, alone = (jobs(tmp_path / name, seeds=2, dtype="float64") for name in ("a", "b"))
+@pytest.mark.parametrize(
+    "model", [{}, {"model": "resmlp", "hidden": (8, 8)}], ids=["chain", "graph"]
+)
+def test_records_are_those_of_single_runs(model: dict[str, Any], tmp_path: Path) -> None:
+    changes = {"dtype": "float64", **model}
+    together, alone = (jobs(tmp_path / name, seeds=2, **changes) for name in ("a", "b"))
     news = list(run_all(together, AtOnce(CPU, 10)))
     assert [one for one in news if not isinstance(one, State)] == [
         (number, "finished")

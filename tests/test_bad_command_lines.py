@@ -95,7 +95,7 @@ train --rule a\nb                                | unknown rule 'a\nb'
 train --rule \u202egnp                           | unknown rule '\u202egnp'
 train --data minst                               | data must be one of
 train --data ''                                  | data must be one of
-train --model cnn                                | model must be one of mlp, conv, resmlp, resnet8, resnet20, vit; given 'cnn'
+train --model cnn                                | model must be one of mlp, conv, resmlp, resnet8, resnet20, vit, vit8; or
 train --activation gelu                          | activation must be one of
 train --initial zero                             | initial must be one of
 train --normalise none                           | normalise must be one of sample, batch; given 'none'

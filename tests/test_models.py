@@ -15,6 +15,7 @@ from torch.testing import assert_close
 
 import forwardly as fw
 from forwardly import models
+from forwardly.models.own import build
 from graphs import ANY_MODEL
 from test_laws import FACTORIES
 
@@ -98,12 +99,15 @@ def test_rules_take_them_as_they_are(name: str, network: str) -> None:
     assert_close(rule(x, target).output, model(x))
 
 
-def test_what_the_documents_say() -> None:
+def test_what_the_documents_say(tmp_path: Path) -> None:
     """docs/any-module.md runs."""
     page = Path(__file__).parent.parent / "docs" / "any-module.md"
-    (snippet,) = re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
+    snippet, own = re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
     namespace: dict[str, object] = {}
     exec(snippet, namespace)
+    (tmp_path / "my.py").write_text(own, "utf-8")
+    made = build(f"{tmp_path / 'my.py'}:build", (1, 28, 28), 10, seed=0)
+    assert made(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
     credit, resnet = namespace["credit"], namespace["resnet"]
     assert isinstance(credit, fw.Credit)
     assert isinstance(resnet, fw.PEPITA)
@@ -133,7 +137,7 @@ def test_they_are_saved_and_loaded(network: str, tmp_path: Path) -> None:
     assert_close(other(x, target), rule(x, target), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("model", ["resmlp", "resnet8", "vit"])
+@pytest.mark.parametrize("model", ["resmlp", "resnet8", "vit", "vit8"])
 def test_train(model: str, command: Callable[..., CompletedProcess[str]], tmp_path: Path) -> None:
     numbers = np.random.default_rng(0)
     images = numbers.random((60, 1, 8, 8), dtype=np.float32)

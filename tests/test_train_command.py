@@ -104,7 +104,7 @@ def test_regression(tmp_path: Path, command: Command) -> None:
         ("--data minst", "data must be one of mnist, fashion-mnist"),
         (
             "--model cnn",
-            "model must be one of mlp, conv, resmlp, resnet8, resnet20, vit; given 'cnn'",
+            "model must be one of mlp, conv, resmlp, resnet8, resnet20, vit, vit8; or",
         ),
         ("--epochs 0", "epochs must be at least 1; given 0"),
         ("--epochs many", '--epochs must be a whole number; given "many"'),

@@ -10,6 +10,7 @@ import pytest
 from forwardly.data.sources import SOURCES
 from forwardly.experiments import records
 from forwardly.experiments.published import (
+    any_module,
     unbound_cifar10,
     unbound_convolution,
     unbound_depth,
@@ -21,7 +22,7 @@ from forwardly.experiments.report import columns, trials
 
 RECORDS = Path(__file__).parent.parent / "records"
 TABLES = {m.EXPERIMENT.name: m.EXPERIMENT for m in (unbound_cifar10, unbound_mnist, unbound_rules)}
-OTHERS = {m.EXPERIMENT.name: m.EXPERIMENT for m in (unbound_depth, unbound_convolution)}
+OTHERS = {m.EXPERIMENT.name: m.EXPERIMENT for m in (unbound_depth, unbound_convolution, any_module)}
 EXPERIMENTS = {**TABLES, **OTHERS}
 CHOSEN: dict[str, dict[str, float]] = {
     module.EXPERIMENT.name: {f"rates/{rule}": rate for rule, rate in module.CHOSEN.items()}
@@ -33,6 +34,11 @@ CHOSEN["unbound_depth"] = {
     for column, of_rules in unbound_depth.CHOSEN.items()
     for rule, rates in of_rules.items()
     for layers, rate in zip((1, 5), rates, strict=True)
+}
+CHOSEN["any_module"] = {
+    f"rates-{column}/{row}": rate
+    for column, of_rows in any_module.CHOSEN.items()
+    for row, rate in of_rows.items()
 }
 """By experiment, then by the trials that it was chosen by: a rule's learning rate."""
 

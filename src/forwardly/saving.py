@@ -32,6 +32,8 @@ from forwardly.data import Dataset, Split
 from forwardly.data.preprocessing import Preprocessing
 from forwardly.errors import UsageError
 from forwardly.files.fields import Fields
+from forwardly.models import own as own_models
+from forwardly.models.own import Own
 from forwardly.network.alterations import alteration, has_own_forward, is_hooked
 from forwardly.network.kinds import LOSSES, SUPPORTED
 from forwardly.rule import Rule
@@ -49,6 +51,8 @@ _KINDS: dict[str, type[nn.Module]] = {
 }
 _SAME = "same"
 """The kind of a place whose module is that of an earlier place."""
+_OWN = "own"
+"""The kind of a model that a function of the user's makes, and the file does not hold."""
 
 _DIRECT = (DirectFeedbackAlignment, DirectKolenPollack, DRTP)
 """Rules whose B_l may have one row a channel, and so another form than they are drawn with."""
@@ -74,13 +78,17 @@ class Saved:
     data: Dataset | None
 
 
-def save(rule: Rule, path: Path | str, *, dataset: Dataset | None = None) -> None:
+def save(
+    rule: Rule, path: Path | str, *, dataset: Dataset | None = None, own: Own | None = None
+) -> None:
     """Write a rule and its model to a file, replacing one that is there.
 
     Args:
         rule: of ``fw.RULES``, or of an installed package.
         path: of the file; ``.safetensors`` is the usual ending.
         dataset: what it learned from, to save its preprocessing and labels; not its samples.
+        own: what made the model of this data set; then it may be of a class of your own, of which
+            the file has the weights and the name of that function.
 
     Raises:
         TypeError: if something is of a kind that could not be built again: a class of your own, a
@@ -92,7 +100,7 @@ def save(rule: Rule, path: Path | str, *, dataset: Dataset | None = None) -> Non
     rule.look()
     described = {
         "format": FORMAT,
-        "model": _described(rule.model, "the model"),
+        "model": _described_or_own(rule.model, own),
         "loss": _described(rule.loss, "the loss"),
         "rule": _rule(rule),
         "frozen": [n for n, p in rule.model.named_parameters() if not p.requires_grad],
@@ -113,7 +121,7 @@ def save(rule: Rule, path: Path | str, *, dataset: Dataset | None = None) -> Non
 
     content = as_bytes(alone, {_KEY: json.dumps(described)})
     try:
-        _saved(*_content_of(content, Path(path)))
+        _saved(*_content_of(content, Path(path)), None if own is None else own.model)
     except Exception as problem:  # whatever building it may raise
         raise TypeError(
             "the rule could not be built again from what can be saved of it "
@@ -137,16 +145,22 @@ def load(path: Path | str) -> Rule:
     return read(path).rule
 
 
-def read(path: Path | str) -> Saved:
+def read(path: Path | str, model: str | None = None) -> Saved:
     """All that ``save`` wrote.
 
+    Args:
+        path: of the file.
+        model: the function that makes the model, see ``forwardly.models.own``, if the file was
+            saved with one; it is run.
+
     Raises:
-        UsageError: if the file is missing, damaged, or none of ``save``'s.
+        UsageError: if the file is missing, damaged, or none of ``save``'s; or if the model is of
+            another function.
     """
     path = Path(path)
     tensors, content = _content(path)
     try:
-        return _saved(tensors, content)
+        return _saved(tensors, content, model)
     except UsageError:
         raise
     except Exception as problem:  # whatever comes of values of other kinds
@@ -188,13 +202,16 @@ def _content_of(content_bytes: bytes, path: Path) -> tuple[dict[str, Tensor], Fi
     return tensors, content
 
 
-def _saved(tensors: dict[str, Tensor], content: Fields) -> Saved:
+def _saved(tensors: dict[str, Tensor], content: Fields, function: str | None = None) -> Saved:
     """Build what the description says, and fill it."""
     own = {name: value for name, value in tensors.items() if not name.startswith(_PREPARED)}
     of_model = {n.removeprefix("model."): v for n, v in own.items() if n.startswith("model.")}
     with torch.device("meta"):  # so that nothing is drawn
-        model = _built(content.fields("model"))
+        described = content.fields("model")
+        model = None if described.content["kind"] == _OWN else _built(described)
         loss = _built(content.fields("loss"))
+    if model is None:
+        model = _built_by(function, content)
     model.load_state_dict(of_model, assign=True)
     for name in content.content["frozen"]:
         model.get_parameter(name).requires_grad_(False)
@@ -278,6 +295,36 @@ def _described(
             value = value is not None and value is not False
         arguments[name] = _plain(value, f"{name} of {what}")
     return {**described, "arguments": arguments}
+
+
+def _described_or_own(model: nn.Module, own: Own | None) -> dict[str, Any]:
+    try:
+        return _described(model, "the model")
+    except TypeError:
+        if own is None:
+            raise
+        return {"kind": _OWN, **own._asdict()}
+
+
+def _built_by(given: str | None, content: Fields) -> nn.Module:
+    """A model by the function that is named, if it is the one that made what was saved."""
+    described, data = content.fields("model"), content.fields("data")
+    saved = described.text("model")
+    if given is None:
+        raise UsageError(
+            f"{content.path} has the weights of a model that {saved} makes, and not its code: "
+            "evaluate and predict take that function as --model, and in Python "
+            "forwardly.saving.read(path, model)"
+        )
+    same = given.rpartition(":")[2] == saved.rpartition(":")[2]
+    if not same or own_models.sha256(given) != described.text("sha256"):
+        raise UsageError(
+            f"{given} is not what made the model of {content.path}, which was {saved}, in a file "
+            f"of the checksum {described.text('sha256')}"
+        )
+    shape = tuple(int(size) for size in data.content["sample_shape"])
+    seed, outputs = described.whole("seed"), data.whole("outputs", 1)
+    return own_models.build(given, shape, outputs, seed=seed)
 
 
 def _is_touched(module: nn.Module) -> bool:

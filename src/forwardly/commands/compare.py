@@ -21,6 +21,7 @@ from forwardly.experiments.comparison import (
     trial,
 )
 from forwardly.experiments.provenance import provenance
+from forwardly.experiments.recipe import NO_SIZES
 from forwardly.experiments.run_folder import RunFolder
 from forwardly.experiments.stress import name_of
 from forwardly.fast.devices import AUTO, choose
@@ -28,6 +29,8 @@ from forwardly.files.text import csv_table
 from forwardly.rules import RULES
 
 _DEFAULTS = Comparison()
+_HIDDEN = {"mlp": _DEFAULTS.hidden, "conv": (32,), "resmlp": (128,) * 4}
+"""Sizes of hidden layers by the kind of model; the others have none to choose."""
 
 
 def compare(
@@ -60,7 +63,7 @@ def compare(
         Learning rates of single rules, as NAME=0.1, separated by spaces.
     hidden
         Sizes of the hidden layers, separated by spaces; for conv, its channels (default: 128;
-        conv: 32).
+        conv: 32; resmlp: four of 128).
     centre
         Shift samples to means of 0, as ``forwardly train`` does.
     standardise
@@ -74,7 +77,7 @@ def compare(
     out
         Folder to write to; it must not hold anything yet (default: runs/compare/TIME).
     """
-    sizes = hidden or ((32,) if settings.model == "conv" else settings.hidden)
+    sizes = hidden or _HIDDEN.get(settings.model, NO_SIZES)
     settings = replace(
         settings,
         rules=rules or settings.rules,
@@ -86,9 +89,17 @@ def compare(
         choose(device)  # refused before data is waited for
     tried = trial(settings, data_root)
     metric, chosen = metric_of(tried), tried.device(device)
-    if not rules and metric.name == "loss":
-        fit = (name for name in settings.rules if RULES[name].teacher != "label")
-        settings = replace(settings, rules=tuple(fit))
+    if not rules:
+        is_chain, numbers = tried.rule.network.graph is None, metric.name == "loss"
+        settings = replace(
+            settings,
+            rules=tuple(
+                name
+                for name in settings.rules
+                if (is_chain or not RULES[name].needs_chain)
+                and not (numbers and RULES[name].teacher == "label")
+            ),
+        )
     software = provenance()
     folder = RunFolder.new(out, "compare")
     torch.set_num_threads(1)
@@ -111,6 +122,7 @@ def compare(
             "data": settings.data,
             "status": status,
             "settings": asdict(settings),
+            **tried.recipe.own_model(),
             **run.as_data(),
             **chosen.as_data(),
             **software,
@@ -150,8 +162,9 @@ def _write_figure(run: Run, folder: RunFolder) -> None:
     )
 
     settings = run.settings
-    sizes = " ".join(map(str, settings.hidden))
-    title = f"{Path(settings.data).name}, {settings.model} of {sizes}, {settings.epochs} epochs"
+    sizes = " ".join(map(str, settings.hidden)) if settings.model in _HIDDEN else ""
+    model = Path(settings.model).name + (f" of {sizes}" if sizes else "")
+    title = f"{Path(settings.data).name}, {model}, {settings.epochs} epochs"
     panels = {name_of(condition): run.rows(condition) for condition in run.results}
     figure = comparison_figure.comparison_figure(panels, run.metric, title=title)
     figures.save(figure, folder.path / "compare.png")

@@ -27,6 +27,7 @@ def evaluate(
     run: Path,
     *,
     data: Path | None = None,
+    model: str | None = None,
     device: str = "cpu",
     data_root: Path | None = None,
     out: Path | None = None,
@@ -44,6 +45,8 @@ def evaluate(
     data
         The samples with their targets: an .npz file with x and y (or x_test and y_test), a .csv
         file, or a folder of images by class (default: the test part that the run put aside).
+    model
+        The function that makes the model, my.py:build, if the run was of one of your own.
     device
         Where: cpu; or a GPU: cuda, cuda:1 (the second), xpu or mps; or auto, which takes a GPU if
         there is one and the work is large.
@@ -53,7 +56,7 @@ def evaluate(
     out
         Folder to write to; it must not hold anything yet (default: runs/evaluate/TIME).
     """
-    saved = model_of(run)
+    saved = model_of(run, model)
     taken = device_for(saved, device)
     samples, said = test_part(run, saved, data_root) if data is None else of_file(saved, data)
     result = evaluated(saved, samples, said)

@@ -14,7 +14,14 @@ from forwardly.experiments.evaluation import device_for, labels_of, model_of, of
 from forwardly.files.text import csv_table
 
 
-def predict(run: Path, *, data: Path, device: str = "cpu", out: Path | None = None) -> int:
+def predict(
+    run: Path,
+    *,
+    data: Path,
+    model: str | None = None,
+    device: str = "cpu",
+    out: Path | None = None,
+) -> int:
     """Say what a trained model makes of samples, as a table (CSV).
 
     Of classes it has the likeliest and the probability of each, of numbers the numbers.
@@ -26,13 +33,15 @@ def predict(run: Path, *, data: Path, device: str = "cpu", out: Path | None = No
     data
         The samples: an .npz file with x (or x_test), a .csv file with the columns that were learned
         from, or a folder of images.
+    model
+        The function that makes the model, my.py:build, if the run was of one of your own.
     device
         Where: cpu; or a GPU: cuda, cuda:1 (the second), xpu or mps; or auto, which takes a GPU if
         there is one and the work is large.
     out
         The table; it must not be there yet (default: standard output).
     """
-    saved = model_of(run)
+    saved = model_of(run, model)
     if out is not None and files.is_there(out):
         raise UsageError(f"{out} is there already, and nothing is overwritten: name another --out")
     taken = device_for(saved, device)

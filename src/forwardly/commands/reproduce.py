@@ -63,7 +63,7 @@ def reproduce(
         The experiment: dellaferrera2022_table1, dellaferrera2022_tutorial, srinivasan2023_table,
         srinivasan2023_depth, hinton2022, bfloat16, unbound_cifar10, unbound_cifar100,
         unbound_mnist, unbound_fashion_mnist, unbound_depth, unbound_convolution,
-        unbound_rules or teacher_student.
+        unbound_rules, any_module, sanfiz2021 or teacher_student.
     list_
         Run nothing; show the experiment's cells, which of them are recorded, and how long each
         takes here: as long as its records took, or as a few steps on this machine say.

@@ -256,13 +256,14 @@ def _settings(prepared: Prepared, seed: int, measure: tuple[str, ...]) -> dict[s
     """What a run that is resumed must have in common with what it was."""
     recipe = prepared.recipe
     # How long a run goes on may change when it is resumed; what it does may not.
-    # Own data is known by its checksum, wherever the file lies.
-    free = ("epochs", "patience", *(["data"] if recipe.of_own_data else []))
+    # Own data and an own model are known by their checksums, wherever the files lie.
+    free = ["epochs", "patience"]
+    free += ["data"] * recipe.of_own_data + ["model"] * recipe.of_own_model
     fixed = {n: v for n, v in recipe.as_data().items() if n not in free}
     settings: dict[str, Any] = {"recipe": fixed, "run_seed": seed, "measure": list(measure)}
     if recipe.of_own_data:
         settings["data_sha256"] = prepared.dataset.sha256()
-    return settings
+    return settings | recipe.own_model()
 
 
 def _fit(
@@ -299,7 +300,7 @@ def _finish(prepared: Prepared, trained: Fit, folder: RunFolder, console: PlainC
             style="red",
         )
         return 1
-    saving.save(prepared.rule, folder.path / MODEL, dataset=prepared.dataset)
+    saving.save(prepared.rule, folder.path / MODEL, dataset=prepared.dataset, own=prepared.own)
     folder.write_json("result.json", result)
     from forwardly.experiments import (  # matplotlib is slow to import, and only needed here
         curves,

@@ -22,6 +22,7 @@ from forwardly.experiments.run_folder import check_places
 from forwardly.experiments.search import space, text, with_values
 from forwardly.experiments.settings import MOST_THREADS, at_least, require
 from forwardly.experiments.tuning import Search, Told, Trial
+from forwardly.models import own as own_models
 
 _DEFAULTS = Recipe()
 _SHOWN = 5
@@ -90,11 +91,16 @@ def tune(
     require(at_least(1), trials=trials, jobs=jobs)
     require(MOST_THREADS, jobs=jobs)
     require(at_least(0), seed=seed)
-    if recipe.of_own_data and cluster is not None and not cluster.startswith("local:"):
-        raise UsageError("the file of your data is on this machine: leave --cluster out")
+    elsewhere = cluster is not None and not cluster.startswith("local:")
+    for what, is_own in (("data", recipe.of_own_data), ("model", recipe.of_own_model)):
+        if elsewhere and is_own:
+            raise UsageError(f"the file of your {what} is on this machine: leave --cluster out")
     recipe = completed(recipe, hidden, rule_options, centre=centre, standardise=standardise)
     if recipe.of_own_data:
         recipe = replace(recipe, data=str(Path(recipe.data).absolute()))
+    if recipe.of_own_model:  # and is run once here, so that a mistake is told at once
+        recipe = replace(recipe, model=own_models.absolute(recipe.model))
+        own_models.function(recipe.model)
     ranges = space(recipe, search)
     check_places(work=work)
     console = PlainConsole()

@@ -27,7 +27,7 @@ import torch
 from forwardly.errors import UsageError, in_a_line
 from forwardly.experiments import stress as conditions
 from forwardly.experiments.comparison_table import ACCURACY, LOSS, Metric, Row, finite_or_none
-from forwardly.experiments.recipe import Prepared, Recipe, load_data, prepare
+from forwardly.experiments.recipe import MODEL, Prepared, Recipe, load_data, prepare
 from forwardly.experiments.settings import (
     LAYERS,
     MOST_EPOCHS,
@@ -116,8 +116,11 @@ class Comparison:
     Attributes:
         rules: which are compared; options follow a colon: pepita:presynaptic=clean,projection=0.4.
         data: The data set, as ``forwardly train`` takes it.
-        model: mlp, or conv for one convolution of 5 × 5, pooling and a readout.
-        hidden: sizes of the hidden layers ("mlp"), or the channels of the convolution ("conv").
+        model: mlp; conv for one convolution of 5 × 5, pooling and a readout; resmlp, resnet8,
+            resnet20, vit or vit8; or a function of your own, as my.py:build: see ``forwardly
+            train``.
+        hidden: sizes of the hidden layers ("mlp", "resmlp"), or the channels of the convolution
+            ("conv").
         activation: Of the hidden layers.
         learning_rate: Of all rules that --rates does not name (default: for each the best of 1,
             0.3, 0.1, 0.03, … on the validation part; for the settings by default they are known).
@@ -148,7 +151,7 @@ class Comparison:
 
     rules: tuple[str, ...] = tuple(LEARNING_RATES)
     data: str = "digits"
-    model: Literal["mlp", "conv"] = "mlp"
+    model: Annotated[str, MODEL] = "mlp"
     hidden: Annotated[tuple[int, ...], LAYERS, MOST_UNITS] = (128,)
     activation: Literal["relu", "tanh", "sigmoid"] = "relu"
     learning_rate: Annotated[float | None, RATE] = None

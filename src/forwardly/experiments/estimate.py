@@ -12,6 +12,7 @@ import torch
 
 from forwardly.data import Dataset, Split
 from forwardly.data.sources import SOURCES
+from forwardly.experiments import stress
 from forwardly.experiments.recipe import Recipe, prepare_on
 from forwardly.experiments.records import Record
 from forwardly.training.local_sgd import LocalSGD
@@ -49,6 +50,7 @@ def from_timing(recipe: Recipe, threads: int) -> float | None:
         return None
     count, _ = _IMAGES[recipe.data]
     samples = count - (recipe.validation or SOURCES[recipe.data].validation)
+    samples = stress.samples_of(recipe.stress, samples)
     # What makes a step no longer is left out, so that alike recipes are timed once.
     alike = replace(
         recipe,
@@ -60,6 +62,7 @@ def from_timing(recipe: Recipe, threads: int) -> float | None:
         milestones=(),
         epochs=2,
         validation=None,
+        stress=None,
     )
     return samples * recipe.epochs / _rate(json.dumps(alike.as_data()), threads)
 

@@ -83,11 +83,15 @@ class Evaluated:
         }
 
 
-def model_of(run: Path) -> Saved:
+def model_of(run: Path, model: str | None = None) -> Saved:
     """The model of a run's folder, or of a file.
 
+    Args:
+        run: which.
+        model: the function that makes it, if the file has none; see ``saving.read``.
+
     Raises:
-        UsageError: if there is none.
+        UsageError: if there is none, or it is of another function.
     """
     path = run / MODEL if run.is_dir() else run
     if run.is_dir() and not files.is_there(path):
@@ -96,7 +100,7 @@ def model_of(run: Path) -> Saved:
             f"there is no {MODEL} in {run}: {why}; continue it by forwardly train --resume, or "
             "name another"
         )
-    return read_model(path)
+    return read_model(path, model)
 
 
 def device_for(saved: Saved, name: str) -> Chosen:

@@ -73,7 +73,8 @@ class Job:
     @property
     def settings(self) -> dict[str, Any]:
         """What a run must share with the checkpoint that it goes on from."""
-        return {"recipe": self.recipe.as_data(), "run_seed": self.seed}
+        recipe = self.recipe
+        return {"recipe": recipe.as_data(), "run_seed": self.seed, **recipe.own_model()}
 
     @property
     def recorded(self) -> bool:

@@ -43,6 +43,8 @@ from forwardly.experiments.settings import (
     one_of,
 )
 from forwardly.fast.devices import Chosen, as_exact_as_processors, choose, multiply_adds
+from forwardly.models import own as own_models
+from forwardly.models.own import Own
 from forwardly.rule import Rule
 from forwardly.rules.options import build, options_in_short, take_options
 from forwardly.rules.plugins import rules_named
@@ -54,8 +56,17 @@ DATA = Must(
     lambda data: data in DATA_SETS or read.is_file_name(data),
 )
 
-WHOLE = "resmlp", "resnet8", "resnet20", "vit"
+WHOLE = "resmlp", "resnet8", "resnet20", "vit", "vit8"
 """Models that are no chains."""
+
+MODEL = Must(
+    f"one of mlp, conv, {', '.join(WHOLE)}; or a function of your own that makes one, "
+    f"{own_models.FORM}",
+    lambda model: model in ("mlp", "conv", *WHOLE) or own_models.is_own(model),
+)
+
+NO_SIZES: tuple[int, ...] = (1024,)
+"""``Recipe.hidden`` of models that have no sizes to choose, and its default."""
 
 _ADDED: Mapping[str, Any] = {
     **dict.fromkeys(("target", "task", "preprocessing", "patience", "stress")),
@@ -98,8 +109,10 @@ class Recipe:
         options: of the rule, see ``rules.options``; with weight mirroring "projection" is the scale
             of a factored F, ``feedback.product``.
         model: mlp; conv for one convolution of 5 × 5, pooling and a readout; resmlp, whose hidden
-            layers, all of one size, add to what they are given; for small images resnet8, resnet20
-            and vit, which are what their papers say.
+            layers, all of one size, add to what they are given; for small images resnet8, resnet20,
+            vit, and vit8, whose patches are of 8 pixels instead of 4: what their papers say; or a
+            function of your own, as my.py:build, called with the shape of a sample and the number
+            of outputs.
         hidden: sizes of the hidden layers ("mlp", "resmlp"), or the channels of the convolution
             ("conv").
         initial: How weights are drawn: he, or torch as its layers are.
@@ -142,8 +155,8 @@ class Recipe:
     rule: str = "pepita"
     data: Annotated[str, DATA] = "mnist"
     options: Mapping[str, float | int | str] = field(default_factory=dict[str, float | int | str])
-    model: Annotated[str, one_of("mlp", "conv", *WHOLE)] = "mlp"
-    hidden: Annotated[tuple[int, ...], MOST_UNITS] = (1024,)
+    model: Annotated[str, MODEL] = "mlp"
+    hidden: Annotated[tuple[int, ...], MOST_UNITS] = NO_SIZES
     initial: Annotated[str, one_of("he", "torch")] = "he"
     activation: Annotated[str, one_of(*models.ACTIVATIONS)] = "relu"
     dropout: Annotated[float, RATE, BELOW_1] = 0.0
@@ -180,9 +193,9 @@ class Recipe:
                 "hidden must be sizes of at least 1, and for the model conv one, its channels; "
                 f"given {list(self.hidden)}"
             )
-        if self.model in WHOLE:
+        if self.may_be_a_graph:
             _check_whole(self)
-        if self.conv_rate != 1 and self.model not in {"conv", "resnet8", "resnet20", "vit"}:
+        if self.conv_rate != 1 and self.model in ("mlp", "resmlp"):
             raise UsageError(
                 f"conv_rate is of convolutions, and the model {self.model} has none; "
                 f"given {self.conv_rate}"
@@ -202,6 +215,27 @@ class Recipe:
     def of_own_data(self) -> bool:
         """Whether ``data`` is a file or folder, and no known data set."""
         return self.data not in DATA_SETS
+
+    @property
+    def of_own_model(self) -> bool:
+        """Whether ``model`` is a function of the user's, and no known kind."""
+        return own_models.is_own(self.model)
+
+    @property
+    def may_be_a_graph(self) -> bool:
+        """Whether ``model`` is no chain of layers, or might be none; see ``forwardly.network``."""
+        return self.model in WHOLE or self.of_own_model
+
+    def own_model(self) -> dict[str, str]:
+        """By what a model of the user's own is known, wherever its file lies; nothing of others.
+
+        Raises:
+            UsageError: if the file is not there.
+        """
+        if not self.of_own_model:
+            return {}
+        function = self.model.rpartition(":")[2]
+        return {"model_function": function, "model_sha256": own_models.sha256(self.model)}
 
     def as_data(self) -> dict[str, Any]:
         """Plain data, for a record."""
@@ -245,6 +279,8 @@ class Prepared:
     scheduler: LRScheduler
     mirror: feedback.Mirror | feedback.JacobianMirror | None
     order_seed: int
+    own: Own | None
+    """What made the model, if a function of the user's did."""
 
     def device(self, name: str, *, at_once: int = 1, before: str | None = None) -> Chosen:
         """The device of that name, or by "auto" the one that suits this run.
@@ -313,6 +349,8 @@ def prepare(
     """
     kind = rules_named([recipe.rule])[recipe.rule]
     take_options(recipe.rule, kind, recipe.options)  # refused before data is waited for
+    if recipe.of_own_model:
+        own_models.function(recipe.model)
     return prepare_on(load_data(recipe, seed, data_root, progress=progress), recipe, seed)
 
 
@@ -339,10 +377,15 @@ def prepare_on(dataset: data.Dataset, recipe: Recipe, seed: int) -> Prepared:
             kind_of_mirror = feedback.JacobianMirror if whole else feedback.Mirror
             mirror = kind_of_mirror(rule, generator=noise, **options)
         optimizer = optimizer_of(recipe, rule)
+    except UsageError:
+        raise
     except (TypeError, ValueError) as mistake:
         raise UsageError(f"{recipe.rule} on {recipe.data}: {mistake}") from None
     scheduler = MultiStepLR(optimizer, list(recipe.milestones), gamma=recipe.gamma)
-    return Prepared(recipe, dataset, rule, optimizer, scheduler, mirror, seeds[3])
+    own = None
+    if recipe.of_own_model:
+        own = Own(recipe.model, own_models.sha256(recipe.model), seeds[0])
+    return Prepared(recipe, dataset, rule, optimizer, scheduler, mirror, seeds[3], own)
 
 
 def load_data(
@@ -388,9 +431,10 @@ def _check_whole(recipe: Recipe) -> None:
         )
     for name in names:
         if getattr(recipe, name) != default[name]:
+            whose = "function" if recipe.of_own_model else "paper"
             raise UsageError(
-                f"{name} is of the models mlp and conv, and {recipe.model} is what its paper says; "
-                f"given {getattr(recipe, name)}"
+                f"{name} is of the models mlp and conv, and {recipe.model} is what its {whose} "
+                f"says; given {getattr(recipe, name)}"
             )
 
 
@@ -398,18 +442,23 @@ def _whole_model(recipe: Recipe, shape: tuple[int, ...], outputs: int) -> nn.Mod
     if recipe.model == "resmlp":
         width, depth = recipe.hidden[0], len(recipe.hidden) - 1
         return models.ResidualMLP(math.prod(shape), width, depth, outputs=outputs)
-    if len(shape) != 3 or (recipe.model == "vit" and (shape[1] != shape[2] or shape[1] % 4)):
+    patch = {"vit": 4, "vit8": 8}.get(recipe.model)
+    if len(shape) != 3 or (patch and (shape[1] != shape[2] or shape[1] % patch)):
+        square = f", square ones of {patch} × {patch} patches" if patch else ""
         raise ValueError(
-            f"the model {recipe.model} needs images, for vit square ones of 4 × 4 patches; samples "
-            f"of this data set are {shape}"
+            f"the model {recipe.model} needs images{square}; samples of this data set are {shape}"
         )
-    if recipe.model == "vit":
-        return models.VisionTransformer(shape[1], channels=shape[0], outputs=outputs)
+    if patch:
+        return models.VisionTransformer(shape[1], patch=patch, channels=shape[0], outputs=outputs)
     depth = int(recipe.model.removeprefix("resnet"))
     return models.ResNet(depth, channels=shape[0], outputs=outputs)
 
 
 def _model(recipe: Recipe, dataset: data.Dataset, generator: torch.Generator) -> nn.Module:
+    if recipe.of_own_model:
+        shape, seed = dataset.sample_shape, generator.initial_seed()
+        dtype = recipe.torch_dtype
+        return own_models.build(recipe.model, shape, dataset.outputs, seed=seed, dtype=dtype)
     if recipe.model in WHOLE:
         with torch.random.fork_rng(devices=()):  # pyright: ignore[reportUnknownMemberType]
             torch.default_generator.manual_seed(generator.initial_seed())

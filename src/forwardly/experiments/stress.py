@@ -62,6 +62,11 @@ def of_training(condition: str | None) -> str | None:
     return _text({name: value for name, value in found.items() if not _KINDS[name].of_test}) or None
 
 
+def samples_of(condition: str | None, count: int) -> int:
+    """How many of so many samples are left to train on."""
+    return min(count, int(_amounts(condition).get("samples", count)))
+
+
 def applied(condition: str | None, dataset: Dataset, seed: int) -> Dataset:
     """A data set under a condition.
 

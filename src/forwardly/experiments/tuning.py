@@ -114,7 +114,7 @@ def open_study(search: Search, storage: str, name: str) -> Any:
         study = _opened(search, storage, name)
     except Exception as problem:  # of whatever package reaches the database
         raise UsageError(f"the study in {storage} cannot be opened: {in_a_line(problem)}") from None
-    about = {"recipe": search.recipe.as_data(), "seed": search.seed}
+    about = {"recipe": search.recipe.as_data(), "seed": search.seed, **search.recipe.own_model()}
     about["space"] = {name: str(where) for name, where in search.space.items()}
     about = json.loads(json.dumps(about))
     theirs = study.user_attrs.get("forwardly")

@@ -5,6 +5,7 @@
     VisionTransformer    of patches (Dosovitskiy et al. 2021)
     ResidualMLP          h + relu(W h)
     UNet                 an encoder and a decoder (Ronneberger et al. 2015)
+    own                  a user's, by a function in a file
 
 May import ``network`` and what is below it.
 """

@@ -8,10 +8,12 @@ from __future__ import annotations
 from forwardly.errors import UsageError
 from forwardly.experiments.experiment import Experiment
 from forwardly.experiments.published import (
+    any_module,
     bfloat16,
     dellaferrera2022_table1,
     dellaferrera2022_tutorial,
     hinton2022,
+    sanfiz2021,
     srinivasan2023_depth,
     srinivasan2023_table,
     unbound_cifar10,
@@ -39,6 +41,8 @@ EXPERIMENTS: dict[str, Experiment] = {
         unbound_depth,
         unbound_convolution,
         unbound_rules,
+        any_module,
+        sanfiz2021,
     )
 }
 
