@@ -54,8 +54,8 @@ MUTANTS = [
     (
         "statistics moved by every pass",
         "network/step.py",
-        "if key_of(part) not in self._recorded and",
-        "if",
+        "is_first = key_of(part) not in self._recorded and",
+        "is_first =",
     ),
     ("a scale's update without its input", "network/stage.py", "post * pre, self.", "post, self."),
     (
