@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -21,6 +22,7 @@ from forwardly.distributed import Pipeline, pipeline
 from forwardly.distributed import timetable as module
 from forwardly.distributed.timetable import UPDATE, Timetable, timetable
 from forwardly.rules.by_stage import ByStage, Pass
+from test_cli import Command
 from test_laws import FACTORIES
 from threads_as_ranks import Ranks
 
@@ -727,3 +729,53 @@ def test_the_program_of_the_page(tmp_path: Path) -> None:
     (accuracy,) = re.findall(r"^test accuracy: ([\d.]+) %$", done.stdout, re.MULTILINE)
     assert float(accuracy) > 80
     assert isinstance(fw.load(tmp_path / "digits.pt"), fw.PEPITA)
+
+
+def test_the_command_draws_the_timetables(
+    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In letters of any terminal, no wider than it is, and on the page."""
+    monkeypatch.setenv("COLUMNS", "40")
+    rules = "pepita", "backprop", "error-broadcast"
+    done = command("audit", "--rules", *rules, "--pipeline", "4", "4", "--out", "here")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert "1 CCCCMUMUMUMUccccmumumumuCCCCMUMUMUMUcc" in lines
+    assert "1 FFFF...BU.BU.BU.BUffff...bu.bu.bu.buFF" in lines
+    drawn = [line for line in lines if re.match(r"[1-4] [A-Za-z.]+$", line)]
+    assert len(drawn) == 12
+    assert all(len(line) == 40 and line.isascii() for line in drawn)
+    assert any("is cut between stages: error-broadcast." in line for line in lines)
+    content = json.loads((tmp_path / "here" / "audit.json").read_text("utf-8"))["pipeline"]
+    assert content["rules"]["pepita"] == {"units": 3.0, "idle": 0.0, "held": 4}
+    assert content["rules"]["backprop"]["units"] == 4.5
+    assert content["rules"]["backprop, updates in gaps"]["units"] == 3.75
+    page = (tmp_path / "here" / "audit.html").read_text("utf-8")
+    assert page.count('<svg class="pipeline"') == 3
+    assert "rank 4, batch 1, microbatch 1: modulated" in page
+    for given, message in {
+        ("0", "4"): "pipeline's ranks must be at least 1; given 0",
+        ("65", "4"): "pipeline's ranks must be at most 64; given 65",
+        ("4", "999"): "pipeline's microbatches must be at most 256; given 999",
+    }.items():
+        done = command("audit", "--rules", "pepita", "--pipeline", *given)
+        assert done.returncode == 2
+        assert message in done.stderr
+
+
+def test_the_page_has_the_timetables_figures() -> None:
+    rows = re.findall(
+        r"^\| P = (\d+), M = (\d+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$",
+        PAGE.read_text("utf-8"),
+        re.MULTILINE,
+    )
+    assert len(rows) == 4
+    for P, M, *said in rows:
+        found = [
+            timetable(PASSES[name], int(P), int(M), late=late).period
+            for name, late in (
+                *(("pepita", False), ("backprop", False), ("backprop", True)),
+                ("drtp", False),
+            )
+        ]
+        assert [float(number) for number in said] == pytest.approx(found, abs=0.006)
