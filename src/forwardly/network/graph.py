@@ -95,6 +95,7 @@ class Operation(NamedTuple):
         call: what it is: a synapse, a module, a function, …
         arguments: numbers, ``Value``s, and tuples, lists, dicts and slices of these.
         options: likewise, by name.
+        inputs: numbers of the values that these name.
         done: numbers of the values that nothing needs after it.
         elementwise: whether it does the same to each element of its inputs.
         makes_tensor: whether it makes one tensor, not several or none.
@@ -104,15 +105,10 @@ class Operation(NamedTuple):
     call: Stage | Part | Attribute | Constant | Function | Method
     arguments: tuple[Any, ...]
     options: dict[str, Any]
+    inputs: tuple[int, ...]
     done: tuple[int, ...] = ()
     elementwise: bool = False
     makes_tensor: bool = True
-
-    @property
-    def inputs(self) -> tuple[int, ...]:
-        """Numbers of the values that it takes."""
-        found = values_in((self.arguments, self.options))
-        return tuple(dict.fromkeys(value.number for value in found))
 
 
 class Site(NamedTuple):

@@ -26,6 +26,7 @@ from forwardly.network.graph import (
     ends_of,
     is_elementwise,
     name_of,
+    values_in,
 )
 from forwardly.network.kinds import ALL_SYNAPSES, DROPOUT_FUNCTIONS, UntraceableError
 from forwardly.network.stage import Part, Stage
@@ -154,12 +155,14 @@ class _Reader:
     ) -> int:
         number = len(self._examples)
         example = self._traced.values[node]
+        inputs = dict.fromkeys(value.number for value in values_in((arguments, options)))
         self._operations.append(
             Operation(
                 number,
                 call,
                 arguments,
                 options,
+                tuple(inputs),
                 elementwise=is_elementwise(call),
                 makes_tensor=isinstance(example[0], Tensor),
             )
