@@ -61,7 +61,7 @@ def activities(
 ) -> Iterator[Activity]:
     """One forward pass; see ``Step.activities``. All values stay in ``keep``, if given."""
     values = {} if keep is None else keep
-    values |= step.around
+    values.update(step.around)
     values[graph.a_0] = a_0
     del a_0
     for operation in graph.body:
