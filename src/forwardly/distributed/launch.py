@@ -116,7 +116,8 @@ def joined(device: str = "cpu", *, timeout: timedelta = timedelta(minutes=30)) -
     )
     try:
         yield Joined(rank, count, torch.device(f"cuda:{local}" if device == "cuda" else "cpu"))
-        distributed.barrier()  # none leaves while others still talk to it
+        # None leaves while others still talk to it.
+        distributed.barrier()  # pyright: ignore[reportUnknownMemberType]
     finally:
         distributed.destroy_process_group()
 
