@@ -344,6 +344,12 @@ train --data digits --device gpu                 | given 'gpu'
 train --data digits --device cuda:99             | there is no device 'cuda:99'
 compare --device cuda:99                         | there is no device 'cuda:99'
 teacher-student --device cuda:99                 | there is no device 'cuda:99'
+audit --pipeline                                 | --pipeline needs 2 values; given none
+audit --pipeline 4                               | --pipeline needs 2 values; given 4
+audit --pipeline 1.5 2                           | --pipeline must be a whole number; given "1.5"
+audit --pipeline 0 4                             | pipeline's ranks must be at least 1; given 0
+audit --pipeline 4 257                           | pipeline's microbatches must be at most 256; given 257
+audit --model vit --pipeline 2 2                 | a pipeline is of chains of layers
 audit --device cuda:99                           | there is no device 'cuda:99'
 reproduce bfloat16 --data-root full/file         | cannot write to full/file/originals/
 report nowhere                                   | there is no folder nowhere
@@ -435,6 +441,8 @@ def found() -> Iterator[Wrong]:
             if not (argument.show and option.startswith("--")) or bool in types:
                 continue
             if option == "--data-parallel":  # which may stand alone
+                continue
+            if option == "--pipeline":  # which takes two: see LINES
                 continue
             says = f"{option} needs a value"
             yield Wrong([name, option], says)

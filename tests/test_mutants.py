@@ -269,8 +269,8 @@ MUTANTS: dict[str, list[Mutant]] = {
         (
             "sign flipped",
             "rules/direct_feedback_alignment.py",
-            "signal = (e @ B.T)",
-            "signal = (-e @ B.T)",
+            "signal = feedback.sent(",
+            "signal = -feedback.sent(",
         ),
         (
             "derivative at h",
@@ -281,8 +281,8 @@ MUTANTS: dict[str, list[Mutant]] = {
         (
             "one matrix too many",
             "rules/direct_feedback_alignment.py",
-            "(e @ B.T)",
-            "(e @ rule.B_1.T[:, : layer.z[0].numel()] * 2)",
+            "B, e, layer.z)",
+            "rule.B_1[: layer.z[0].numel()] * 2, e, layer.z)",
         ),
         (
             "output layer frozen",
@@ -333,37 +333,37 @@ MUTANTS: dict[str, list[Mutant]] = {
         (
             "feedback that stays",
             "rules/direct_kolen_pollack.py",
-            "(e / e.shape[0])",
-            "(0 * e)",
+            "e / e.shape[0]",
+            "0 * e",
         ),
         (
             "feedback that turns away",
             "rules/direct_kolen_pollack.py",
-            "(e / e.shape[0])",
-            "(-e / e.shape[0])",
+            "e / e.shape[0]",
+            "-e / e.shape[0]",
         ),
         (
             "mean of the feedback's update forgotten",
             "rules/direct_kolen_pollack.py",
-            "(e / e.shape[0])",
+            "e / e.shape[0]",
             "e",
         ),
         (
             "pre-activations for activities",
             "rules/direct_kolen_pollack.py",
-            "layer.h.flatten(1)",
-            "layer.z.flatten(1)",
+            "(B, layer.h,",
+            "(B, layer.z,",
         ),
         (
             "sign flipped",
             "rules/direct_feedback_alignment.py",
-            "signal = (e @ B.T)",
-            "signal = (-e @ B.T)",
+            "signal = feedback.sent(",
+            "signal = -feedback.sent(",
         ),
     ],
     "drtp": [
-        ("error for target", "rules/drtp.py", "signal = -(t @", "signal = -(0.5 * t @"),
-        ("sign flipped", "rules/drtp.py", "signal = -(t @", "signal = (t @"),
+        ("error for target", "rules/drtp.py", "signal = -feedback", "signal = -0.5 * feedback"),
+        ("sign flipped", "rules/drtp.py", "signal = -feedback", "signal = feedback"),
         (
             "no derivative",
             "rules/drtp.py",

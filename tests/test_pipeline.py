@@ -24,7 +24,7 @@ from forwardly.distributed.timetable import UPDATE, Timetable, timetable
 from forwardly.rules.by_stage import ByStage, Pass
 from test_cli import Command
 from test_laws import FACTORIES
-from threads_as_ranks import Ranks
+from threads_as_ranks import SECONDS, Ranks
 
 TESTS = Path(__file__).parent
 PAGE = TESTS.parent / "docs" / "scaling.md"
@@ -521,9 +521,10 @@ def test_ranks_with_different_batches_are_told() -> None:
         pipe = Pipeline(rules[rank], 2)
         if rank == 0:
             pipe.accumulate(*first)
-            return
-        with pytest.raises(ValueError, match="ranks 0 and 1 were given different batches"):
-            pipe.accumulate(first.x, second.target)
+        else:
+            with pytest.raises(ValueError, match="ranks 0 and 1 were given different batches"):
+                pipe.accumulate(first.x, second.target)
+        pipeline.distributed.barrier.wait(SECONDS)  # pyright: ignore
         pipeline.distributed.messages.clear()  # pyright: ignore
 
     in_threads(2, work)

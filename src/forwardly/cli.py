@@ -111,7 +111,11 @@ def _words(mistake: cyclopts.CycloptsError) -> str:
         options = [a.name for a in mistake.argument_collection if a.show and a.name[0] == "-"]
         return f"{mistake} The options are {', '.join(options) or 'none'}."
     if isinstance(mistake, cyclopts.MissingArgumentError) and mistake.argument:
-        return f"{mistake.keyword or mistake.argument.name} needs a value, and none is given."
+        option, given = mistake.keyword or mistake.argument.name, mistake.tokens_so_far
+        count, _ = mistake.argument.token_count()
+        if count > 1:
+            return f"{option} needs {count} values; given {' '.join(given) or 'none'}."
+        return f"{option} needs a value, and none is given."
     (wrong, *_) = mistake.unused_tokens or [""]
     if isinstance(mistake, cyclopts.UnknownCommandError):
         commands = (name for name in app if not name.startswith("-"))

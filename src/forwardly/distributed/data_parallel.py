@@ -1,6 +1,6 @@
 """Data parallelism: several processes share out each batch, and all get the whole batch's credit.
 
-    shares      process q of P has the samples q m … (q + 1) m − 1 of n,    m = ⌈n / P⌉
+    shares      process q of P has the samples q m … (q + 1) m − 1 of n,    m = n / P, rounded up
     updates     ΔW = Σ_q (n_q / n) ΔW_q                                     one all-reduce a step
     exact       post, pre of all n samples; from them ΔW, as one process    two gathers a layer
     outputs     y, e of all n samples                                       one gather a step
