@@ -77,10 +77,10 @@ def credit_is_the_whole_batchs() -> None:
             continue
         for case in cases_for(kind):
             if case.name in ("dropout", "batch-norm"):
-                whole_equals_one(name, case, 5)  # of four processes 2, 2, 1 and 0
+                whole_equals_one(name, case, 4)  # of three processes 2, 2 and 0
     assert refused == {"error-broadcast", "time-local-pepita"}
     for case in CASES:
-        whole_equals_one("pepita", case, 6)
+        whole_equals_one("pepita", case, 5)  # 2, 2 and 1
     whole_equals_one("pepita", BY_NAME["dropout"], 1)
     whole_equals_one("forward-forward", BY_NAME["dropout"], 1)
 
