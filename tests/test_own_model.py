@@ -314,16 +314,6 @@ def test_a_runs_checkpoint_is_of_the_file(tmp_path: Path) -> None:
 SEARCH = ("tune", "--data", "digits", "--epochs", "2", "--trials", "2", "--model", "mine.py:build")
 
 
-def test_tuned_by_worker_processes(command: Command) -> None:
-    done = command(*SEARCH, "--search", "learning_rate", "--jobs", "2")
-    assert done.returncode == 0, done.stderr
-    assert f"--model {Path('mine.py').absolute()}:build" in done.stdout
-    Path("mine.py").write_text(MINE + "\n", "utf-8")
-    done = command(*SEARCH, "--search", "learning_rate", "--jobs", "2")
-    assert done.returncode == 2
-    assert "is of another search (other: model_sha256)" in done.stderr
-
-
 def test_not_on_other_machines(command: Command) -> None:
     done = command(*SEARCH, "--cluster", "tcp://127.0.0.1:1")
     assert done.returncode == 2

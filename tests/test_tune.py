@@ -25,6 +25,7 @@ from forwardly.experiments.search import Among, Between, space, with_values
 from forwardly.experiments.tuning import Search, command_of
 from forwardly.rules import RULES
 from test_cli import Command
+from test_own_model import FILES
 from test_reproduction import InTurn
 from waiting import until
 
@@ -195,6 +196,19 @@ def test_models_have_their_own_hidden_layers(here: Command) -> None:
     done = here("--trials=1", "--model=resmlp", "--study=of-resmlp.log", "--search=learning_rate")
     assert done.returncode == 0, done.stderr
     assert "--model resmlp --hidden 16" in done.stdout
+
+
+def test_a_model_of_ones_own_in_worker_processes(command: Command) -> None:
+    for name, content in FILES.items():
+        Path(name).write_text(content, "utf-8")
+    asked = ("tune", "--data", "digits", "--epochs", "2", "--trials", "2", "--model=mine.py:build")
+    done = command(*asked, "--search", "learning_rate", "--jobs", "2")
+    assert done.returncode == 0, done.stderr
+    assert f"--model {Path('mine.py').absolute()}:build" in done.stdout
+    Path("mine.py").write_text(FILES["mine.py"] + "\n", "utf-8")
+    done = command(*asked, "--search", "learning_rate", "--jobs", "2")
+    assert done.returncode == 2
+    assert "is of another search (other: model_sha256)" in done.stderr
 
 
 def test_a_trial_that_diverges(here: Command) -> None:
