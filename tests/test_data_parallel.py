@@ -168,6 +168,46 @@ def test_a_mistake_is_said_once(begin: Begin, tmp_path: Path) -> None:
     assert "please report it" not in problems
 
 
+MIXES = """
+from torch import nn
+
+
+class Mixes(nn.Module):
+    def __init__(self, d, k):
+        super().__init__()
+        self.first, self.head = nn.Linear(d, 8), nn.Linear(8, k)
+
+    def forward(self, x):
+        h = self.first(x).relu()
+        return self.head(h - h.mean(0))
+
+
+def build(input_shape, outputs):
+    return Mixes(*input_shape, outputs)
+"""
+
+
+@pytest.mark.unchecked
+@pytest.mark.parametrize(
+    ("options", "says", "folder"),
+    [
+        (("--rule", "time-local-pepita"), "cannot share out batches over processes", False),
+        (("--model", "mixes.py:build"), "depends on the others of its batch", True),
+    ],
+)
+def test_what_cannot_be_shared_out_is_said_once(
+    options: tuple[str, ...], says: str, folder: bool, begin: Begin, tmp_path: Path
+) -> None:
+    (tmp_path / "mixes.py").write_text(MIXES, "utf-8")
+    train = ("-m", "forwardly", "train", "--data", "digits", "--out", "run", "--data-parallel")
+    process = begin("--nproc-per-node", "2", *train, *options)
+    _, problems = process.communicate(timeout=SECONDS)
+    assert process.returncode != 0
+    assert problems.count(says) == 1
+    assert "please report it" not in problems
+    assert (tmp_path / "run").exists() == folder
+
+
 @pytest.mark.long
 @pytest.mark.unchecked
 def test_a_killed_process_is_begun_again(begin: Begin, tmp_path: Path) -> None:

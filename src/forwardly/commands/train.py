@@ -18,6 +18,7 @@ from forwardly.commands.ending import FAILED, MISTAKE
 from forwardly.commands.options import set_threads
 from forwardly.commands.recipes import RecipeOptions, completed
 from forwardly.distributed import DataParallel, launch
+from forwardly.distributed.data_parallel import check_shares
 from forwardly.errors import UsageError
 from forwardly.experiments import records
 from forwardly.experiments.provenance import provenance
@@ -129,6 +130,8 @@ def train(
         set_threads(threads)
         with console.status("reading samples") if recipe.of_own_data else nullcontext():
             prepared = prepare(recipe, seed, data_root, progress=True)
+        if data_parallel is not None:
+            check_shares(prepared.rule, exact="exact" in data_parallel)
         make = RunFolder.to_resume if resume else RunFolder.new
         return prepared, make(out, "train")
 
@@ -159,10 +162,14 @@ def train(
 
 @contextmanager
 def _others_may_end() -> Generator[None]:
-    """End without a word where another process has ended, which has said why."""
+    """End without a word where another process says why."""
     try:
         yield
     except launch.FirstFailedError:
+        raise SystemExit(MISTAKE) from None
+    except UsageError:  # which all of them have, and the first says
+        if launch.is_first():
+            raise
         raise SystemExit(MISTAKE) from None
     except RuntimeError as problem:
         if not launch.is_of_others(problem):

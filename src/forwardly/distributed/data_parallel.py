@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from forwardly.checks import check_kind, shape_of, values_readable
+from forwardly.errors import UsageError
 from forwardly.network import Network
 from forwardly.network.normalisation import Normalise
 from forwardly.network.share import Share
@@ -57,9 +58,9 @@ def DataParallel(rule: AnyRule, *, exact: bool = False, group: Group = None) -> 
         group: the processes; all if None.
 
     Raises:
-        TypeError: if the rule is none; if its update for a batch is not the mean of those for its
-            samples, or the model has what mixes samples, other than batch normalisation; if
-            ``exact`` cannot be had.
+        TypeError: if the rule is none; as ``CannotShareOutError``, also in the first step, if its
+            update for a batch is not the mean of those for its samples, or the model has what mixes
+            samples, other than batch normalisation; if ``exact`` cannot be had.
         ValueError: if there is no group of processes, or they have rules of other forms. In a step,
             if processes were given other batches, or have come to other weights.
 
@@ -75,6 +76,41 @@ def DataParallel(rule: AnyRule, *, exact: bool = False, group: Group = None) -> 
         )
     rule.parallel = _Processes(rule, exact, group)
     return rule
+
+
+class CannotShareOutError(UsageError, TypeError):
+    """Why a rule's batches cannot be shared out; as text, what to do."""
+
+
+def check_shares(rule: Rule, *, exact: bool) -> None:
+    """Refuse a rule or model whose updates for shares of a batch do not add up to the batch's.
+
+    Raises:
+        CannotShareOutError: if it is such a one, or ``exact`` cannot be had.
+    """
+    kind, network = type(rule).__name__, rule.network
+    if rule.needs_whole_batch:
+        raise CannotShareOutError(
+            f"{kind} cannot share out batches over processes: {rule.needs_whole_batch}"
+        )
+    for name, module in cast(Sequence[tuple[str, nn.Module]], [*rule.model.named_modules()]):
+        if isinstance(module, Normalise) and module.over == "batch":
+            raise CannotShareOutError(
+                f"module {name!r}, {module}, divides by the length of the whole batch, of "
+                'which a process has a share only: take Normalise(over="sample")'
+            )
+    if network.graph is not None and network.graph.not_by_sample:
+        raise CannotShareOutError(
+            f"the dropout {network.graph.not_by_sample[0]!r} is where samples are not the "
+            "first dimension, so its mask cannot be shared out over processes: move it, or "
+            "leave it out"
+        )
+    if exact and not (rule.updates_at_once and network.graph is None):
+        raise CannotShareOutError(
+            "exact=True is for chains of layers and rules whose updates are products of two "
+            f"factors that may be applied at once, as PEPITA; given is {kind} on "
+            f"{type(rule.model).__name__}: leave exact out, and updates are summed"
+        )
 
 
 class _Processes:
@@ -188,33 +224,11 @@ class _Processes:
         }
 
     def _check(self, rule: Rule) -> None:
-        """Refuse a rule or model that shares of a batch do not add up for."""
+        """See ``check_shares``."""
         if self._looked_at is rule.network:
             return
-        kind, network = type(rule).__name__, rule.network
-        if rule.needs_whole_batch:
-            raise TypeError(
-                f"{kind} cannot share out batches over processes: {rule.needs_whole_batch}"
-            )
-        for name, module in cast(Sequence[tuple[str, nn.Module]], [*rule.model.named_modules()]):
-            if isinstance(module, Normalise) and module.over == "batch":
-                raise TypeError(
-                    f"module {name!r}, {module}, divides by the length of the whole batch, of "
-                    'which a process has a share only: take Normalise(over="sample")'
-                )
-        if network.graph is not None and network.graph.not_by_sample:
-            raise TypeError(
-                f"the dropout {network.graph.not_by_sample[0]!r} is where samples are not the "
-                "first dimension, so its mask cannot be shared out over processes: move it, or "
-                "leave it out"
-            )
-        if self.exact and not (rule.updates_at_once and network.graph is None):
-            raise TypeError(
-                "exact=True is for chains of layers and rules whose updates are products of two "
-                f"factors that may be applied at once, as PEPITA; given is {kind} on "
-                f"{type(rule.model).__name__}: leave exact out, and updates are summed"
-            )
-        self._looked_at = network
+        check_shares(rule, exact=self.exact)
+        self._looked_at = rule.network
         self._tried.clear()
 
     def _check_agreement(self, rule: Rule, x: Tensor, target: Tensor) -> None:
@@ -255,7 +269,7 @@ class _Processes:
             for start, count in zip(starts, counts, strict=False)
         ]
         if not torch.allclose(torch.cat(parts), whole, rtol=1e-3, atol=1e-6, equal_nan=True):
-            raise TypeError(
+            raise CannotShareOutError(
                 "error= makes another error of a sample if others are beside it, so batches cannot "
                 "be shared out: let it return the error of each sample, not averaged over the batch"
             )
@@ -273,7 +287,7 @@ class _Processes:
         tolerance = 10 * torch.finfo(credit.output.dtype).eps ** 0.5
         scale = expected.output.abs().max()
         if bool((credit.output - expected.output).abs().max() > tolerance * scale):
-            raise TypeError(
+            raise CannotShareOutError(
                 "the model's output for a sample depends on the others of its batch, of which each "
                 "process has a share only: of such modules only batch normalisation is supported"
             )

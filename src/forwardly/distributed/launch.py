@@ -127,6 +127,11 @@ def attempt() -> int:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
+def is_first() -> bool:
+    """Whether this is the first of the processes, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def is_of_others(problem: RuntimeError) -> bool:
     """Whether torch has noticed that another process has ended, or does not answer."""
     return isinstance(problem, distributed.DistError) or "gloo" in str(problem)
