@@ -14,7 +14,7 @@ from forwardly.cli import COMMANDS
 
 HEAVY = (
     *("rich", "cyclopts", "matplotlib", "scipy", "jaxtyping", "beartype", "pandas", "numba"),
-    "sklearn",
+    *("sklearn", "forwardly.distributed"),
 )
 NOT_FOR_HELP = (
     *("matplotlib", "scipy", "numba", "sklearn", "jinja2", "pandas", "pooch", "requests"),
@@ -45,6 +45,32 @@ forwardly.fit(rule, digits.train, optimizer, epochs=1)
 optimizer.load_state_dict(optimizer.state_dict())
 print([name for name in {NOT_FOR_TRAINING} if name in set(sys.modules) - before])
 """
+
+
+WITHOUT_COLLECTIVES = """
+import sys
+import torch
+sys.modules["torch._C._distributed_c10d"] = None
+del torch.distributed.ProcessGroup
+torch.distributed.is_available = lambda: False
+import forwardly
+import forwardly.commands.audit, forwardly.commands.train
+rule = forwardly.PEPITA(torch.nn.Sequential(torch.nn.Linear(3, 2)), torch.nn.CrossEntropyLoss())
+print(forwardly.distributed.Pipeline(rule, 1).rank)
+try:
+    forwardly.distributed.DataParallel(rule)
+except ValueError as problem:
+    print(problem)
+"""
+
+
+def test_a_torch_without_collectives() -> None:
+    """As some are built, for boards: all but several processes is there."""
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_COLLECTIVES], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("0\nthere are no processes to share batches out over")
 
 
 def test_imports_take_no_more_than_they_need() -> None:

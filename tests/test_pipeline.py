@@ -12,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -444,6 +445,9 @@ def test_models_that_it_cannot_have() -> None:
     hooked = network()
     hooked[3].register_forward_hook(lambda *_: None)
     refuses(fw.PEPITA(hooked, loss), "without hooks: module '3'", TypeError)
+    shared_out = fw.PEPITA(network(), loss)
+    shared_out.parallel = Mock()
+    refuses(shared_out, "shares out its batches by DataParallel", TypeError)
     refuses(fw.PEPITA(Residual(), loss, input_shape=(D,)), "is no chain", TypeError)
     reshaped = nn.Sequential(
         nn.Linear(D, 8), nn.Flatten(0), nn.Unflatten(0, (4, 4)), nn.Linear(4, K)

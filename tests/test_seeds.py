@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -174,6 +175,12 @@ def case(says: str) -> Callable[..., Any]:
         return change
 
     return kept
+
+
+@case("shares out its batches over processes")
+def shared_out(given: list[Prepared]) -> dict[str, Any]:
+    given[1].rule.parallel = Mock()
+    return {}
 
 
 @case("as many seeds")

@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from forwardly import data, distributed, feedback, metrics, testing
+from forwardly import data, feedback, metrics, testing
 from forwardly.audit import AuditReport, audit
 from forwardly.data import Dataset, Split
 from forwardly.export import Exported, export
@@ -41,7 +41,7 @@ from forwardly.training import Fit, evaluate, fit, fit_seeds, loggers
 from forwardly.training.local_sgd import LocalSGD
 
 if TYPE_CHECKING:
-    from forwardly import sklearn
+    from forwardly import distributed, sklearn
     from forwardly.fast.cpu_epochs.compiled import CompiledTraining
 
 __version__ = "0.1.0"

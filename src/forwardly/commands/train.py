@@ -17,8 +17,6 @@ from forwardly.commands.console import INTERRUPTED, PlainConsole, bars
 from forwardly.commands.ending import FAILED, MISTAKE
 from forwardly.commands.options import set_threads
 from forwardly.commands.recipes import RecipeOptions, completed
-from forwardly.distributed import DataParallel, launch
-from forwardly.distributed.data_parallel import check_shares
 from forwardly.errors import UsageError
 from forwardly.experiments import records
 from forwardly.experiments.provenance import provenance
@@ -131,6 +129,8 @@ def train(
         with console.status("reading samples") if recipe.of_own_data else nullcontext():
             prepared = prepare(recipe, seed, data_root, progress=True)
         if data_parallel is not None:
+            from forwardly.distributed.data_parallel import check_shares
+
             check_shares(prepared.rule, exact="exact" in data_parallel)
         make = RunFolder.to_resume if resume else RunFolder.new
         return prepared, make(out, "train")
@@ -140,6 +140,11 @@ def train(
         with folder.alone():
             prepared, where = _moved(prepared, device, folder, console)
             return _train(prepared, seed, measure, log, folder, where, console)
+
+    from forwardly.distributed import (  # only needed here, and a torch may be without
+        DataParallel,
+        launch,
+    )
 
     resume = resume or launch.attempt() > 0  # what torchrun begins again goes on
     with _others_may_end(), launch.joined("cpu" if device == AUTO else device) as joined:
@@ -163,6 +168,8 @@ def train(
 @contextmanager
 def _others_may_end() -> Generator[None]:
     """End without a word where another process says why."""
+    from forwardly.distributed import launch
+
     try:
         yield
     except launch.FirstFailedError:

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import accumulate
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from torch import Tensor, distributed, nn
@@ -36,8 +36,11 @@ from forwardly.rule import Credit, Rule
 
 AnyRule = TypeVar("AnyRule", bound=Rule)
 
-Group = distributed.ProcessGroup | None
-"""Processes of torch's; all of them if None."""
+if TYPE_CHECKING or distributed.is_available():
+    Group = distributed.ProcessGroup | None
+    """Processes of torch's; all of them if None."""
+else:  # a torch that was built without them
+    Group = None
 
 
 def DataParallel(rule: AnyRule, *, exact: bool = False, group: Group = None) -> AnyRule:

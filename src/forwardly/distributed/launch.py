@@ -12,10 +12,6 @@ from typing import TypeVar
 
 import torch
 from torch import distributed
-from torch._C._distributed_c10d import PrefixStore
-from torch.distributed.rendezvous import (
-    rendezvous,  # pyright: ignore[reportUnknownVariableType]
-)
 
 from forwardly.errors import UsageError
 from forwardly.fast import processors
@@ -93,6 +89,8 @@ def joined(device: str = "cpu", *, timeout: timedelta = timedelta(minutes=30)) -
             f"this process is not one of several ({missing[0]} is not set): begin them by "
             "torchrun, e.g. torchrun --nproc-per-node 2 -m forwardly train --data-parallel"
         )
+    if not distributed.is_available():
+        raise UsageError("this torch was built without torch.distributed: install another")
     local, here = int(given["LOCAL_RANK"]), int(given["LOCAL_WORLD_SIZE"])
     if device not in ("cpu", "cuda"):
         raise UsageError(f"several processes train on cpu or on cuda; given is {device}")
@@ -106,6 +104,11 @@ def joined(device: str = "cpu", *, timeout: timedelta = timedelta(minutes=30)) -
     if here == int(given["WORLD_SIZE"]) and sys.platform in _LOOPBACK:
         given.setdefault("GLOO_SOCKET_IFNAME", _LOOPBACK[sys.platform])
     torch.set_num_threads(max(1, processors.count() // here))
+    from torch._C._distributed_c10d import PrefixStore  # where there is one
+    from torch.distributed.rendezvous import (
+        rendezvous,  # pyright: ignore[reportUnknownVariableType]
+    )
+
     store, rank, count = next(rendezvous("env://", timeout=timeout))
     distributed.init_process_group(
         "nccl" if device == "cuda" else "gloo",

@@ -363,6 +363,11 @@ def _check_rule(rule: Rule) -> None:
             "more than its own stage has (see forwardly.rules.by_stage). Rules that can be cut: "
             f"{', '.join(known)}"
         )
+    if rule.parallel is not None:
+        raise TypeError(
+            f"this {name} shares out its batches by DataParallel, and a pipeline cuts its layers: "
+            "build another rule on the model"
+        )
     rule.look()
     if network.graph is not None or network.altered:
         raise TypeError(

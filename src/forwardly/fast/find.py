@@ -79,7 +79,9 @@ class Engines:
                     "processes takes none: leave it out"
                 )
             why = "batches are shared out over processes"
-            return self._readable, Path(self._readable.name, dict.fromkeys(self._names(), why))
+            return self._readable, Path(
+                self._readable.name, dict.fromkeys((engine.name for engine in self._quicker), why)
+            )
         why_not: dict[str, str] = {}
         for engine in self._quicker:
             why = engine.why_not(x, target, trained)
@@ -87,9 +89,6 @@ class Engines:
                 return engine, Path(engine.name, why_not | engine.without())
             why_not[engine.name] = why
         return self._readable, Path(self._readable.name, why_not)
-
-    def _names(self) -> list[str]:
-        return [engine.name for engine in self._quicker]
 
     def prepare(self, trained: Trained) -> None:
         """Have compiled what steps need: some seconds, once a machine, as it is cached."""

@@ -344,6 +344,11 @@ def _check(runs: Sequence[Run]) -> None:
             )
         if getattr(run.optimizer, "precision", "full") != "full":
             raise UsageError('runs at once have the precision "full"; given "bf16"')
+        if run.rule.parallel is not None:
+            raise UsageError(
+                f"the rule of {name} shares out its batches over processes, which runs at once do "
+                "not: train it by fit"
+            )
         if _is_altered(run.rule):
             raise UsageError(
                 f"the model of {name} has hooks, or methods of its own, which runs at once would "
